@@ -1,0 +1,12 @@
+//! How a shard reaches the kernel: the driver traits and the drivers behind them.
+//!
+//! A driver owns one thread's loop, its listener and its sockets. It knows bytes and connections; it must not
+//! know WebSocket, channels or other shards' memory. This is the only crate with `unsafe`.
+
+pub mod buffers;
+mod api;
+
+pub use api::{
+    Close, CloseCause, ConnId, Driver, DriverConfig, Event, Io, Next, Shard, ShardId, WakeHandle, Waker,
+};
+pub use buffers::{Batch, BatchPool, Frame, FrameBuilder, FramePool};

@@ -1,0 +1,206 @@
+//! What the hub wants done: data, carried out by the shard.
+//!
+//! One `Effects` is reused for all commands of a shard; bytes and recipients lie in two arenas, so that a publish
+//! allocates nothing in the steady state. This module knows no meaning of the bytes.
+
+use corecast_protocol::CloseCode;
+use corecast_protocol::envelope::command::Priority;
+
+/// A connection of this shard, as the hub knows it: the shard's slot and its generation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ConnKey {
+    /// Slot.
+    pub index: u32,
+    /// How often the slot was used before.
+    pub generation: u32,
+}
+
+/// A set of shards, at most 128.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ShardSet(pub u128);
+
+impl ShardSet {
+    /// The largest number of shards of one node.
+    pub const SHARDS_MAX: usize = 128;
+
+    /// No shard.
+    pub const EMPTY: Self = Self(0);
+
+    /// Shards 0 to `count - 1`.
+    pub fn first(count: usize) -> Self {
+        assert!(count <= Self::SHARDS_MAX, "a node has at most 128 shards");
+        Self(if count == 128 { u128::MAX } else { (1 << count) - 1 })
+    }
+
+    /// Adds a shard.
+    pub fn insert(&mut self, shard: u16) {
+        self.0 |= 1 << shard;
+    }
+
+    /// Removes a shard.
+    pub fn remove(&mut self, shard: u16) {
+        self.0 &= !(1 << shard);
+    }
+
+    /// Whether the shard is a member.
+    pub fn contains(self, shard: u16) -> bool {
+        self.0 >> shard & 1 == 1
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members, rising.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            (left != 0).then(|| {
+                let shard = left.trailing_zeros() as u16;
+                left &= left - 1;
+                shard
+            })
+        })
+    }
+}
+
+/// The two ring classes between shards (DESIGN section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Class {
+    /// To a home: may cause `Deliver` records, never further requests.
+    Request,
+    /// From a home: always taken, causes no records at all.
+    Deliver,
+}
+
+/// What becomes of a message for a consumer whose outbox is full.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SlowPolicy {
+    /// The consumer is closed with 4000; it may resume.
+    Disconnect,
+    /// The oldest droppable messages go.
+    DropOldest,
+    /// Only the latest per `conflate` key is kept, from the first queued one on.
+    Conflate,
+}
+
+/// A range of [`Effects::bytes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// Behind the last byte.
+    pub end: u32,
+}
+
+/// How a delivered message may be queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Against other channels.
+    pub priority: Priority,
+    /// When the outbox is full.
+    pub policy: SlowPolicy,
+    /// Identifies the channel within this shard, for lifting what it has queued; stable while subscribed.
+    pub channel: u32,
+    /// Equal for messages of which the later replaces the earlier (channel and event), under `Conflate`.
+    pub conflate: u64,
+}
+
+/// Something to be done, in the order of the list.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Effect {
+    /// One message for several connections of this shard.
+    Deliver {
+        /// The message as the recipients get it.
+        message: Span,
+        /// First and behind-last of [`Effects::recipients`].
+        recipients: (u32, u32),
+        /// How to queue it.
+        delivery: Delivery,
+    },
+    /// A message for one connection which no policy drops: replies, errors, `subscribed`.
+    Reply {
+        /// For whom.
+        conn: ConnKey,
+        /// The message.
+        message: Span,
+    },
+    /// A record for other shards, never this one.
+    Forward {
+        /// For whom.
+        shards: ShardSet,
+        /// In which ring.
+        class: Class,
+        /// An encoded [`remote`](crate::remote) record.
+        record: Span,
+    },
+    /// The connection was admitted: complete its handshake. Replies follow it.
+    Admitted {
+        /// Who.
+        conn: ConnKey,
+    },
+    /// The connection was refused while its handshake waits.
+    Refused {
+        /// Who.
+        conn: ConnKey,
+        /// Over which limit.
+        refusal: Refusal,
+    },
+    /// Close the connection after what is queued for it.
+    Close {
+        /// Who.
+        conn: ConnKey,
+        /// With which code.
+        code: CloseCode,
+        /// The reason, beginning with an error code.
+        reason: Span,
+    },
+}
+
+/// Why a connection was not admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// `connections_per_ip`.
+    PerIp {
+        /// The limit.
+        limit: u32,
+    },
+    /// `connections_per_participant`.
+    PerParticipant {
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// Where the hub writes what it wants done.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Effects {
+    /// What to do, in order.
+    pub list: Vec<Effect>,
+    /// The bytes that spans point into.
+    pub bytes: Vec<u8>,
+    /// The connections that `Deliver` points into.
+    pub recipients: Vec<ConnKey>,
+}
+
+impl Effects {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+        self.recipients.clear();
+    }
+
+    /// The bytes of a span.
+    pub fn span(&self, span: Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.end as usize]
+    }
+
+    /// Appends what `write` writes and returns its span.
+    pub fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
+        let start = self.bytes.len() as u32;
+        write(&mut self.bytes);
+        Span { start, end: self.bytes.len() as u32 }
+    }
+}
