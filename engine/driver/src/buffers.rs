@@ -81,9 +81,10 @@ impl FramePool {
     /// An empty buffer to encode a frame into.
     pub fn build(&self) -> FrameBuilder {
         self.0.in_use.set(self.0.in_use.get() + 1);
-        let mut frame = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
-            Rc::new(FrameBytes { bytes: Vec::new(), start: 0, pool: Rc::clone(&self.0) })
-        });
+        let mut frame =
+            self.0.free.borrow_mut().pop().unwrap_or_else(|| {
+                Rc::new(FrameBytes { bytes: Vec::new(), start: 0, pool: Rc::clone(&self.0) })
+            });
         let inner = Rc::get_mut(&mut frame).expect("a free buffer has no other owner");
         inner.bytes.clear();
         inner.start = 0;
@@ -284,7 +285,8 @@ mod tests {
     fn a_batch_copies_small_frames_together_and_shares_large_ones() {
         let pool = FramePool::new(4);
         let large = vec![7; COPY_BYTES_MAX + 1];
-        let mut queue = vec![frame(&pool, b"ab"), frame(&pool, b"cd"), frame(&pool, &large), frame(&pool, b"ef")];
+        let mut queue =
+            vec![frame(&pool, b"ab"), frame(&pool, b"cd"), frame(&pool, &large), frame(&pool, b"ef")];
         queue.reverse();
         let mut batches = BatchPool::new(1);
         let batch = batches

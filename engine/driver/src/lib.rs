@@ -3,8 +3,8 @@
 //! A driver owns one thread's loop, its listener and its sockets. It knows bytes and connections; it must not
 //! know WebSocket, channels or other shards' memory. This is the only crate with `unsafe`.
 
-pub mod buffers;
 mod api;
+pub mod buffers;
 
 pub use api::{
     Close, CloseCause, ConnId, Driver, DriverConfig, Event, Io, Next, Shard, ShardId, WakeHandle, Waker,
