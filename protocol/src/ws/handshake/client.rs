@@ -1,0 +1,54 @@
+//! The client's side of the handshake, for load generators and tests.
+
+use crate::ws::handshake::accept_key;
+
+/// Why the server's answer is no handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientError {
+    /// Not HTTP.
+    Malformed,
+    /// Another status than 101.
+    Status(u16),
+    /// The accept key does not fit ours.
+    Key,
+}
+
+/// Appends a request; `key` is 16 random bytes in base64, `headers` complete lines.
+pub fn write_client_request(host: &str, path: &str, key: &str, headers: &str, out: &mut Vec<u8>) {
+    for part in [
+        "GET ",
+        path,
+        " HTTP/1.1\r\nHost: ",
+        host,
+        "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
+        key,
+        "\r\n",
+        headers,
+        "\r\n",
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Reads the server's answer: the length of its head, or `None` if bytes are missing.
+///
+/// # Errors
+/// What is no acceptance.
+pub fn parse_client_response(bytes: &[u8], key: &str) -> Result<Option<usize>, ClientError> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let consumed = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(consumed)) => consumed,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(ClientError::Malformed),
+    };
+    let status = response.code.unwrap_or_default();
+    if status != 101 {
+        return Err(ClientError::Status(status));
+    }
+    let accept = response.headers.iter().find(|it| it.name.eq_ignore_ascii_case("sec-websocket-accept"));
+    if accept.map(|it| it.value) != Some(&accept_key(key.as_bytes())) {
+        return Err(ClientError::Key);
+    }
+    Ok(Some(consumed))
+}

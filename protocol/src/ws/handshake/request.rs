@@ -1,0 +1,117 @@
+//! A request's head: read by `httparse`, bounded, and kept as borrowed parts.
+
+use crate::ws::handshake::Refusal;
+
+/// Bytes of a request's head at most.
+pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
+
+/// Headers of a request at most.
+const HEADERS_MAX: usize = 64;
+
+/// What was found in the bytes so far.
+#[derive(Debug)]
+pub enum Parsed<'a> {
+    /// More bytes are needed.
+    Partial,
+    /// A complete head.
+    Complete {
+        /// What is asked.
+        request: HttpRequest<'a>,
+        /// Bytes of the head; what follows belongs to the next layer.
+        consumed: usize,
+    },
+}
+
+/// The parts of a request's head that matter here. `Debug` shows neither query nor credentials.
+#[derive(Clone, Default)]
+pub struct HttpRequest<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) minor_version: u8,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) host: Option<&'a [u8]>,
+    pub(crate) origin: Option<&'a [u8]>,
+    pub(crate) authorization: Option<&'a [u8]>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) keys: usize,
+    pub(crate) version: Option<&'a [u8]>,
+    pub(crate) protocols: Vec<&'a [u8]>,
+    pub(crate) has_upgrade: bool,
+    pub(crate) has_connection: bool,
+    pub(crate) has_body: bool,
+}
+
+impl std::fmt::Debug for HttpRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpRequest")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads a request's head from the front of `bytes`.
+///
+/// # Errors
+/// 400 for what is no HTTP/1.1 head, 431 above 8 KiB or 64 headers.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Request::new(&mut headers);
+    let consumed = match head.parse(bytes) {
+        Ok(httparse::Status::Complete(consumed)) if consumed <= REQUEST_BYTES_MAX => consumed,
+        Ok(httparse::Status::Partial) if bytes.len() < REQUEST_BYTES_MAX => return Ok(Parsed::Partial),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Err(_) => return Err(Refusal::BadRequest("this is not an HTTP/1.1 request")),
+    };
+    let target = head.path.unwrap_or("/");
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let mut request = HttpRequest {
+        method: head.method.unwrap_or_default(),
+        minor_version: head.version.unwrap_or_default(),
+        path,
+        query,
+        ..HttpRequest::default()
+    };
+    for header in head.headers.iter() {
+        request.note(header.name, header.value);
+    }
+    Ok(Parsed::Complete { request, consumed })
+}
+
+impl<'a> HttpRequest<'a> {
+    fn note(&mut self, name: &str, value: &'a [u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("host") {
+            self.host = Some(value);
+        } else if is("origin") {
+            self.origin = Some(value);
+        } else if is("authorization") {
+            self.authorization = Some(value);
+        } else if is("sec-websocket-key") {
+            self.key = Some(value.trim_ascii());
+            self.keys += 1;
+        } else if is("sec-websocket-version") {
+            self.version = Some(value.trim_ascii());
+        } else if is("sec-websocket-protocol") {
+            self.protocols.extend(list(value));
+        } else if is("upgrade") {
+            self.has_upgrade |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+        } else if is("connection") {
+            self.has_connection |= list(value).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+        } else if is("transfer-encoding") || (is("content-length") && value.trim_ascii() != b"0") {
+            self.has_body = true;
+        }
+    }
+
+    /// Whether it asks for the upgrade at all.
+    pub fn is_upgrade(&self) -> bool {
+        self.has_upgrade || self.key.is_some()
+    }
+}
+
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
