@@ -1,3 +1,12 @@
 //! The envelope: commands from clients, events to clients, in JSON (MessagePack has its place beside it).
 
 pub mod command;
+pub mod event;
+mod json;
+pub mod name;
+mod scan;
+mod text;
+mod time;
+
+pub use json::{BATCH_MESSAGES_MAX, Rejection, Scanner, batch_messages, parse};
+pub use scan::DEPTH_MAX;

@@ -69,7 +69,7 @@ pub enum Command<'a> {
     /// `batch`: the span of each message, to be parsed and applied one by one, in order.
     Batch {
         /// A validated JSON array of at most 256 objects.
-        messages: &'a [u8],
+        messages: &'a str,
     },
     /// `query`, `command`: a call to the hub or to an agent.
     Call(Call<'a>),

@@ -36,16 +36,22 @@ impl AssemblyPool {
         let lent = match buffer {
             Some(lent) => lent,
             None => {
+                if self.in_use + self.buffer_bytes > self.bytes_max {
+                    return Err(Exhausted);
+                }
                 let lent = self.free.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes));
                 self.in_use += lent.capacity();
                 buffer.insert(lent)
             }
         };
         if lent.capacity() - lent.len() < bytes.len() {
-            let wanted = (lent.len() + bytes.len()).max(lent.capacity() * 2);
-            if self.in_use - lent.capacity() + wanted > self.bytes_max {
+            let needed = lent.len() + bytes.len();
+            let room = self.bytes_max.saturating_sub(self.in_use - lent.capacity());
+            if needed > room {
                 return Err(Exhausted);
             }
+            // Doubling keeps the copies few; near the bound only what is needed is taken.
+            let wanted = needed.max(lent.capacity() * 2).min(room);
             self.in_use -= lent.capacity();
             lent.reserve_exact(wanted - lent.len());
             self.in_use += lent.capacity();

@@ -1,0 +1,111 @@
+//! JSON strings: unescaped when they are names, escaped when they are written.
+
+use std::borrow::Cow;
+
+/// The text of a validated string's contents. Lone surrogates become U+FFFD: a name is compared by its bytes and
+/// those have none.
+pub(crate) fn unescape(contents: &str) -> Cow<'_, str> {
+    let Some(first) = memchr::memchr(b'\\', contents.as_bytes()) else { return Cow::Borrowed(contents) };
+    let mut out = String::with_capacity(contents.len());
+    let mut rest = contents;
+    let mut next = first;
+    loop {
+        out.push_str(&rest[..next]);
+        rest = unescape_one(&rest[next..], &mut out);
+        match memchr::memchr(b'\\', rest.as_bytes()) {
+            Some(at) => next = at,
+            None => break,
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// Takes one escape, or two that form a surrogate pair, from the front of `rest`.
+fn unescape_one<'a>(rest: &'a str, out: &mut String) -> &'a str {
+    let plain = match rest.as_bytes().get(1) {
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'u') => {
+            let high = unit(rest);
+            let rest = rest.get(6..).unwrap_or_default();
+            if (0xd800..0xdc00).contains(&high) && rest.starts_with("\\u") {
+                let low = unit(rest);
+                if (0xdc00..0xe000).contains(&low) {
+                    let point = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                    out.push(char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER));
+                    return &rest[6..];
+                }
+            }
+            out.push(char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER));
+            return rest;
+        }
+        Some(other) => char::from(*other),
+        None => return "",
+    };
+    out.push(plain);
+    &rest[2..]
+}
+
+/// The code unit of an escape `\uXXXX` at the front.
+fn unit(escape: &str) -> u32 {
+    escape.get(2..6).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0xfffd)
+}
+
+/// Appends `text` as the contents of a JSON string.
+pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
+    let bytes = text.as_bytes();
+    let needs = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(needs) {
+        out.extend_from_slice(&rest[..at]);
+        match rest[at] {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let (high, low) = (HEX[usize::from(control >> 4)], HEX[usize::from(control & 15)]);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lone_surrogates_become_replacements() {
+        for (text, expected) in [
+            ("\\ud83d\\ude00", "\u{1f600}"),
+            ("\\ud83dx", "\u{fffd}x"),
+            ("\\ude00\\ud83d", "\u{fffd}\u{fffd}"),
+            ("\\ud83d\\u0041", "\u{fffd}A"),
+            ("a\\\"\\\\\\/\\b\\f\\n\\r\\t", "a\"\\/\u{8}\u{c}\n\r\t"),
+        ] {
+            assert_eq!(unescape(text), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn writing_and_reading_agree_with_the_twin(text in any::<String>()) {
+            let mut out = Vec::new();
+            escape(&text, &mut out);
+            let contents = String::from_utf8(out).expect("escaping keeps UTF-8");
+            prop_assert_eq!(unescape(&contents), text.as_str());
+            let twin: String = serde_json::from_str(&format!("\"{contents}\"")).expect("it is JSON");
+            prop_assert_eq!(twin, text);
+        }
+    }
+}
