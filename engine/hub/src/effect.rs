@@ -192,6 +192,32 @@ impl Effects {
         self.recipients.clear();
     }
 
+    /// Moves all of `other` behind what is here.
+    pub fn append(&mut self, other: &mut Self) {
+        if other.list.is_empty() {
+            other.clear();
+            return;
+        }
+        let (bytes, recipients) = (self.bytes.len() as u32, self.recipients.len() as u32);
+        let shift = |span: Span| Span { start: span.start + bytes, end: span.end + bytes };
+        self.list.extend(other.list.iter().map(|effect| match *effect {
+            Effect::Deliver { message, recipients: (start, end), delivery } => Effect::Deliver {
+                message: shift(message),
+                recipients: (start + recipients, end + recipients),
+                delivery,
+            },
+            Effect::Reply { conn, message } => Effect::Reply { conn, message: shift(message) },
+            Effect::Forward { shards, class, record } => {
+                Effect::Forward { shards, class, record: shift(record) }
+            }
+            Effect::Close { conn, code, reason } => Effect::Close { conn, code, reason: shift(reason) },
+            other @ (Effect::Admitted { .. } | Effect::Refused { .. }) => other,
+        }));
+        self.bytes.append(&mut other.bytes);
+        self.recipients.append(&mut other.recipients);
+        other.clear();
+    }
+
     /// The bytes of a span.
     pub fn span(&self, span: Span) -> &[u8] {
         &self.bytes[span.start as usize..span.end as usize]

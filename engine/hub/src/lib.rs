@@ -3,7 +3,22 @@
 //! Pure and deterministic, one instance per shard: commands and the time come in, [`Effects`] come out. It knows
 //! no sockets, no threads and no clock.
 
+mod admission;
+mod channel;
+mod config;
+mod deliver;
 pub mod effect;
+mod home;
+mod hub;
+mod member;
+mod participant;
+mod publish;
+mod registry;
 pub mod remote;
+pub mod rules;
+mod subscribe;
 
-pub use effect::{Class, ConnKey, Delivery, Effect, Effects, ShardSet, SlowPolicy, Span};
+pub use config::{HubConfig, HubLimits, Now};
+pub use effect::{Class, ConnKey, Delivery, Effect, Effects, Refusal, ShardSet, SlowPolicy, Span};
+pub use hub::Hub;
+pub use member::{Access, Open};

@@ -1,1 +1,513 @@
-//! Records between shards: what a home is asked and what it answers, as bytes.
+//! Records between the hubs of a node: what a home is asked and what it answers, as bytes.
+//!
+//! Records come from this program alone, so a malformed one is our defect and panics.
+
+use std::net::IpAddr;
+
+use corecast_protocol::envelope::command::{Priority, RequestId};
+use corecast_protocol::envelope::event::Seams;
+
+use crate::effect::ConnKey;
+
+/// A publish on its way to the channel's home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Published<'a> {
+    /// The publishing connection.
+    pub conn: ConnKey,
+    /// Whom the answer is for; without one nothing is answered.
+    pub id: Option<RequestId<'a>>,
+    /// The channel, or the participant of a direct message.
+    pub target: &'a str,
+    /// The event's name.
+    pub event: Option<&'a str>,
+    /// A validated JSON value.
+    pub payload: &'a [u8],
+    /// Who publishes.
+    pub publisher: &'a str,
+    /// As the publisher named it.
+    pub priority: Option<Priority>,
+    /// Whether it gets no offset of its own.
+    pub is_ephemeral: bool,
+    /// Whether the publishing connection gets it too.
+    pub echoes: bool,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: u64,
+}
+
+/// To a home.
+#[expect(missing_docs, reason = "the fields are named after what they carry")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ToHome<'a> {
+    /// A connection wants a channel.
+    Subscribe { conn: ConnKey, serial: u32, channel: &'a str, id: Option<RequestId<'a>> },
+    /// A connection wants all channels with a prefix; every home is asked.
+    SubscribePattern { conn: ConnKey, serial: u32, prefix: &'a str, id: Option<RequestId<'a>> },
+    /// The shard has no subscriber of the channel left.
+    Leave { channel: &'a str },
+    /// The shard has no subscriber of the pattern left.
+    LeavePattern { prefix: &'a str },
+    /// A publish to a channel.
+    Publish(Published<'a>),
+    /// A publish to a participant.
+    Direct(Published<'a>),
+    /// May one more connection come from this address?
+    AdmitIp { conn: ConnKey, ip: IpAddr },
+    /// One connection of this address less.
+    ReleaseIp { ip: IpAddr },
+    /// May this participant have one more connection?
+    AdmitParticipant { conn: ConnKey, participant: &'a str },
+    /// One connection of this participant less.
+    ReleaseParticipant { participant: &'a str },
+}
+
+/// A message as the home wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written<'a> {
+    /// The channel, or the participant of a direct message.
+    pub target: &'a str,
+    /// Equal for messages of which the later replaces the earlier.
+    pub conflate: u64,
+    /// As published, or the namespace's.
+    pub priority: Priority,
+    /// This connection of the receiving shard does not get it.
+    pub exclude: Option<ConnKey>,
+    /// Where its variants differ.
+    pub seams: Seams,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: u64,
+    /// The complete message.
+    pub json: &'a [u8],
+}
+
+/// From a home.
+#[expect(missing_docs, reason = "the fields are named after what they carry")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FromHome<'a> {
+    /// The subscription is active from here on.
+    Subscribed {
+        conn: ConnKey,
+        serial: u32,
+        channel: &'a str,
+        id: Option<RequestId<'a>>,
+        epoch: Epoch,
+        offset: u64,
+    },
+    /// This home knows the pattern.
+    PatternSubscribed { conn: ConnKey, serial: u32, prefix: &'a str, id: Option<RequestId<'a>> },
+    /// A message on a channel.
+    Message(Written<'a>),
+    /// A message to a participant.
+    Direct(Written<'a>),
+    /// The publish was accepted.
+    Accepted { conn: ConnKey, id: RequestId<'a>, epoch: Epoch, offset: u64 },
+    /// Nobody is connected as this participant.
+    Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
+    /// The answer to `AdmitIp`.
+    IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
+    /// The answer to `AdmitParticipant`.
+    ParticipantAdmitted { conn: ConnKey, participant: &'a str, is_admitted: bool },
+}
+
+/// Which life of a channel or inbox an offset belongs to. Written as base 36.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The text of the wire, 1 to 13 characters.
+    pub fn text(self, buffer: &mut [u8; 13]) -> &str {
+        let mut at = buffer.len();
+        let mut rest = self.0;
+        loop {
+            at -= 1;
+            buffer[at] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize];
+            rest /= 36;
+            if rest == 0 {
+                break;
+            }
+        }
+        std::str::from_utf8(&buffer[at..]).expect("digits and letters are UTF-8")
+    }
+}
+
+impl ToHome<'_> {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Subscribe { conn, serial, channel, id } => {
+                out.push(1);
+                subscription(out, conn, serial, channel, id);
+            }
+            Self::SubscribePattern { conn, serial, prefix, id } => {
+                out.push(2);
+                subscription(out, conn, serial, prefix, id);
+            }
+            Self::Leave { channel } => {
+                out.push(3);
+                bytes(out, channel.as_bytes());
+            }
+            Self::LeavePattern { prefix } => {
+                out.push(4);
+                bytes(out, prefix.as_bytes());
+            }
+            Self::Publish(it) => {
+                out.push(5);
+                published(out, &it);
+            }
+            Self::Direct(it) => {
+                out.push(6);
+                published(out, &it);
+            }
+            Self::AdmitIp { conn, ip } => {
+                out.push(7);
+                key(out, conn);
+                address(out, ip);
+            }
+            Self::ReleaseIp { ip } => {
+                out.push(8);
+                address(out, ip);
+            }
+            Self::AdmitParticipant { conn, participant } => {
+                out.push(9);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+            }
+            Self::ReleaseParticipant { participant } => {
+                out.push(10);
+                bytes(out, participant.as_bytes());
+            }
+        }
+    }
+}
+
+impl<'a> ToHome<'a> {
+    /// Reads a record.
+    ///
+    /// # Panics
+    /// If it is none: records come from this program alone.
+    pub fn decode(record: &'a [u8]) -> Self {
+        let mut it = Input(record);
+        match it.byte() {
+            1 => Self::Subscribe { conn: it.key(), serial: it.u32(), channel: it.text(), id: it.id() },
+            2 => Self::SubscribePattern { conn: it.key(), serial: it.u32(), prefix: it.text(), id: it.id() },
+            3 => Self::Leave { channel: it.text() },
+            4 => Self::LeavePattern { prefix: it.text() },
+            5 => Self::Publish(it.published()),
+            6 => Self::Direct(it.published()),
+            7 => Self::AdmitIp { conn: it.key(), ip: it.address() },
+            8 => Self::ReleaseIp { ip: it.address() },
+            9 => Self::AdmitParticipant { conn: it.key(), participant: it.text() },
+            10 => Self::ReleaseParticipant { participant: it.text() },
+            tag => panic!("no request record begins with {tag}"),
+        }
+    }
+}
+
+impl FromHome<'_> {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Subscribed { conn, serial, channel, id, epoch, offset } => {
+                out.push(1);
+                subscription(out, conn, serial, channel, id);
+                u64s(out, &[epoch.0, offset]);
+            }
+            Self::PatternSubscribed { conn, serial, prefix, id } => {
+                out.push(2);
+                subscription(out, conn, serial, prefix, id);
+            }
+            Self::Message(it) => {
+                out.push(3);
+                written(out, &it);
+            }
+            Self::Direct(it) => {
+                out.push(4);
+                written(out, &it);
+            }
+            Self::Accepted { conn, id, epoch, offset } => {
+                out.push(5);
+                key(out, conn);
+                request_id(out, Some(id));
+                u64s(out, &[epoch.0, offset]);
+            }
+            Self::Nobody { conn, id, participant } => {
+                out.push(6);
+                key(out, conn);
+                request_id(out, id);
+                bytes(out, participant.as_bytes());
+            }
+            Self::IpAdmitted { conn, ip, is_admitted } => {
+                out.push(7);
+                key(out, conn);
+                address(out, ip);
+                out.push(u8::from(is_admitted));
+            }
+            Self::ParticipantAdmitted { conn, participant, is_admitted } => {
+                out.push(8);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+                out.push(u8::from(is_admitted));
+            }
+        }
+    }
+}
+
+impl<'a> FromHome<'a> {
+    /// Reads a record.
+    ///
+    /// # Panics
+    /// If it is none: records come from this program alone.
+    pub fn decode(record: &'a [u8]) -> Self {
+        let mut it = Input(record);
+        match it.byte() {
+            1 => Self::Subscribed {
+                conn: it.key(),
+                serial: it.u32(),
+                channel: it.text(),
+                id: it.id(),
+                epoch: Epoch(it.u64()),
+                offset: it.u64(),
+            },
+            2 => Self::PatternSubscribed { conn: it.key(), serial: it.u32(), prefix: it.text(), id: it.id() },
+            3 => Self::Message(it.written()),
+            4 => Self::Direct(it.written()),
+            5 => Self::Accepted {
+                conn: it.key(),
+                id: it.id().expect("an answer names its request"),
+                epoch: Epoch(it.u64()),
+                offset: it.u64(),
+            },
+            6 => Self::Nobody { conn: it.key(), id: it.id(), participant: it.text() },
+            7 => Self::IpAdmitted { conn: it.key(), ip: it.address(), is_admitted: it.flag() },
+            8 => Self::ParticipantAdmitted { conn: it.key(), participant: it.text(), is_admitted: it.flag() },
+            tag => panic!("no delivery record begins with {tag}"),
+        }
+    }
+}
+
+fn u64s(out: &mut Vec<u8>, values: &[u64]) {
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+fn key(out: &mut Vec<u8>, conn: ConnKey) {
+    out.extend_from_slice(&conn.index.to_le_bytes());
+    out.extend_from_slice(&conn.generation.to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
+    match id {
+        None => out.push(0),
+        Some(RequestId::Number(number)) => {
+            out.push(1);
+            u64s(out, &[number]);
+        }
+        Some(RequestId::Text(text)) => {
+            out.push(2);
+            bytes(out, text.as_bytes());
+        }
+    }
+}
+
+fn address(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
+    }
+}
+
+fn subscription(out: &mut Vec<u8>, conn: ConnKey, serial: u32, name: &str, id: Option<RequestId<'_>>) {
+    key(out, conn);
+    out.extend_from_slice(&serial.to_le_bytes());
+    bytes(out, name.as_bytes());
+    request_id(out, id);
+}
+
+fn published(out: &mut Vec<u8>, it: &Published<'_>) {
+    key(out, it.conn);
+    request_id(out, it.id);
+    bytes(out, it.target.as_bytes());
+    out.push(u8::from(it.event.is_some()));
+    bytes(out, it.event.unwrap_or_default().as_bytes());
+    bytes(out, it.payload);
+    bytes(out, it.publisher.as_bytes());
+    out.push(it.priority.map_or(9, |priority| priority as u8));
+    out.extend_from_slice(&[u8::from(it.is_ephemeral), u8::from(it.echoes)]);
+    u64s(out, &[it.timestamp]);
+}
+
+fn written(out: &mut Vec<u8>, it: &Written<'_>) {
+    bytes(out, it.target.as_bytes());
+    out.push(it.priority as u8);
+    out.push(u8::from(it.exclude.is_some()));
+    key(out, it.exclude.unwrap_or(ConnKey { index: 0, generation: 0 }));
+    for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
+        out.extend_from_slice(&seam.to_le_bytes());
+    }
+    u64s(out, &[it.conflate, it.timestamp]);
+    bytes(out, it.json);
+}
+
+/// What is left of a record.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(length);
+        self.0 = rest;
+        taken
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        *self.take(N).first_chunk().expect("as many bytes were taken")
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.array::<1>()[0]
+    }
+
+    fn flag(&mut self) -> bool {
+        self.byte() != 0
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    fn key(&mut self) -> ConnKey {
+        ConnKey { index: self.u32(), generation: self.u32() }
+    }
+
+    fn bytes(&mut self) -> &'a [u8] {
+        let length = self.u32() as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> &'a str {
+        std::str::from_utf8(self.bytes()).expect("names were text when they were written")
+    }
+
+    fn id(&mut self) -> Option<RequestId<'a>> {
+        match self.byte() {
+            0 => None,
+            1 => Some(RequestId::Number(self.u64())),
+            _ => Some(RequestId::Text(self.text())),
+        }
+    }
+
+    fn address(&mut self) -> IpAddr {
+        match self.byte() {
+            4 => IpAddr::from(self.array::<4>()),
+            _ => IpAddr::from(self.array::<16>()),
+        }
+    }
+
+    fn priority(&mut self) -> Option<Priority> {
+        [Priority::Low, Priority::Normal, Priority::High, Priority::Critical]
+            .get(usize::from(self.byte()))
+            .copied()
+    }
+
+    fn published(&mut self) -> Published<'a> {
+        let (conn, id, target) = (self.key(), self.id(), self.text());
+        let has_event = self.flag();
+        let event = self.text();
+        Published {
+            conn,
+            id,
+            target,
+            event: has_event.then_some(event),
+            payload: self.bytes(),
+            publisher: self.text(),
+            priority: self.priority(),
+            is_ephemeral: self.flag(),
+            echoes: self.flag(),
+            timestamp: self.u64(),
+        }
+    }
+
+    fn written(&mut self) -> Written<'a> {
+        let target = self.text();
+        let priority = self.priority().expect("a written message has a priority");
+        let has_exclude = self.flag();
+        let exclude = self.key();
+        let seams = Seams { pattern: self.u32(), time: (self.u32(), self.u32()) };
+        Written {
+            target,
+            priority,
+            exclude: has_exclude.then_some(exclude),
+            seams,
+            conflate: self.u64(),
+            timestamp: self.u64(),
+            json: self.bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn records_survive(
+            index in any::<u32>(), number in any::<u64>(), name in "\\PC{0,40}", other in "\\PC{0,12}",
+            payload in proptest::collection::vec(any::<u8>(), 0..300), flag in any::<bool>(), kind in 0u8..3,
+        ) {
+            let conn = ConnKey { index, generation: !index };
+            let id = [None, Some(RequestId::Number(number)), Some(RequestId::Text(&other))][usize::from(kind)];
+            let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
+            let publish = Published {
+                conn, id, target: &name, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
+                priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
+            };
+            for record in [
+                ToHome::Subscribe { conn, serial: index, channel: &name, id },
+                ToHome::SubscribePattern { conn, serial: index, prefix: &name, id },
+                ToHome::Leave { channel: &name }, ToHome::LeavePattern { prefix: &name },
+                ToHome::Publish(publish), ToHome::Direct(publish),
+                ToHome::AdmitIp { conn, ip }, ToHome::ReleaseIp { ip },
+                ToHome::AdmitParticipant { conn, participant: &name }, ToHome::ReleaseParticipant { participant: &name },
+            ] {
+                let mut out = Vec::new();
+                record.encode(&mut out);
+                prop_assert_eq!(ToHome::decode(&out), record);
+            }
+            let written = Written {
+                target: &name, conflate: number, priority: Priority::Critical, exclude: flag.then_some(conn),
+                seams: Seams { pattern: index, time: (1, index) }, timestamp: !number, json: &payload,
+            };
+            for record in [
+                FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch(number), offset: 3 },
+                FromHome::PatternSubscribed { conn, serial: 7, prefix: &name, id },
+                FromHome::Message(written), FromHome::Direct(written),
+                FromHome::Accepted { conn, id: RequestId::Text(&other), epoch: Epoch(number), offset: 9 },
+                FromHome::Nobody { conn, id, participant: &name },
+                FromHome::IpAdmitted { conn, ip, is_admitted: flag },
+                FromHome::ParticipantAdmitted { conn, participant: &name, is_admitted: flag },
+            ] {
+                let mut out = Vec::new();
+                record.encode(&mut out);
+                prop_assert_eq!(FromHome::decode(&out), record);
+            }
+            let mut buffer = [0; 13];
+            prop_assert_eq!(u64::from_str_radix(Epoch(number).text(&mut buffer), 36), Ok(number));
+        }
+    }
+}

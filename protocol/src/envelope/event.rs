@@ -24,12 +24,8 @@ pub struct Message<'a> {
     pub timestamp: u64,
     /// Named only where the publisher named it.
     pub priority: Option<Priority>,
-    /// The subscription's pattern, where that is how it came.
-    pub pattern: Option<&'a str>,
     /// Whom a direct message was sent to.
     pub to: Option<&'a str>,
-    /// Whether times are ISO 8601.
-    pub is_time_iso: bool,
 }
 
 /// What a new connection is told.
@@ -114,14 +110,46 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Where in a written message its variants differ; positions count from the message's first byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seams {
+    /// Behind the channel: where a pattern belongs.
+    pub pattern: u32,
+    /// First and behind-last byte of the time.
+    pub time: (u32, u32),
+}
+
+/// Appends a variant of a written message: for a pattern's subscriber, or with its time as ISO 8601.
+pub fn variant(
+    out: &mut Vec<u8>,
+    message: &[u8],
+    seams: Seams,
+    pattern: Option<&str>,
+    iso_timestamp: Option<u64>,
+) {
+    let (before, rest) = message.split_at(seams.pattern as usize);
+    out.extend_from_slice(before);
+    if let Some(pattern) = pattern {
+        Object(out).text("pattern", pattern);
+    }
+    let Some(unix_ms) = iso_timestamp else {
+        out.extend_from_slice(rest);
+        return;
+    };
+    out.extend_from_slice(&message[seams.pattern as usize..seams.time.0 as usize]);
+    out.push(b'"');
+    time::write_iso(unix_ms, out);
+    out.push(b'"');
+    out.extend_from_slice(&message[seams.time.1 as usize..]);
+}
+
 /// `message`, or `broadcast` on `system`.
-pub fn message(out: &mut Vec<u8>, message: &Message<'_>) {
+pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
+    let start = out.len();
     let kind = if message.channel == SYSTEM { "broadcast" } else { "message" };
     let mut object = Object::of_type(out, kind);
     object.text("channel", message.channel);
-    if let Some(pattern) = message.pattern {
-        object.text("pattern", pattern);
-    }
+    let pattern = (object.0.len() - start) as u32;
     if let Some(to) = message.to {
         object.text("to", to);
     }
@@ -134,11 +162,15 @@ pub fn message(out: &mut Vec<u8>, message: &Message<'_>) {
     }
     object.text("epoch", message.epoch);
     object.number("offset", message.offset);
-    object.time("timestamp", message.timestamp, message.is_time_iso);
+    object.key("timestamp");
+    let time_start = (object.0.len() - start) as u32;
+    object.0.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
+    let time = (time_start, (object.0.len() - start) as u32);
     if let Some(priority) = message.priority {
         object.text("priority", priority_name(priority));
     }
     object.end();
+    Seams { pattern, time }
 }
 
 fn priority_name(priority: Priority) -> &'static str {

@@ -1,0 +1,110 @@
+//! Connections as the hub sees them: whose they are, what they may and what they subscribed to.
+
+use std::net::IpAddr;
+
+use crate::effect::ConnKey;
+
+/// What a connection may, before any permissions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// An anonymous visitor of a demo.
+    Demo,
+    /// A developer whose name is believed; may all that a backend may.
+    Development,
+}
+
+/// A handshake that asks for admission.
+#[derive(Clone, Copy, Debug)]
+pub struct Open<'a> {
+    /// What the endpoint grants.
+    pub access: Access,
+    /// The name the client gave itself.
+    pub as_name: Option<&'a str>,
+    /// Where it connects from.
+    pub ip: IpAddr,
+    /// The channel that the path names, to be subscribed at once.
+    pub channel: Option<&'a str>,
+    /// Whether it wants times as ISO 8601.
+    pub is_time_iso: bool,
+}
+
+/// How far the admission is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    AwaitsIp,
+    AwaitsParticipant,
+    Admitted,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) generation: u32,
+    pub(crate) access: Access,
+    pub(crate) admission: Admission,
+    pub(crate) is_time_iso: bool,
+    pub(crate) invalid_in_a_row: u8,
+    pub(crate) ip: IpAddr,
+    pub(crate) participant: Box<str>,
+    pub(crate) client_id: u64,
+    /// To be subscribed once admitted.
+    pub(crate) path_channel: Option<Box<str>>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// Counts subscriptions, so that a late answer to an earlier one is told apart.
+    pub(crate) serial: u32,
+    /// The last publish this connection was chosen for, so that overlapping subscriptions deliver once.
+    pub(crate) chosen_for: u64,
+}
+
+/// A member's subscription to a local channel or pattern.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) channel: u32,
+    /// Place among the channel's subscribers; `None` until the home has answered.
+    pub(crate) place: Option<u32>,
+    pub(crate) serial: u32,
+    /// Homes that have not answered yet.
+    pub(crate) awaited: u16,
+}
+
+/// All connections of a shard, by slot.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    slots: Vec<Option<Box<Member>>>,
+}
+
+impl Members {
+    pub(crate) fn insert(&mut self, index: u32, member: Member) {
+        let index = index as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.slots[index].is_none(), "a slot is closed before it is opened again");
+        self.slots[index] = Some(Box::new(member));
+    }
+
+    pub(crate) fn find(&self, key: ConnKey) -> Option<&Member> {
+        self.slots.get(key.index as usize)?.as_deref().filter(|it| it.generation == key.generation)
+    }
+
+    pub(crate) fn find_mut(&mut self, key: ConnKey) -> Option<&mut Member> {
+        self.slots.get_mut(key.index as usize)?.as_deref_mut().filter(|it| it.generation == key.generation)
+    }
+
+    pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Box<Member>> {
+        self.find(key)?;
+        self.slots[key.index as usize].take()
+    }
+
+    /// All admitted ones, by slot.
+    pub(crate) fn admitted(&self) -> impl Iterator<Item = (ConnKey, &Member)> {
+        (0u32..).zip(&self.slots).filter_map(|(index, slot)| {
+            let member = slot.as_deref().filter(|it| it.admission == Admission::Admitted)?;
+            Some((ConnKey { index, generation: member.generation }, member))
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+}

@@ -1,0 +1,170 @@
+//! Who may subscribe and publish where, and how a namespace treats its messages.
+//!
+//! A table, read once per command. Permissions from tokens will refine it; until then two kinds of access exist.
+
+use corecast_protocol::ErrorCode;
+use corecast_protocol::envelope::command::Priority;
+
+use crate::effect::SlowPolicy;
+use crate::member::Access;
+
+/// Whom a namespace lets do something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// Everybody with a connection.
+    Anyone,
+    /// Whose participant name is what follows the namespace's colon.
+    Owner,
+    /// Backends, and developers in development mode.
+    Backends,
+}
+
+/// One namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Who may subscribe.
+    pub subscribe: Who,
+    /// Who may publish.
+    pub publish: Who,
+    /// Whether demo participants may use it at all.
+    pub demo: bool,
+    /// Whether messages have offsets of their own; without, they are ephemeral.
+    pub numbers: bool,
+    /// What becomes of messages for slow consumers.
+    pub policy: SlowPolicy,
+    /// Where the publisher names none.
+    pub priority: Priority,
+}
+
+/// All namespaces of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespaces(Vec<Namespace>);
+
+impl Namespaces {
+    /// Those of the wire contract, section 6. `has_default` says whether names without a colon are channels.
+    pub fn built_in(has_default: bool) -> Self {
+        let of = |name: &str, subscribe, publish, demo, numbers, policy| Namespace {
+            name: name.to_owned(),
+            subscribe,
+            publish,
+            demo,
+            numbers,
+            policy,
+            priority: if name == "system" { Priority::Critical } else { Priority::Normal },
+        };
+        use SlowPolicy::{Conflate, Disconnect, DropOldest};
+        let mut all = vec![
+            of("agent", Who::Anyone, Who::Owner, false, true, Disconnect),
+            of("user", Who::Owner, Who::Owner, true, true, Disconnect),
+            of("conversation", Who::Anyone, Who::Anyone, true, true, Disconnect),
+            of("system", Who::Anyone, Who::Backends, true, true, Disconnect),
+            of("metrics", Who::Anyone, Who::Owner, true, false, Conflate),
+        ];
+        if has_default {
+            all.push(of("default", Who::Anyone, Who::Anyone, true, false, DropOldest));
+        }
+        Self(all)
+    }
+
+    /// The namespace of this name and its index.
+    pub(crate) fn find(&self, name: &str) -> Option<(u16, &Namespace)> {
+        self.0.iter().position(|it| it.name == name).map(|index| (index as u16, &self.0[index]))
+    }
+
+    pub(crate) fn at(&self, index: u16) -> &Namespace {
+        &self.0[usize::from(index)]
+    }
+}
+
+/// The rule that was broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Denied {
+    pub(crate) code: ErrorCode,
+    pub(crate) why: &'static str,
+}
+
+/// What somebody wants to do on a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Act {
+    Subscribe,
+    Publish,
+}
+
+impl Namespace {
+    /// Whether `participant` may do this on the channel `name` of this namespace.
+    pub(crate) fn check(
+        &self,
+        act: Act,
+        access: Access,
+        participant: &str,
+        name: &str,
+    ) -> Result<(), Denied> {
+        let denied = |why| Err(Denied { code: ErrorCode::Forbidden, why });
+        let rest = name.split_once(':').map_or(name, |(_, rest)| rest);
+        if access == Access::Demo && !self.demo {
+            return denied(
+                "demo participants may use conversation:, metrics:, names without a namespace and their own user:",
+            );
+        }
+        let who = match act {
+            Act::Subscribe => self.subscribe,
+            Act::Publish => self.publish,
+        };
+        match (who, act) {
+            (Who::Anyone, _) => Ok(()),
+            // Developers stand for backends, and so may publish anywhere.
+            (_, Act::Publish) if access == Access::Development => Ok(()),
+            // A demo has no agents: its participants play them.
+            (Who::Owner, Act::Publish) if access == Access::Demo && self.subscribe == Who::Anyone => Ok(()),
+            (Who::Owner, _) if rest == participant => Ok(()),
+            (Who::Owner, Act::Subscribe) => denied("only its own participant may subscribe to this channel"),
+            (Who::Owner, Act::Publish) => denied("only its own participant and backends may publish here"),
+            (Who::Backends, _) => denied("only backends may publish here"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(act: Act, access: Access, participant: &str, channel: &str) -> bool {
+        let rules = Namespaces::built_in(true);
+        let space =
+            channel.split_once(':').map_or(if channel == "system" { "system" } else { "default" }, |it| it.0);
+        let (_, rule) = rules.find(space).expect("a built-in namespace");
+        rule.check(act, access, participant, channel).is_ok()
+    }
+
+    #[test]
+    fn who_may_what() {
+        use Access::{Demo, Development};
+        use Act::{Publish, Subscribe};
+        for (act, access, participant, channel, expected) in [
+            (Subscribe, Demo, "demo:ann", "conversation:1", true),
+            (Publish, Demo, "demo:ann", "conversation:1", true),
+            (Publish, Demo, "demo:ann", "metrics:x", true),
+            (Subscribe, Demo, "demo:ann", "agent:x", false),
+            (Publish, Demo, "demo:ann", "agent:x", false),
+            (Subscribe, Demo, "demo:ann", "user:demo:ann", true),
+            (Subscribe, Demo, "demo:ann", "user:ann", false),
+            (Publish, Demo, "demo:ann", "user:bob", false),
+            (Publish, Demo, "demo:ann", "system", false),
+            (Subscribe, Demo, "demo:ann", "room", true),
+            (Subscribe, Development, "ann", "agent:x", true),
+            (Publish, Development, "ann", "agent:x", true),
+            (Subscribe, Development, "ann", "user:ann", true),
+            (Subscribe, Development, "ann", "user:bob", false),
+            (Publish, Development, "ann", "user:bob", true),
+            (Publish, Development, "ann", "system", true),
+        ] {
+            assert_eq!(
+                verdict(act, access, participant, channel),
+                expected,
+                "{act:?} {access:?} {participant} {channel}"
+            );
+        }
+    }
+}
