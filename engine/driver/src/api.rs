@@ -165,6 +165,25 @@ pub enum Event<L> {
     },
 }
 
+/// What a driver counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IoStats {
+    /// System calls of the loop: `io_uring_enter`, or `epoll_wait` and all that follow.
+    pub enters: u64,
+    /// Completions or readiness events.
+    pub completions: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Batches given to the kernel.
+    pub sends: u64,
+    /// Wake-ups sent to other shards.
+    pub wakes: u64,
+    /// Wake-ups that failed.
+    pub wake_failures: u64,
+    /// Times no receive buffer was left.
+    pub buffer_shortages: u64,
+}
+
 /// What a shard may ask for during a tick. Nothing here blocks; the answers are [`Event`]s of later ticks.
 ///
 /// Calls about a connection whose `Closed` was taken are ignored.
@@ -201,4 +220,10 @@ pub trait Io {
 
     /// Takes new connections, or leaves them in the accept queue.
     fn accepting(&mut self, on: bool);
+
+    /// A shard whose wake-up failed since the last call.
+    fn wake_failure(&mut self) -> Option<ShardId>;
+
+    /// What happened so far.
+    fn stats(&self) -> IoStats;
 }

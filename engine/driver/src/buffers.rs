@@ -54,7 +54,8 @@ pub struct FramePool(Rc<FramePoolShared>);
 #[derive(Debug)]
 struct FramePoolShared {
     free: RefCell<Vec<Rc<FrameBytes>>>,
-    free_max: usize,
+    /// 0 once the pool is gone: frames that outlive it are freed.
+    free_max: Cell<usize>,
     in_use: Cell<usize>,
 }
 
@@ -62,7 +63,7 @@ impl FramePoolShared {
     fn take_back(&self, frame: &Rc<FrameBytes>) {
         self.in_use.set(self.in_use.get() - 1);
         let mut free = self.free.borrow_mut();
-        if free.len() < self.free_max && frame.bytes.capacity() <= KEPT_BYTES_MAX {
+        if free.len() < self.free_max.get() && frame.bytes.capacity() <= KEPT_BYTES_MAX {
             free.push(Rc::clone(frame));
         }
     }
@@ -73,7 +74,7 @@ impl FramePool {
     pub fn new(free_max: usize) -> Self {
         Self(Rc::new(FramePoolShared {
             free: RefCell::new(Vec::with_capacity(free_max)),
-            free_max,
+            free_max: Cell::new(free_max),
             in_use: Cell::new(0),
         }))
     }
@@ -100,6 +101,7 @@ impl FramePool {
 impl Drop for FramePool {
     fn drop(&mut self) {
         // Buffers and pool own each other; without this neither would be freed.
+        self.0.free_max.set(0);
         let free = std::mem::take(&mut *self.0.free.borrow_mut());
         drop(free);
     }

@@ -7,6 +7,7 @@ mod api;
 pub mod buffers;
 
 pub use api::{
-    Close, CloseCause, ConnId, Driver, DriverConfig, Event, Io, Next, Shard, ShardId, WakeHandle, Waker,
+    Close, CloseCause, ConnId, Driver, DriverConfig, Event, Io, IoStats, Next, Shard, ShardId, WakeHandle,
+    Waker,
 };
 pub use buffers::{Batch, BatchPool, Frame, FrameBuilder, FramePool};

@@ -1,0 +1,127 @@
+//! Accepting into the ring's table: several single-shot accepts, each with its own address.
+//!
+//! Never more are armed than slots are free, for a full table would drop the client; those wait in the kernel's
+//! queue. Single-shot accepts give the peer's address without a second operation.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+
+use io_uring::types::{DestinationSlot, Fd};
+use io_uring::{cqueue, opcode};
+
+use super::UringIo;
+use super::conn::Slot;
+use super::ring::{Done, Op, Token};
+use crate::api::{ConnId, Event};
+
+/// Accepts armed at once at most.
+const ACCEPTS_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Accepts {
+    listener: Option<TcpListener>,
+    places: Box<[Place]>,
+    /// Places that are not armed.
+    idle: Vec<u32>,
+    is_on: bool,
+}
+
+/// Where the kernel writes an address.
+struct Place {
+    address: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl Accepts {
+    pub(super) fn new(listener: Option<TcpListener>) -> Self {
+        let count = if listener.is_some() { ACCEPTS_MAX } else { 0 };
+        // SAFETY: a socket address of zeros is one of no family.
+        let place = || Place { address: unsafe { std::mem::zeroed() }, length: 0 };
+        Self {
+            is_on: listener.is_some(),
+            listener,
+            places: (0..count).map(|_| place()).collect(),
+            idle: (0..count as u32).collect(),
+        }
+    }
+
+    pub(super) fn armed(&self) -> usize {
+        self.places.len() - self.idle.len()
+    }
+}
+
+impl UringIo {
+    /// Arms as many accepts as there are free slots.
+    pub(super) fn arm_accepts(&mut self) {
+        if !self.accepts.is_on {
+            return;
+        }
+        let Some(listener) = self.accepts.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        while self.live + self.accepts.armed() < self.slots.len() {
+            let Some(index) = self.accepts.idle.pop() else { return };
+            let place = &mut self.accepts.places[index as usize];
+            place.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            let address = std::ptr::from_mut(&mut place.address).cast();
+            let entry = opcode::Accept::new(Fd(listener), address, &raw mut place.length)
+                .file_index(Some(DestinationSlot::auto_target()))
+                .build();
+            // SAFETY: the places are boxed, this one is used by no other accept, and they outlive all accepts.
+            unsafe { self.ring.push(entry, Token::new(Op::Accept, 0, index)) };
+        }
+    }
+
+    pub(super) fn set_accepting(&mut self, on: bool) {
+        if self.accepts.is_on && !on {
+            for index in (0..self.accepts.places.len() as u32).filter(|it| !self.accepts.idle.contains(it)) {
+                self.ring.cancel(Token::new(Op::Accept, 0, index));
+            }
+        }
+        self.accepts.is_on = on && self.accepts.listener.is_some();
+    }
+
+    pub(super) fn accepted(&mut self, done: Done) {
+        debug_assert!(!cqueue::more(done.flags), "single-shot");
+        let place = done.token.index();
+        self.accepts.idle.push(place);
+        if done.result < 0 {
+            // The client gave up, or the kernel is short of something: the next tick arms it again.
+            return;
+        }
+        let index = done.result as u32;
+        let peer = address(&self.accepts.places[place as usize].address);
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(!slot.is_live, "the kernel reuses a slot only after its close");
+        let generation = slot.generation;
+        *slot = Slot { generation, is_live: true, ..Slot::default() };
+        self.live += 1;
+        self.stats.accepted += 1;
+        self.events.push_back(Event::Accepted { conn: ConnId { index, generation }, peer });
+        self.arm_recv(index);
+    }
+}
+
+fn address(storage: &libc::sockaddr_storage) -> SocketAddr {
+    let start = std::ptr::from_ref(storage);
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says what the storage holds, and it is large enough for every family.
+            let it = unsafe { &*start.cast::<libc::sockaddr_in>() };
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::from(u32::from_be(it.sin_addr.s_addr))), u16::from_be(it.sin_port))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let it = unsafe { &*start.cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(it.sin6_addr.s6_addr);
+            // A client of IPv4 on a listener of both is one of IPv4.
+            let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+            SocketAddr::new(ip, u16::from_be(it.sin6_port))
+        }
+        _ => SocketAddr::from(([0, 0, 0, 0], 0)),
+    }
+}
