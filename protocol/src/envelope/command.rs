@@ -68,8 +68,8 @@ pub enum Command<'a> {
     Pong,
     /// `batch`: the span of each message, to be parsed and applied one by one, in order.
     Batch {
-        /// A validated JSON array of at most 256 objects.
-        messages: &'a str,
+        /// Where in the text a validated JSON array of at most 256 values lies.
+        messages: std::ops::Range<usize>,
     },
     /// `query`, `command`: a call to the hub or to an agent.
     Call(Call<'a>),

@@ -509,11 +509,10 @@ impl<'a> Fields<'a> {
     fn batch(&self) -> Result<Command<'a>, Refused> {
         let right = || Refused::field(Key::Messages, "a list of at most 256 messages");
         let value = self.find(Key::Messages).filter(|value| value.kind == Kind::Array).ok_or_else(right)?;
-        let messages = self.raw(value);
-        if items(messages).take(BATCH_MESSAGES_MAX + 1).count() > BATCH_MESSAGES_MAX {
+        if items(self.raw(value)).take(BATCH_MESSAGES_MAX + 1).count() > BATCH_MESSAGES_MAX {
             return Err(right());
         }
-        Ok(Command::Batch { messages })
+        Ok(Command::Batch { messages: value.start..value.end })
     }
 }
 

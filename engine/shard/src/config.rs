@@ -1,0 +1,131 @@
+//! What a shard is told at start. Validated by the server; nothing here is read from a file.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use corecast_protocol::ws::handshake::Policy;
+
+use crate::outbox::OutboxLimits;
+
+/// Everything that one shard needs to know.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// This shard's number, from 0.
+    pub shard: u16,
+    /// How many shards the node has.
+    pub shards: u16,
+    /// Which handshakes are accepted.
+    pub policy: Policy,
+    /// Sizes, counts and times.
+    pub limits: ShardLimits,
+}
+
+/// Bounds of one shard's connections.
+#[derive(Clone, Debug)]
+pub struct ShardLimits {
+    /// Connections of the whole node; more are answered 503.
+    pub connections: usize,
+    /// Bytes of one message.
+    pub message_bytes: usize,
+    /// Fragments of one message.
+    pub message_fragments: u32,
+    /// Depth of nested arrays and objects in a message.
+    pub json_depth: usize,
+    /// What may wait for one connection.
+    pub outbox: OutboxLimits,
+    /// For a complete request, from the accept on.
+    pub handshake_timeout: Duration,
+    /// Between a ping and the one before; zero switches heartbeats off.
+    pub heartbeat_interval: Duration,
+    /// Silence after a ping that counts as a miss.
+    pub pong_timeout: Duration,
+    /// Misses in a row that end the connection.
+    pub missed_pongs: u32,
+    /// Without a message from the client; zero for ever.
+    pub idle_timeout: Duration,
+    /// For the peer's answer to a close frame.
+    pub close_timeout: Duration,
+    /// From the start of a drain to its end, whatever is left.
+    pub drain_timeout: Duration,
+    /// Bytes of all unfinished messages of this shard.
+    pub assembly_bytes: usize,
+}
+
+impl Default for ShardLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            message_bytes: 1 << 20,
+            message_fragments: 1024,
+            json_depth: 64,
+            outbox: OutboxLimits { messages: 1000, bytes: 4 << 20 },
+            handshake_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(5),
+            missed_pongs: 3,
+            idle_timeout: Duration::ZERO,
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(30),
+            assembly_bytes: 256 << 20,
+        }
+    }
+}
+
+/// What the shards of one node share beside their rings: two words that hardly ever change cache lines.
+#[derive(Debug, Default)]
+pub struct Node {
+    clients: AtomicUsize,
+    order: AtomicU8,
+}
+
+/// What the control plane last asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Order {
+    /// Serve.
+    Serve,
+    /// Take no more, deliver what was accepted, close all, stop.
+    Drain,
+    /// Stop at once.
+    Stop,
+}
+
+impl Node {
+    /// A node that serves.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Asks all shards for something; wake them afterwards. An earlier, stronger order stays.
+    pub fn order(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::Release);
+    }
+
+    /// What was asked for.
+    pub fn ordered(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+
+    /// Connections past their handshake, on all shards.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, unless `limit` is reached.
+    pub(crate) fn admit(&self, limit: usize) -> bool {
+        let before = self.clients.fetch_add(1, Ordering::Relaxed);
+        if before >= limit {
+            self.leave();
+        }
+        before < limit
+    }
+
+    /// Counts one less.
+    pub(crate) fn leave(&self) {
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,151 @@
+//! One connection of a shard: which part of its life it is in, and what belongs to it.
+//!
+//! Only data and small transitions; who acts on them is the run loop.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use corecast_driver::{ConnId, Frame};
+use corecast_hub::ConnKey;
+use corecast_protocol::ws::{self, Heartbeat};
+
+use crate::config::ShardLimits;
+use crate::outbox::Outbox;
+
+/// A connection and all that it owns. An idle one owns no heap.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) ip: IpAddr,
+    pub(crate) phase: Phase,
+    /// The codec, from the handshake on; taken out while it reads.
+    pub(crate) codec: Option<ws::Connection>,
+    pub(crate) outbox: Outbox,
+    /// In the list of outboxes to flush.
+    pub(crate) is_dirty: bool,
+    /// In the list of connections with held-back input.
+    pub(crate) is_stalled: bool,
+    /// Reading was stopped with the driver.
+    pub(crate) is_paused: bool,
+    /// The peer sent FIN.
+    pub(crate) is_half_closed: bool,
+    /// Input that could not be acted on yet; almost always empty and without memory.
+    pub(crate) held: Vec<u8>,
+}
+
+/// Where in its life a connection is.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waiting for a complete request.
+    Handshake {
+        /// When the request must be complete.
+        until: Instant,
+    },
+    /// The request is complete; the homes are asked for admission.
+    Admission(Box<Admission>),
+    /// Past the handshake.
+    Open(Client),
+    /// A close frame or a refusal is queued as the last output.
+    Closing(Closing),
+    /// The driver was told to close; only `Closed` is awaited.
+    Gone,
+}
+
+/// A complete handshake that waits for its admission.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// The 101 response.
+    pub(crate) accept: Frame,
+    /// Refusals are told by an upgrade that closes.
+    pub(crate) is_browser: bool,
+    /// Whether heartbeats are `ping` messages.
+    pub(crate) pings_as_messages: bool,
+    /// When to give up.
+    pub(crate) until: Instant,
+}
+
+/// A connection past its handshake.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// `/ws/echo`: no hub, only the codec.
+    pub(crate) is_echo: bool,
+    /// Whether heartbeats are `ping` messages.
+    pub(crate) pings_as_messages: bool,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) last_message: Instant,
+}
+
+/// A connection on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    /// Whether the peer's close frame is awaited; otherwise our FIN follows our last words.
+    pub(crate) awaits_close: bool,
+    /// FIN was sent.
+    pub(crate) is_finished: bool,
+    /// The peer may be let go as soon as all is sent.
+    pub(crate) is_answered: bool,
+    /// When patience ends: then the connection is reset.
+    pub(crate) until: Instant,
+}
+
+impl Conn {
+    pub(crate) fn new(id: ConnId, ip: IpAddr, until: Instant) -> Self {
+        Self {
+            id,
+            ip,
+            phase: Phase::Handshake { until },
+            codec: None,
+            outbox: Outbox::default(),
+            is_dirty: false,
+            is_stalled: false,
+            is_paused: false,
+            is_half_closed: false,
+            held: Vec::new(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> ConnKey {
+        ConnKey { index: self.id.index, generation: self.id.generation }
+    }
+
+    pub(crate) fn client(&mut self) -> Option<&mut Client> {
+        match &mut self.phase {
+            Phase::Open(client) => Some(client),
+            _ => None,
+        }
+    }
+
+    /// When this connection is to be looked at without an event.
+    pub(crate) fn deadline(&self, idle_timeout: Duration) -> Option<Instant> {
+        match &self.phase {
+            Phase::Handshake { until } => Some(*until),
+            Phase::Admission(admission) => Some(admission.until),
+            Phase::Closing(closing) => Some(closing.until),
+            Phase::Gone => None,
+            Phase::Open(client) => {
+                let heartbeat = client.heartbeat.as_ref().and_then(Heartbeat::deadline);
+                let idle = (!idle_timeout.is_zero()).then(|| client.last_message + idle_timeout);
+                heartbeat.into_iter().chain(idle).min()
+            }
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(is_echo: bool, pings_as_messages: bool, limits: &ShardLimits, now: Instant) -> Self {
+        let heartbeat = (!limits.heartbeat_interval.is_zero()).then(|| {
+            Heartbeat::new(limits.heartbeat_interval, limits.pong_timeout, limits.missed_pongs, now)
+        });
+        Self { is_echo, pings_as_messages, heartbeat, last_message: now }
+    }
+}
+
+/// The driver's name for a hub's connection.
+pub(crate) fn id_of(key: ConnKey) -> ConnId {
+    ConnId { index: key.index, generation: key.generation }
+}
+
+/// The hub's name for a driver's connection.
+pub(crate) fn key_of(id: ConnId) -> ConnKey {
+    ConnKey { index: id.index, generation: id.generation }
+}

@@ -1,0 +1,153 @@
+//! What a shard consists of beside its received bytes, and how effects are carried out.
+//!
+//! `Core` is everything that acting on a message may touch. Received bytes and their assembly buffers stay
+//! outside, so that a message can be acted on while it is still borrowed from them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use corecast_driver::{ConnId, Io};
+use corecast_hub::{ConnKey, Delivery, Effect, Effects, Hub, Now};
+use corecast_protocol::envelope::Scanner;
+use corecast_protocol::ws::frame::Opcode;
+
+use crate::config::{Node, ShardConfig};
+use crate::conn::{Conn, Phase, id_of};
+use crate::counters::Counters;
+use crate::drain::Drain;
+use crate::outbox::Pushed;
+use crate::output::Output;
+use crate::rings::Links;
+use crate::slab::Slab;
+use crate::timer::Timers;
+
+/// Everything that acting on a message may touch.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: ShardConfig,
+    pub(crate) node: Arc<Node>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) hub: Hub,
+    pub(crate) links: Links,
+    pub(crate) conns: Slab<Conn>,
+    pub(crate) out: Output,
+    pub(crate) fx: Effects,
+    pub(crate) scanner: Scanner,
+    pub(crate) batch_scanner: Scanner,
+    pub(crate) timers: Timers,
+    /// Connections whose held-back input is to be looked at again.
+    pub(crate) stalled: VecDeque<ConnId>,
+    /// Consumers that overflowed while effects were carried out.
+    overflowed: Vec<ConnId>,
+    pub(crate) drain: Drain,
+    pub(crate) now: Instant,
+    pub(crate) unix_ms: u64,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: ShardConfig,
+        hub: Hub,
+        links: Links,
+        node: Arc<Node>,
+        counters: Arc<Counters>,
+        now: Instant,
+    ) -> Self {
+        let depth = config.limits.json_depth;
+        Self {
+            config,
+            node,
+            counters,
+            hub,
+            links,
+            conns: Slab::new(),
+            out: Output::new(),
+            fx: Effects::default(),
+            scanner: Scanner::new(depth),
+            batch_scanner: Scanner::new(depth),
+            timers: Timers::new(now, Duration::from_millis(10)),
+            stalled: VecDeque::new(),
+            overflowed: Vec::new(),
+            drain: Drain::default(),
+            now,
+            unix_ms: 0,
+        }
+    }
+
+    pub(crate) fn hub_now(&self) -> Now {
+        Now { instant: self.now, unix_ms: self.unix_ms }
+    }
+
+    /// Whether messages may be acted on: all that they may cause finds room.
+    pub(crate) fn has_room(&self) -> bool {
+        self.links.request_room() && self.links.deliver_room()
+    }
+
+    /// Does what the hub wants done, until nothing is left to do.
+    pub(crate) fn carry_out(&mut self, io: &mut impl Io) {
+        while !self.fx.list.is_empty() {
+            let mut fx = std::mem::take(&mut self.fx);
+            for effect in &fx.list {
+                self.carry_out_one(&fx, *effect, io);
+            }
+            fx.clear();
+            // What closing connections caused meanwhile comes next, in the memory that is already there.
+            fx.append(&mut self.fx);
+            self.fx = fx;
+            while let Some(id) = self.overflowed.pop() {
+                self.disconnect_slow(id, io);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, fx: &Effects, effect: Effect, io: &mut impl Io) {
+        match effect {
+            Effect::Deliver { message, recipients, delivery } => {
+                let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
+                self.deliver(fx.span(message), recipients, delivery);
+            }
+            Effect::Reply { conn, message } => {
+                if let Some(conn) = self.conns.find(id_of(conn))
+                    && matches!(conn.phase, Phase::Open(_))
+                {
+                    let frame = self.out.encode(Opcode::Text, fx.span(message));
+                    self.out.reply(conn, frame);
+                }
+            }
+            Effect::Forward { shards, class, record } => self.links.push_all(shards, class, fx.span(record)),
+            Effect::Admitted { conn } => self.admitted(id_of(conn)),
+            Effect::Refused { conn, refusal } => self.not_admitted(id_of(conn), refusal),
+            Effect::Close { conn, code, reason } => {
+                let reason = std::str::from_utf8(fx.span(reason)).unwrap_or("INTERNAL");
+                self.begin_close(id_of(conn), code, reason, io);
+            }
+        }
+    }
+
+    fn deliver(&mut self, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
+        let frame = self.out.encode(Opcode::Text, message);
+        let limits = self.config.limits.outbox;
+        let mut queued = 0;
+        for key in recipients {
+            let Some(conn) = self.conns.find(id_of(*key)) else { continue };
+            if !matches!(conn.phase, Phase::Open(_)) {
+                continue;
+            }
+            match conn.outbox.push(&mut self.out.queues, &frame, delivery, limits) {
+                Pushed::Queued => queued += 1,
+                Pushed::Replaced => self.counters.conflated.add(1),
+                Pushed::Dropped(count) => {
+                    queued += 1;
+                    self.counters.dropped.add(count as u64);
+                }
+                Pushed::Overflow => {
+                    self.overflowed.push(conn.id);
+                    continue;
+                }
+            }
+            self.out.mark(conn);
+        }
+        self.counters.deliveries.add(queued);
+    }
+}

@@ -1,0 +1,92 @@
+//! What one shard counts, for whoever watches: written by the shard alone, read from anywhere.
+//!
+//! Plain relaxed stores: a reader may see one counter a moment before another.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that one thread writes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`; only the owning shard calls this, so no atomic addition is needed.
+    pub fn add(&self, n: u64) {
+        self.set(self.value().wrapping_add(n));
+    }
+
+    /// Sets a level.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident: $kind:literal,)*) => {
+        /// All counters of one shard.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[doc = $doc])* pub $name: Counter,)* }
+
+        impl Counters {
+            /// Every counter: its name, `counter` or `gauge`, what it means, and its value.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> + '_ {
+                [$((stringify!($name), $kind, concat!($($doc),*), self.$name.value()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections open now, in whatever state.
+    connections: "gauge",
+    /// Connections past their handshake.
+    clients: "gauge",
+    /// Connections accepted.
+    accepted: "counter",
+    /// Handshakes refused, by status 4xx or 5xx, or by an immediate close.
+    refused: "counter",
+    /// Connections that ended without a close frame.
+    ended_abnormally: "counter",
+    /// Consumers disconnected because their outbox was full.
+    slow_disconnects: "counter",
+    /// Connections closed for a broken protocol.
+    violations: "counter",
+    /// Connections closed by a time-out: handshake, pong, idle or close.
+    timeouts: "counter",
+    /// Messages received from clients.
+    messages_in: "counter",
+    /// Bytes received from clients.
+    bytes_in: "counter",
+    /// Messages queued for clients, copies counted.
+    deliveries: "counter",
+    /// Bytes handed to the kernel.
+    bytes_out: "counter",
+    /// Batches handed to the kernel: one send each.
+    sends: "counter",
+    /// Messages dropped for slow consumers.
+    dropped: "counter",
+    /// Messages replaced by later ones for slow consumers.
+    conflated: "counter",
+    /// Turns of the loop.
+    ticks: "counter",
+    /// Times the shard went to sleep.
+    parks: "counter",
+    /// Wake-ups sent to other shards.
+    wakes: "counter",
+    /// Records that did not fit a ring at once.
+    spills: "counter",
+    /// Times a connection's input was held back for lack of room.
+    stalls: "counter",
+    /// Frames held by outboxes and batches.
+    frames_in_use: "gauge",
+    /// Bytes in buffers of unfinished messages and handshakes.
+    assembly_bytes: "gauge",
+    /// System calls that entered the kernel's queue (io_uring) or sent, received and waited (epoll).
+    kernel_entries: "counter",
+    /// Times no receive buffer was left.
+    buffer_shortages: "counter",
+}

@@ -1,0 +1,264 @@
+//! From received bytes to the hub: requests, frames, messages.
+//!
+//! Bytes that can't be acted on yet (the rings are full, or the client does not read its own replies) are held
+//! back and the socket is paused, so that TCP carries the pressure to the one who caused it.
+
+use corecast_driver::{ConnId, Io};
+use corecast_protocol::envelope::{self, Rejection, command::Command};
+use corecast_protocol::ws::frame::Opcode;
+use corecast_protocol::ws::{AssemblyPool, Event};
+use corecast_protocol::{CloseCode, ErrorCode};
+
+use crate::conn::Phase;
+use crate::core::Core;
+
+impl Core {
+    /// Bytes arrived: act on them, or keep them for later.
+    pub(crate) fn received(
+        &mut self,
+        io: &mut impl Io,
+        assembly: &mut AssemblyPool,
+        id: ConnId,
+        bytes: &mut [u8],
+    ) {
+        self.counters.bytes_in.add(bytes.len() as u64);
+        let now = self.now;
+        let Some(conn) = self.conns.find(id) else { return };
+        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
+            heartbeat.heard(now);
+        }
+        if conn.is_stalled || conn.is_paused {
+            self.hold(io, id, bytes);
+        } else {
+            self.act(io, assembly, id, bytes);
+        }
+    }
+
+    /// Acts on bytes as the connection's phase says; what can't be acted on is held.
+    fn act(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool, id: ConnId, bytes: &mut [u8]) {
+        let mut at = 0;
+        // A request may be followed by the first frames in the same bytes.
+        while at < bytes.len() {
+            let Some(conn) = self.conns.find(id) else { return };
+            match conn.phase {
+                Phase::Handshake { .. } => match self.request(io, id, &bytes[at..]) {
+                    Some(taken) => at += taken,
+                    None => return,
+                },
+                Phase::Admission(_) => return self.hold(io, id, &bytes[at..]),
+                Phase::Open(_) => return self.frames(io, assembly, id, &mut bytes[at..]),
+                Phase::Closing(_) => return self.last_frames(io, assembly, id, &mut bytes[at..]),
+                Phase::Gone => return,
+            }
+        }
+    }
+
+    /// Keeps bytes for later and stops reading.
+    fn hold(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) {
+        let now = self.now;
+        let Some(conn) = self.conns.find(id) else { return };
+        conn.held.extend_from_slice(bytes);
+        if !conn.is_paused {
+            conn.is_paused = true;
+            io.pause(id);
+            self.counters.stalls.add(1);
+            if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
+                heartbeat.paused(true, now);
+            }
+        }
+        // The end of an admission looks at its connection by itself; every other reason is tried each tick.
+        if !conn.is_stalled && !matches!(conn.phase, Phase::Admission(_)) {
+            conn.is_stalled = true;
+            self.stalled.push_back(id);
+        }
+    }
+
+    /// Tries the connections that were held back, each once; whether any of them got on.
+    pub(crate) fn retry_stalled(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool) -> bool {
+        let mut got_on = false;
+        for _ in 0..self.stalled.len() {
+            let Some(id) = self.stalled.pop_front() else { break };
+            let may_go_on = self.may_read(id);
+            let Some(conn) = self.conns.find(id) else { continue };
+            if !may_go_on {
+                self.stalled.push_back(id);
+                continue;
+            }
+            got_on = true;
+            conn.is_stalled = false;
+            let mut held = std::mem::take(&mut conn.held);
+            self.act(io, assembly, id, &mut held);
+            self.read_on(io, id);
+        }
+        got_on
+    }
+
+    /// Nothing is held back any more: read again, or act on the end that came meanwhile.
+    fn read_on(&mut self, io: &mut impl Io, id: ConnId) {
+        let now = self.now;
+        let Some(conn) = self.conns.find(id) else { return };
+        if conn.is_stalled || !conn.is_paused {
+            return;
+        }
+        conn.is_paused = false;
+        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
+            heartbeat.paused(false, now);
+        }
+        io.resume(id);
+        if conn.is_half_closed {
+            self.half_closed(id, io);
+        }
+    }
+
+    /// Whether the next message of this connection can be acted on: its effects find room everywhere, and the
+    /// client reads what it asked for.
+    fn may_read(&mut self, id: ConnId) -> bool {
+        let limits = self.config.limits.outbox;
+        self.has_room()
+            && self.conns.find(id).is_none_or(|conn| {
+                conn.outbox.bytes() <= limits.bytes / 2
+                    && conn.outbox.messages() <= limits.messages.div_ceil(2)
+            })
+    }
+
+    fn is_open(&mut self, id: ConnId) -> bool {
+        self.conns.find(id).is_some_and(|conn| matches!(conn.phase, Phase::Open(_)))
+    }
+
+    fn frames(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool, id: ConnId, bytes: &mut [u8]) {
+        let Some(mut codec) = self.conns.find(id).and_then(|conn| conn.codec.take()) else { return };
+        let length = bytes.len();
+        let mut reader = codec.receive(bytes, assembly);
+        while self.is_open(id) && reader.consumed() < length && self.may_read(id) {
+            match reader.next() {
+                None => break,
+                Some(Ok(event)) => self.event(io, id, event),
+                Some(Err(violation)) => {
+                    self.violated(id, &violation, io);
+                    self.carry_out(io);
+                }
+            }
+        }
+        let consumed = reader.consumed();
+        drop(reader);
+        let Some(conn) = self.conns.find(id) else {
+            codec.release(assembly);
+            return;
+        };
+        let is_open = matches!(conn.phase, Phase::Open(_));
+        if !is_open {
+            codec.close_sent();
+        }
+        conn.codec = Some(codec);
+        let rest = &mut bytes[consumed..];
+        if is_open && !rest.is_empty() {
+            self.hold(io, id, rest);
+        } else if !is_open {
+            self.last_frames(io, assembly, id, rest);
+        }
+    }
+
+    /// On the way out only the peer's close frame matters.
+    fn last_frames(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool, id: ConnId, bytes: &mut [u8]) {
+        let Some(conn) = self.conns.find(id) else { return };
+        if let (Phase::Closing(closing), Some(codec)) = (&mut conn.phase, &mut conn.codec)
+            && closing.awaits_close
+        {
+            let mut reader = codec.receive(bytes, assembly);
+            while let Some(event) = reader.next() {
+                // A peer that breaks the protocol now will not send a close frame either.
+                closing.is_answered |= matches!(event, Ok(Event::Close(_)) | Err(_));
+            }
+        }
+        self.try_finish(id, io);
+    }
+
+    fn event(&mut self, io: &mut impl Io, id: ConnId, event: Event<'_>) {
+        match event {
+            Event::Text(text) => self.text(io, id, text),
+            Event::Binary(bytes) => self.binary(io, id, bytes),
+            Event::Ping(payload) => {
+                let pong = self.out.encode(Opcode::Pong, payload);
+                if let Some(conn) = self.conns.find(id) {
+                    self.out.reply(conn, pong);
+                }
+            }
+            Event::Pong(_) => {}
+            Event::Close(close) => {
+                self.peer_closed(id, close.map(|(code, _)| code), io);
+                self.carry_out(io);
+            }
+        }
+    }
+
+    /// Notes that the client said something; whether it is on `/ws/echo`.
+    fn spoke(&mut self, id: ConnId) -> Option<bool> {
+        self.counters.messages_in.add(1);
+        let now = self.now;
+        let client = self.conns.find(id)?.client()?;
+        client.last_message = now;
+        Some(client.is_echo)
+    }
+
+    fn echo(&mut self, id: ConnId, opcode: Opcode, payload: &[u8]) {
+        let frame = self.out.encode(opcode, payload);
+        if let Some(conn) = self.conns.find(id) {
+            self.out.reply(conn, frame);
+        }
+    }
+
+    fn binary(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) {
+        match self.spoke(id) {
+            Some(true) => self.echo(id, Opcode::Binary, bytes),
+            Some(false) => {
+                let reason =
+                    "INVALID_MESSAGE: binary frames are MessagePack, which this version does not speak";
+                self.begin_close(id, CloseCode::Unsupported, reason, io);
+                self.carry_out(io);
+            }
+            None => {}
+        }
+    }
+
+    fn text(&mut self, io: &mut impl Io, id: ConnId, text: &str) {
+        match self.spoke(id) {
+            Some(true) => self.echo(id, Opcode::Text, text.as_bytes()),
+            Some(false) => self.message(io, id, text),
+            None => {}
+        }
+    }
+
+    fn message(&mut self, io: &mut impl Io, id: ConnId, text: &str) {
+        let key = crate::conn::key_of(id);
+        let now = self.hub_now();
+        match envelope::parse(text, &mut self.scanner) {
+            Ok(request) => match request.command {
+                Command::Batch { messages } => return self.batch(io, id, &text[messages]),
+                _ => self.hub.apply(now, key, &request, &mut self.fx),
+            },
+            Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
+        }
+        self.carry_out(io);
+    }
+
+    /// Each message of a batch as if it came alone, in order. Batches hold no batches.
+    fn batch(&mut self, io: &mut impl Io, id: ConnId, messages: &str) {
+        let key = crate::conn::key_of(id);
+        let now = self.hub_now();
+        for text in envelope::batch_messages(messages) {
+            if !self.is_open(id) {
+                return;
+            }
+            match envelope::parse(text, &mut self.batch_scanner) {
+                Ok(request) if matches!(request.command, Command::Batch { .. }) => {
+                    let message = "a batch holds no batches".into();
+                    let rejection = Rejection { id: None, code: ErrorCode::InvalidMessage, message };
+                    self.hub.reject(key, &rejection, &mut self.fx);
+                }
+                Ok(request) => self.hub.apply(now, key, &request, &mut self.fx),
+                Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
+            }
+            self.carry_out(io);
+        }
+    }
+}

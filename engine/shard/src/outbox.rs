@@ -1,0 +1,390 @@
+//! What waits for one connection, and what becomes of it when there is too much.
+//!
+//! Entries here are not in flight yet: policies may still drop or replace them. The outbox knows frames and
+//! priorities; it knows no sockets and no channels' meaning.
+
+use std::collections::VecDeque;
+
+use corecast_driver::{Batch, BatchPool, Frame};
+use corecast_hub::{Delivery, SlowPolicy};
+use corecast_protocol::envelope::command::Priority;
+
+/// Bounds of one outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutboxLimits {
+    /// Messages that wait at most; replies are counted but never refused.
+    pub messages: usize,
+    /// Bytes that wait at most, likewise.
+    pub bytes: usize,
+}
+
+/// What happened to a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pushed {
+    /// It waits behind the others.
+    Queued,
+    /// It waits, in the place of an older one of the same kind.
+    Replaced,
+    /// There was no room: this many messages were dropped, the new one among them where nothing else could go.
+    Dropped(usize),
+    /// There was no room and nothing may be dropped: the consumer is to be disconnected.
+    Overflow,
+}
+
+/// One waiting message. `delivery` is `None` for what no policy touches: replies and control frames.
+#[derive(Debug)]
+struct Entry {
+    frame: Frame,
+    delivery: Option<Delivery>,
+    priority: Priority,
+}
+
+impl Entry {
+    fn is_droppable(&self) -> bool {
+        self.delivery.is_some_and(|delivery| delivery.policy != SlowPolicy::Disconnect)
+    }
+}
+
+/// The memory of a queue; pooled, so that an idle connection owns none.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+/// Queues without an owner, kept for the next connection that gets messages.
+#[derive(Debug)]
+#[expect(clippy::vec_box, reason = "the boxes themselves are reused; they move between connections")]
+pub(crate) struct QueuePool {
+    free: Vec<Box<Queue>>,
+    free_max: usize,
+}
+
+/// A queue with room for more entries than this is freed after use instead of kept.
+const KEPT_ENTRIES_MAX: usize = 256;
+
+impl QueuePool {
+    /// A pool that keeps up to `free_max` empty queues of at most 256 entries (8 KiB) each.
+    pub(crate) fn new(free_max: usize) -> Self {
+        Self { free: Vec::with_capacity(free_max), free_max }
+    }
+
+    fn take(&mut self) -> Box<Queue> {
+        self.free.pop().unwrap_or_default()
+    }
+
+    fn put(&mut self, queue: Box<Queue>) {
+        debug_assert!(queue.entries.is_empty() && queue.bytes == 0, "only empty queues are pooled");
+        if self.free.len() < self.free_max && queue.entries.capacity() <= KEPT_ENTRIES_MAX {
+            self.free.push(queue);
+        }
+    }
+}
+
+/// What waits for one connection: 16 bytes when nothing does.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queue: Option<Box<Queue>>,
+    in_flight: bool,
+}
+
+impl Outbox {
+    /// Queues what no policy may drop: a reply, a control frame, a handshake answer.
+    pub(crate) fn push_reply(&mut self, pool: &mut QueuePool, frame: Frame) {
+        let queue = self.queue.get_or_insert_with(|| pool.take());
+        // A reply keeps its place behind everything that was queued before it: `subscribed` announces what follows.
+        let priority = queue.entries.back().map_or(Priority::Normal, |last| last.priority);
+        queue.push_back(Entry { frame, delivery: None, priority });
+    }
+
+    /// Queues a message, by its priority and under its policy.
+    pub(crate) fn push(
+        &mut self,
+        pool: &mut QueuePool,
+        frame: &Frame,
+        delivery: Delivery,
+        limits: OutboxLimits,
+    ) -> Pushed {
+        let queue = self.queue.get_or_insert_with(|| pool.take());
+        // Behind an empty queue a consumer that keeps up never reaches the policies.
+        if self.in_flight && delivery.policy == SlowPolicy::Conflate && queue.replace(frame, delivery) {
+            return Pushed::Replaced;
+        }
+        let mut dropped = 0;
+        while !queue.has_room(frame.len(), limits) {
+            if delivery.policy == SlowPolicy::Disconnect {
+                return Pushed::Overflow;
+            }
+            dropped += 1;
+            if !queue.drop_oldest() {
+                return Pushed::Dropped(dropped);
+            }
+        }
+        queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority: delivery.priority });
+        if dropped == 0 { Pushed::Queued } else { Pushed::Dropped(dropped) }
+    }
+
+    /// The next batch, unless one is in flight or nothing waits. What is returned counts as in flight until
+    /// [`Outbox::sent`].
+    pub(crate) fn next_batch(&mut self, pool: &mut QueuePool, batches: &mut BatchPool) -> Option<Batch> {
+        if self.in_flight {
+            return None;
+        }
+        let queue = self.queue.as_mut()?;
+        let batch = batches.fill(|room| queue.pop_within(room));
+        if queue.entries.is_empty()
+            && let Some(queue) = self.queue.take()
+        {
+            pool.put(queue);
+        }
+        self.in_flight = batch.is_some();
+        batch
+    }
+
+    /// The batch in flight was handed back.
+    pub(crate) fn sent(&mut self) {
+        self.in_flight = false;
+    }
+
+    /// Forgets all that waits; returns how many messages.
+    pub(crate) fn clear(&mut self, pool: &mut QueuePool) -> usize {
+        let Some(mut queue) = self.queue.take() else { return 0 };
+        let count = queue.entries.len();
+        queue.entries.clear();
+        queue.bytes = 0;
+        pool.put(queue);
+        count
+    }
+
+    /// Whether nothing waits and nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.in_flight && self.queue.is_none()
+    }
+
+    /// Whether something waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.bytes)
+    }
+
+    /// Messages that wait.
+    pub(crate) fn messages(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.entries.len())
+    }
+}
+
+impl Queue {
+    fn push_back(&mut self, entry: Entry) {
+        self.bytes += entry.frame.len();
+        self.entries.push_back(entry);
+    }
+
+    /// Behind everything of the same or a higher priority. What the same channel has queued is lifted along, so
+    /// that its order holds.
+    fn insert(&mut self, entry: Entry) {
+        let is_highest_last = self.entries.back().is_none_or(|last| last.priority >= entry.priority);
+        if is_highest_last {
+            self.push_back(entry);
+            return;
+        }
+        let channel = entry.delivery.map(|delivery| delivery.channel);
+        for queued in &mut self.entries {
+            let is_same = queued.delivery.map(|delivery| delivery.channel) == channel;
+            // Replies are lifted too: an answer must not fall behind the messages that it announces.
+            if is_same || queued.delivery.is_none() {
+                queued.priority = queued.priority.max(entry.priority);
+            }
+        }
+        self.push_back(entry);
+        self.entries.make_contiguous().sort_by_key(|entry| std::cmp::Reverse(entry.priority));
+    }
+
+    fn replace(&mut self, frame: &Frame, delivery: Delivery) -> bool {
+        let same = |entry: &&mut Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
+        let Some(entry) = self.entries.iter_mut().rev().find(same) else { return false };
+        self.bytes = self.bytes - entry.frame.len() + frame.len();
+        entry.frame = frame.clone();
+        true
+    }
+
+    fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
+        self.entries.len() < limits.messages && self.bytes + bytes <= limits.bytes
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some(index) = self.entries.iter().position(Entry::is_droppable) else { return false };
+        if let Some(entry) = self.entries.remove(index) {
+            self.bytes -= entry.frame.len();
+        }
+        true
+    }
+
+    fn pop_within(&mut self, room: usize) -> Option<Frame> {
+        if self.entries.front()?.frame.len() > room {
+            return None;
+        }
+        let entry = self.entries.pop_front()?;
+        self.bytes -= entry.frame.len();
+        Some(entry.frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corecast_driver::FramePool;
+
+    const LIMITS: OutboxLimits = OutboxLimits { messages: 4, bytes: 64 };
+
+    struct Fixture {
+        frames: FramePool,
+        queues: QueuePool,
+        batches: BatchPool,
+        outbox: Outbox,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self {
+                frames: FramePool::new(8),
+                queues: QueuePool::new(2),
+                batches: BatchPool::new(2),
+                outbox: Outbox::default(),
+            }
+        }
+
+        fn frame(&self, text: &str) -> Frame {
+            let mut builder = self.frames.build();
+            builder.bytes().extend_from_slice(text.as_bytes());
+            builder.finish(0)
+        }
+
+        fn push(&mut self, text: &str, delivery: Delivery) -> Pushed {
+            let frame = self.frame(text);
+            self.outbox.push(&mut self.queues, &frame, delivery, LIMITS)
+        }
+
+        fn reply(&mut self, text: &str) {
+            let frame = self.frame(text);
+            self.outbox.push_reply(&mut self.queues, frame);
+        }
+
+        /// A batch that stays in flight: from here on the consumer is behind.
+        fn block(&mut self) {
+            self.reply("!");
+            assert!(self.outbox.next_batch(&mut self.queues, &mut self.batches).is_some());
+        }
+
+        fn drain(&mut self) -> String {
+            self.outbox.sent();
+            let mut all = String::new();
+            while let Some(batch) = self.outbox.next_batch(&mut self.queues, &mut self.batches) {
+                for index in 0..batch.pieces() {
+                    all += std::str::from_utf8(batch.slice(index)).expect("tests send text");
+                }
+                self.batches.recycle(batch);
+                self.outbox.sent();
+            }
+            all
+        }
+    }
+
+    fn on(channel: u32, policy: SlowPolicy, priority: Priority) -> Delivery {
+        Delivery { priority, policy, channel, conflate: u64::from(channel) }
+    }
+
+    #[test]
+    fn one_batch_carries_all_that_waits_in_order() {
+        let mut it = Fixture::new();
+        it.reply("s");
+        for text in ["a", "b"] {
+            assert_eq!(it.push(text, on(1, SlowPolicy::Disconnect, Priority::Normal)), Pushed::Queued);
+        }
+        assert_eq!((it.outbox.messages(), it.outbox.bytes()), (3, 3));
+        assert_eq!(it.drain(), "sab");
+        assert!(it.outbox.is_idle());
+        assert_eq!(it.frames.in_use(), 0);
+    }
+
+    #[test]
+    fn a_full_outbox_of_a_promised_channel_overflows() {
+        let mut it = Fixture::new();
+        it.block();
+        let delivery = on(1, SlowPolicy::Disconnect, Priority::Normal);
+        for _ in 0..4 {
+            assert_eq!(it.push("a", delivery), Pushed::Queued);
+        }
+        assert_eq!(it.push("b", delivery), Pushed::Overflow);
+    }
+
+    #[test]
+    fn drop_oldest_spares_replies_and_promised_messages() {
+        let mut it = Fixture::new();
+        it.block();
+        it.reply("r");
+        it.push("p", on(1, SlowPolicy::Disconnect, Priority::Normal));
+        for text in ["a", "b"] {
+            assert_eq!(it.push(text, on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Queued);
+        }
+        assert_eq!(it.push("c", on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Dropped(1));
+        assert_eq!(it.drain(), "rpbc");
+    }
+
+    #[test]
+    fn where_nothing_may_go_the_new_droppable_message_does() {
+        let mut it = Fixture::new();
+        it.block();
+        for _ in 0..4 {
+            it.reply("r");
+        }
+        assert_eq!(it.push("a", on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Dropped(1));
+        assert_eq!(it.drain(), "rrrr");
+    }
+
+    #[test]
+    fn bytes_are_a_bound_of_their_own() {
+        let mut it = Fixture::new();
+        it.block();
+        let delivery = on(2, SlowPolicy::DropOldest, Priority::Normal);
+        it.push(&"x".repeat(60), delivery);
+        assert_eq!(it.push("12345", delivery), Pushed::Dropped(1));
+        assert_eq!(it.push(&"y".repeat(65), delivery), Pushed::Dropped(2));
+        assert_eq!(it.outbox.bytes(), 0);
+    }
+
+    #[test]
+    fn conflation_keeps_the_latest_in_the_place_of_the_first() {
+        let mut it = Fixture::new();
+        it.block();
+        let (one, two) =
+            (on(1, SlowPolicy::Conflate, Priority::Normal), on(2, SlowPolicy::Conflate, Priority::Normal));
+        it.push("a1", one);
+        it.push("b1", two);
+        assert_eq!(it.push("a2", one), Pushed::Replaced);
+        assert_eq!(it.drain(), "a2b1");
+    }
+
+    #[test]
+    fn a_consumer_that_keeps_up_is_not_conflated() {
+        let mut it = Fixture::new();
+        let one = on(1, SlowPolicy::Conflate, Priority::Normal);
+        it.push("a", one);
+        assert_eq!(it.push("b", one), Pushed::Queued);
+        assert_eq!(it.drain(), "ab");
+    }
+
+    #[test]
+    fn a_higher_message_passes_other_channels_and_lifts_its_own() {
+        let mut it = Fixture::new();
+        let low = |channel| on(channel, SlowPolicy::Disconnect, Priority::Normal);
+        it.push("a1", low(1));
+        it.push("b1", low(2));
+        it.push("a2", low(1));
+        it.push("b2!", on(2, SlowPolicy::Disconnect, Priority::High));
+        assert_eq!(it.drain(), "b1b2!a1a2");
+    }
+}

@@ -1,0 +1,283 @@
+//! The tick: take what happened, act, tell other shards, flush, sleep.
+//!
+//! What goes to other shards and their wake-ups are queued before the sends: behind a thousand of them a wake-up
+//! would arrive milliseconds late.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use corecast_driver::{Close, ConnId, Event, Io, Next, Shard, ShardId};
+use corecast_hub::{Class, Hub};
+use corecast_protocol::CloseCode;
+use corecast_protocol::envelope::event;
+use corecast_protocol::ws::AssemblyPool;
+use corecast_protocol::ws::frame::Opcode;
+
+use crate::config::{Node, Order, ShardConfig};
+use crate::conn::{Conn, Phase};
+use crate::core::Core;
+use crate::counters::Counters;
+use crate::drain::{MARKER, Stage};
+use crate::rings::{Inbox, Links};
+
+/// Records of one class acted on per tick: sockets must not wait for ever for other shards.
+const RECORDS_PER_TICK: usize = 4096;
+
+/// Things told to homes per tick.
+const SETTLE_PER_TICK: usize = 256;
+
+/// Buffers of unfinished messages: 64 KiB each, this many kept.
+const ASSEMBLY_BUFFER_BYTES: usize = 64 << 10;
+const ASSEMBLY_BUFFERS_KEPT: usize = 64;
+
+/// One shard: its connections, its part of the hub, its ends of the rings. `L` is what the driver lends bytes as.
+#[derive(Debug)]
+pub struct ShardLoop<L> {
+    core: Core,
+    assembly: AssemblyPool,
+    events: VecDeque<Event<L>>,
+    delivers: Inbox,
+    requests: Inbox,
+    expired: Vec<u32>,
+}
+
+impl<L> ShardLoop<L> {
+    /// A shard without connections.
+    pub fn new(
+        config: ShardConfig,
+        hub: Hub,
+        links: Links,
+        node: Arc<Node>,
+        counters: Arc<Counters>,
+        now: std::time::Instant,
+    ) -> Self {
+        let assembly_bytes = config.limits.assembly_bytes;
+        Self {
+            core: Core::new(config, hub, links, node, counters, now),
+            assembly: AssemblyPool::new(ASSEMBLY_BUFFER_BYTES, ASSEMBLY_BUFFERS_KEPT, assembly_bytes),
+            events: VecDeque::with_capacity(1024),
+            delivers: Inbox::default(),
+            requests: Inbox::default(),
+            expired: Vec::new(),
+        }
+    }
+
+    /// Whether nothing is left of any connection: for tests that close everything.
+    pub fn is_empty(&self) -> bool {
+        self.core.conns.is_empty()
+            && self.core.hub.is_empty()
+            && self.core.out.frames.in_use() == 0
+            && self.assembly.bytes_in_use() == 0
+    }
+}
+
+impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
+    fn tick(&mut self, io: &mut I) -> Next {
+        self.core.now = io.now();
+        self.core.unix_ms = io.unix_ms();
+        self.core.links.unpark();
+        while let Some(shard) = io.wake_failure() {
+            self.core.links.wake_failed(shard.0);
+        }
+        let order = self.core.node.ordered();
+        if order == Order::Stop {
+            return Next::Stop;
+        }
+        self.take_events(io);
+        let has_more_records = self.take_records(io);
+        let got_on = self.core.retry_stalled(io, &mut self.assembly);
+        self.expire(io);
+        let has_more_to_settle = self.settle(io);
+        if order == Order::Drain && self.drain(io) {
+            return Next::Stop;
+        }
+        for shard in self.core.links.publish().iter() {
+            io.wake(ShardId(shard));
+        }
+        let has_more_to_send = {
+            let core = &mut self.core;
+            core.out.flush(&mut core.conns, io, &core.counters)
+        };
+        self.count(io);
+        if has_more_records || got_on || has_more_to_settle || has_more_to_send || !self.core.links.park() {
+            return Next::Again;
+        }
+        self.core.timers.next().map_or(Next::Park, Next::Until)
+    }
+}
+
+impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
+    fn take_events<I: Io<Lease = L>>(&mut self, io: &mut I) {
+        let mut events = std::mem::take(&mut self.events);
+        io.take(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Accepted { conn, peer } => self.accepted(conn, peer.ip()),
+                Event::Data { conn, mut bytes } => {
+                    self.core.received(io, &mut self.assembly, conn, &mut bytes);
+                }
+                Event::Sent { conn, batch, result } => self.sent(io, conn, batch, result),
+                Event::Eof { conn } => self.core.half_closed(conn, io),
+                Event::Paused { .. } => {}
+                Event::Closed { conn, .. } => self.core.closed(conn, &mut self.assembly, io),
+            }
+        }
+        self.events = events;
+    }
+
+    fn accepted(&mut self, id: ConnId, ip: std::net::IpAddr) {
+        self.core.counters.accepted.add(1);
+        let until = self.core.now + self.core.config.limits.handshake_timeout;
+        self.core.conns.insert(id, Conn::new(id, ip, until));
+        self.core.set_timer(id);
+    }
+
+    fn sent(&mut self, io: &mut impl Io, id: ConnId, batch: corecast_driver::Batch, result: Result<(), i32>) {
+        self.core.out.recycle(batch);
+        let Some(conn) = self.core.conns.find(id) else { return };
+        conn.outbox.sent();
+        if result.is_err() {
+            if !matches!(conn.phase, Phase::Gone) {
+                self.core.abandon(id, Close::Reset, io);
+            }
+        } else if conn.outbox.is_waiting() {
+            self.core.out.mark(conn);
+        } else {
+            self.core.try_finish(id, io);
+        }
+    }
+
+    /// Acts on records of other shards; whether more are there that could be acted on.
+    fn take_records(&mut self, io: &mut impl Io) -> bool {
+        let mut left = RECORDS_PER_TICK;
+        while left > 0 {
+            let Some((from, record)) = self.delivers.next() else {
+                if self.core.links.refill(Class::Deliver, &mut self.delivers) {
+                    continue;
+                }
+                break;
+            };
+            self.core.record(io, from, Class::Deliver, record);
+            left -= 1;
+        }
+        let delivers_left = left == 0;
+        left = RECORDS_PER_TICK;
+        // A request may cause deliveries to every shard: it is taken only when all of them have room.
+        while left > 0 && self.core.links.deliver_room() {
+            let Some((from, record)) = self.requests.next() else {
+                if self.core.links.refill(Class::Request, &mut self.requests) {
+                    continue;
+                }
+                break;
+            };
+            self.core.record(io, from, Class::Request, record);
+            left -= 1;
+        }
+        delivers_left || left == 0
+    }
+
+    fn expire(&mut self, io: &mut impl Io) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.core.timers.expire(self.core.now, &mut expired);
+        for index in expired.drain(..) {
+            self.core.expired(index, io);
+        }
+        self.expired = expired;
+    }
+
+    /// Tells homes what changed; whether more is to be told at once.
+    fn settle(&mut self, io: &mut impl Io) -> bool {
+        if !self.core.has_room() {
+            return false;
+        }
+        let now = self.core.hub_now();
+        let has_more = self.core.hub.settle(now, SETTLE_PER_TICK, &mut self.core.fx);
+        self.core.carry_out(io);
+        has_more
+    }
+
+    /// Goes on with the end of this shard; whether it is reached.
+    fn drain(&mut self, io: &mut impl Io) -> bool {
+        let core = &mut self.core;
+        let others = core.links.others();
+        loop {
+            match core.drain.stage {
+                Stage::Serving => {
+                    core.drain.begin(core.now + core.config.limits.drain_timeout);
+                    core.quiet(io);
+                }
+                Stage::Quieting if core.is_quiet() => {
+                    core.links.push_others(Class::Request, MARKER);
+                    core.drain.stage = Stage::AwaitingRequests;
+                }
+                Stage::AwaitingRequests if core.drain.requests_are_over(others) => {
+                    core.links.push_others(Class::Deliver, MARKER);
+                    core.drain.stage = Stage::AwaitingDeliveries;
+                }
+                Stage::AwaitingDeliveries if core.drain.deliveries_are_over(others) => {
+                    core.close_all(io);
+                    core.drain.stage = Stage::Closing;
+                }
+                Stage::Closing if core.conns.is_empty() => return true,
+                _ => return core.drain.is_overdue(core.now),
+            }
+        }
+    }
+
+    fn count(&mut self, io: &impl Io) {
+        let counters = &self.core.counters;
+        let (stats, rings) = (io.stats(), self.core.links.counters());
+        counters.ticks.add(1);
+        counters.connections.set(self.core.conns.len() as u64);
+        counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
+        counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);
+        counters.kernel_entries.set(stats.enters);
+        counters.buffer_shortages.set(stats.buffer_shortages);
+        counters.parks.set(rings.parks);
+        counters.wakes.set(rings.wakes);
+        counters.spills.set(rings.spills);
+    }
+}
+
+impl Core {
+    fn record(&mut self, io: &mut impl Io, from: u16, class: Class, record: &[u8]) {
+        if record == MARKER {
+            return self.drain.marker(from, class);
+        }
+        let now = self.hub_now();
+        self.hub.remote(now, from, class, record, &mut self.fx);
+        self.carry_out(io);
+    }
+
+    /// Stops reading from all clients: what they sent before is still acted on.
+    fn quiet(&mut self, io: &mut impl Io) {
+        for index in self.conns.indices().collect::<Vec<_>>() {
+            let Some(conn) = self.conns.at(index) else { continue };
+            if matches!(conn.phase, Phase::Open(_)) && !conn.is_paused {
+                conn.is_paused = true;
+                io.pause(conn.id);
+            }
+        }
+    }
+
+    /// Whether no client can cause another request.
+    fn is_quiet(&self) -> bool {
+        self.stalled.is_empty()
+    }
+
+    fn close_all(&mut self, io: &mut impl Io) {
+        for index in self.conns.indices().collect::<Vec<_>>() {
+            let Some(conn) = self.conns.at(index) else { continue };
+            let id = conn.id;
+            let Some(client) = conn.client() else { continue };
+            if !client.is_echo {
+                let mut message = Vec::new();
+                event::reconnect(&mut message, "this node is going away", 1000);
+                let frame = self.out.encode(Opcode::Text, &message);
+                self.out.reply(conn, frame);
+            }
+            self.begin_close(id, CloseCode::GoingAway, "DRAINING: this node is going away", io);
+        }
+        self.carry_out(io);
+    }
+}
