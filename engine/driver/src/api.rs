@@ -3,6 +3,7 @@
 //! It says who may call what and which events must follow; it knows no kernel interface.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::DerefMut;
@@ -58,7 +59,7 @@ impl WakeHandle {
 
 /// Wakes a shard from a thread that is no shard (the control plane): an eventfd that the driver watches.
 #[derive(Clone, Debug)]
-pub struct Waker(pub Arc<OwnedFd>);
+pub struct Waker(pub Arc<File>);
 
 /// A kernel interface, or a simulator, that runs one shard.
 pub trait Driver: Sized {
@@ -226,4 +227,12 @@ pub trait Io {
 
     /// What happened so far.
     fn stats(&self) -> IoStats;
+}
+
+impl Waker {
+    /// Wakes the shard; it may be awake already.
+    pub fn wake(&self) {
+        // An eventfd refuses only when its count is full, and then the shard is about to wake anyway.
+        let _written = io::Write::write(&mut &*self.0, &1u64.to_ne_bytes());
+    }
 }

@@ -5,6 +5,10 @@
 
 mod api;
 pub mod buffers;
+pub mod epoll;
+pub mod limits;
+pub mod listener;
+pub mod uring;
 
 pub use api::{
     Close, CloseCause, ConnId, Driver, DriverConfig, Event, Io, IoStats, Next, Shard, ShardId, WakeHandle,

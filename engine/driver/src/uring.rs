@@ -71,7 +71,7 @@ impl Uring {
     pub fn new(config: DriverConfig) -> io::Result<Self> {
         let ring = Ring::new(config.queue_entries, config.connections_max)?;
         let buffers = RecvBuffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
-        let waker = Waker(Arc::new(eventfd()?));
+        let waker = Waker(Arc::new(eventfd()?.into()));
         let slots = (0..config.connections_max).map(|_| Slot::default()).collect();
         let io = UringIo {
             shard: config.shard,

@@ -1,2 +1,67 @@
-//! Skeleton.
-fn main() {}
+//! The binary `corecast`: command line, configuration, threads and control plane around the shards.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod control;
+mod logging;
+mod node;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use config::{Settings, Sources};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.version {
+        print!("{}", version::text());
+        return ExitCode::SUCCESS;
+    }
+    match cli.command {
+        None => serve(&cli::ServeArgs::default()),
+        Some(Command::Serve(args)) => serve(&args),
+        Some(Command::CheckConfig(args)) => match load(&args) {
+            Ok(settings) => {
+                println!(
+                    "the configuration is valid: mode {}, listening on {}",
+                    settings.mode_name(),
+                    settings.listen
+                );
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
+    }
+}
+
+fn serve(args: &cli::ServeArgs) -> ExitCode {
+    let settings = match load(args) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    logging::start(&settings);
+    match node::run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// The validated settings; or all that is wrong with them, on standard error, and exit code 2.
+fn load(args: &cli::ServeArgs) -> Result<Settings, ExitCode> {
+    let sources =
+        Sources { file: args.config.clone(), environment: std::env::vars().collect(), flags: args.values() };
+    Settings::load(&sources).map_err(|problems| {
+        for problem in &problems {
+            eprintln!("corecast: {problem}");
+        }
+        ExitCode::from(2)
+    })
+}

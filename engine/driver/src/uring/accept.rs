@@ -10,7 +10,6 @@ use io_uring::types::{DestinationSlot, Fd};
 use io_uring::{cqueue, opcode};
 
 use super::UringIo;
-use super::conn::Slot;
 use super::ring::{Done, Op, Token};
 use crate::api::{ConnId, Event};
 
@@ -98,7 +97,7 @@ impl UringIo {
         let slot = &mut self.slots[index as usize];
         debug_assert!(!slot.is_live, "the kernel reuses a slot only after its close");
         let generation = slot.generation;
-        *slot = Slot { generation, is_live: true, ..Slot::default() };
+        slot.open();
         self.live += 1;
         self.stats.accepted += 1;
         self.events.push_back(Event::Accepted { conn: ConnId { index, generation }, peer });
@@ -112,7 +111,10 @@ fn address(storage: &libc::sockaddr_storage) -> SocketAddr {
         libc::AF_INET => {
             // SAFETY: the family says what the storage holds, and it is large enough for every family.
             let it = unsafe { &*start.cast::<libc::sockaddr_in>() };
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::from(u32::from_be(it.sin_addr.s_addr))), u16::from_be(it.sin_port))
+            SocketAddr::new(
+                IpAddr::V4(Ipv4Addr::from(u32::from_be(it.sin_addr.s_addr))),
+                u16::from_be(it.sin_port),
+            )
         }
         libc::AF_INET6 => {
             // SAFETY: as above.

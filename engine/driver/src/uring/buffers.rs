@@ -51,7 +51,14 @@ impl RecvBuffers {
         }
         // SAFETY: the memory is page-aligned, zeroed, large enough for `count` entries, and freed only after the
         // ring's operations have ended (the driver drops the ring first or leaks both).
-        unsafe { ring.inner().submitter().register_buf_ring(buffers.entries.as_ptr() as u64, count, GROUP)? };
+        unsafe {
+            ring.inner().submitter().register_buf_ring_with_flags(
+                buffers.entries.as_ptr() as u64,
+                count,
+                GROUP,
+                0,
+            )?
+        };
         Ok(buffers)
     }
 

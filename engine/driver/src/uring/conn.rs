@@ -36,6 +36,13 @@ pub(super) struct Slot {
     gather: Option<Box<Gather>>,
 }
 
+impl Slot {
+    /// The slot has a connection from here on.
+    pub(super) fn open(&mut self) {
+        *self = Self { generation: self.generation, is_live: true, ..Self::default() };
+    }
+}
+
 /// What `sendmsg` points to while it is in flight.
 pub(super) struct Gather {
     pieces: [libc::iovec; BATCH_PIECES_MAX],
@@ -84,7 +91,8 @@ impl UringIo {
     }
 
     pub(super) fn received(&mut self, done: Done) {
-        let lease = cqueue::buffer_select(done.flags).map(|id| self.buffers.lend(id, done.result.max(0) as usize));
+        let lease =
+            cqueue::buffer_select(done.flags).map(|id| self.buffers.lend(id, done.result.max(0) as usize));
         let has_more = cqueue::more(done.flags);
         let Some((conn, slot)) = self.of(done.token) else { return };
         if !has_more {
@@ -102,11 +110,11 @@ impl UringIo {
                 }
             }
             (error, _) if error == -libc::ENOBUFS => {
-                self.stats.buffer_shortages += 1;
                 if !is_closing && !wants_pause && !has_more {
                     slot.is_starved = true;
                     self.starved.push(conn.index);
                 }
+                self.stats.buffer_shortages += 1;
             }
             (error, _) if error == -libc::ECANCELED || error == -libc::EINTR => {}
             (error, _) => {
@@ -334,7 +342,8 @@ impl Gather {
             }
             let rest = &piece[skip..];
             skip = 0;
-            self.pieces[count] = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
+            self.pieces[count] =
+                libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
             count += 1;
         }
         self.header.msg_iov = self.pieces.as_mut_ptr();

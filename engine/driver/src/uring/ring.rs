@@ -156,7 +156,12 @@ impl Ring {
         match result {
             Ok(_) => Ok(()),
             // Time is up, a signal came, or completions must be taken first: all are a reason to go on.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
                 Ok(())
             }
             Err(error) => Err(error),

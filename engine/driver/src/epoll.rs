@@ -1,0 +1,316 @@
+//! The epoll driver: what is used where io_uring is refused.
+//!
+//! Level-triggered; interest is exactly what is wanted at the moment, so that nothing spins. Sends are tried at
+//! once and finished when the socket takes more.
+
+mod conn;
+mod sys;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::api::{
+    Close, ConnId, Driver, DriverConfig, Event, Io, IoStats, Next, Shard, ShardId, WakeHandle, Waker,
+};
+use crate::buffers::Batch;
+use conn::Slot;
+
+/// Readiness events taken at once.
+const EVENTS_MAX: usize = 1024;
+
+/// Connections accepted per tick.
+const ACCEPTS_PER_TICK: usize = 64;
+
+/// How long accepting rests when the process is out of descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+const WAKER: u64 = u64::MAX;
+const PEERS: u64 = u64::MAX - 1;
+const LISTENER: u64 = u64::MAX - 2;
+
+/// The epoll driver of one shard.
+#[derive(Debug)]
+pub struct Epoll {
+    io: EpollIo,
+}
+
+/// What the shard calls; see [`Io`].
+#[derive(Debug)]
+pub struct EpollIo {
+    shard: ShardId,
+    epoll: OwnedFd,
+    listener: Option<TcpListener>,
+    is_accepting: bool,
+    is_listening: bool,
+    /// Out of descriptors: accepting goes on at this time.
+    rests_until: Option<Instant>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    buffers: Rc<Buffers>,
+    starved: Vec<u32>,
+    ready: Vec<libc::epoll_event>,
+    events: VecDeque<Event<Lease>>,
+    waker: Waker,
+    wake_handle: WakeHandle,
+    peers: Vec<WakeHandle>,
+    wake_failures: Vec<ShardId>,
+    now: Instant,
+    unix_ms: u64,
+    stats: IoStats,
+}
+
+/// Receive buffers: lent, and given back by `Drop`.
+#[derive(Debug)]
+struct Buffers(RefCell<Vec<Box<[u8]>>>);
+
+/// Received bytes.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Rc<Buffers>,
+    bytes: Box<[u8]>,
+    length: usize,
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.0.borrow_mut().push(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Epoll {
+    /// An epoll instance with its buffers and tables.
+    ///
+    /// # Errors
+    /// What the kernel refuses: descriptors, mostly.
+    pub fn new(config: DriverConfig) -> io::Result<Self> {
+        let buffers =
+            (0..config.recv_buffers).map(|_| vec![0; config.recv_buffer_bytes as usize].into()).collect();
+        if let Some(listener) = &config.listener {
+            listener.set_nonblocking(true)?;
+        }
+        let epoll = sys::epoll_create()?;
+        let (waker, peers) = (sys::eventfd()?, sys::eventfd()?);
+        sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, waker.as_raw_fd(), libc::EPOLLIN, WAKER)?;
+        sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, peers.as_raw_fd(), libc::EPOLLIN, PEERS)?;
+        let io = EpollIo {
+            shard: config.shard,
+            epoll,
+            is_accepting: config.listener.is_some(),
+            listener: config.listener,
+            is_listening: false,
+            rests_until: None,
+            slots: (0..config.connections_max).map(|_| Slot::default()).collect(),
+            free: (0..config.connections_max).rev().collect(),
+            buffers: Rc::new(Buffers(RefCell::new(buffers))),
+            starved: Vec::new(),
+            ready: Vec::with_capacity(EVENTS_MAX),
+            events: VecDeque::with_capacity(1024),
+            waker: Waker(Arc::new(waker.into())),
+            wake_handle: WakeHandle(Arc::new(peers)),
+            peers: Vec::new(),
+            wake_failures: Vec::new(),
+            now: Instant::now(),
+            unix_ms: 0,
+            stats: IoStats::default(),
+        };
+        Ok(Self { io })
+    }
+}
+
+impl Driver for Epoll {
+    type Io = EpollIo;
+
+    fn wake_handle(&self) -> WakeHandle {
+        self.io.wake_handle.clone()
+    }
+
+    fn waker(&self) -> Waker {
+        self.io.waker.clone()
+    }
+
+    fn connect(&mut self, peers: Vec<WakeHandle>) {
+        self.io.peers = peers;
+    }
+
+    fn run<S: Shard<EpollIo>>(mut self, mut shard: S) -> io::Result<S> {
+        let io = &mut self.io;
+        loop {
+            io.now = Instant::now();
+            io.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
+            match shard.tick(io) {
+                Next::Stop => return Ok(shard),
+                Next::Again => io.wait(Some(Duration::ZERO))?,
+                Next::Park => io.wait(None)?,
+                Next::Until(time) => io.wait(Some(time.saturating_duration_since(Instant::now())))?,
+            }
+        }
+    }
+}
+
+impl EpollIo {
+    fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.feed_starved();
+        self.listen()?;
+        let mut time = if self.events.is_empty() { time } else { Some(Duration::ZERO) };
+        if self.rests_until.is_some() {
+            time = Some(time.unwrap_or(ACCEPT_REST).min(ACCEPT_REST));
+        }
+        self.stats.enters += 1;
+        let mut ready = std::mem::take(&mut self.ready);
+        sys::epoll_wait(&self.epoll, &mut ready, EVENTS_MAX, time)?;
+        self.stats.completions += ready.len() as u64;
+        for event in &ready {
+            match event.u64 {
+                WAKER => self.drain(self.waker.0.as_raw_fd()),
+                PEERS => self.drain(self.wake_handle.fd()),
+                LISTENER => self.accept(),
+                index => self.is_ready(index as u32, event.events),
+            }
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
+    fn drain(&mut self, fd: RawFd) {
+        self.stats.enters += 1;
+        sys::drain(fd);
+    }
+
+    /// Watches the listener exactly while connections can be taken.
+    fn listen(&mut self) -> io::Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        if self.rests_until.is_some_and(|until| Instant::now() >= until) {
+            self.rests_until = None;
+        }
+        let wants = self.is_accepting && !self.free.is_empty() && self.rests_until.is_none();
+        if wants != self.is_listening {
+            let operation = if wants { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_DEL };
+            sys::epoll_control(&self.epoll, operation, listener.as_raw_fd(), libc::EPOLLIN, LISTENER)?;
+            self.is_listening = wants;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_TICK {
+            let (Some(listener), Some(index)) = (&self.listener, self.free.last().copied()) else { return };
+            self.stats.enters += 1;
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if stream.set_nonblocking(true).is_err() {
+                        continue;
+                    }
+                    self.free.pop();
+                    self.stats.accepted += 1;
+                    let generation = self.slots[index as usize].generation;
+                    self.slots[index as usize] = Slot::open(generation, stream);
+                    self.events.push_back(Event::Accepted { conn: ConnId { index, generation }, peer });
+                    self.update(index);
+                }
+                Err(error) => match error.raw_os_error() {
+                    // This client gave up; the next may be there.
+                    Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        self.rests_until = Some(Instant::now() + ACCEPT_REST);
+                        return;
+                    }
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    fn feed_starved(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
+        let available = self.buffers.0.borrow().len();
+        let fed = self.starved.len().min(available);
+        for index in self.starved.drain(..fed).collect::<Vec<_>>() {
+            self.slots[index as usize].is_starved = false;
+            self.update(index);
+        }
+    }
+}
+
+impl Io for EpollIo {
+    type Lease = Lease;
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms
+    }
+
+    fn take(&mut self, out: &mut VecDeque<Event<Lease>>) {
+        out.append(&mut self.events);
+    }
+
+    fn send(&mut self, conn: ConnId, batch: Batch) {
+        self.start_send(conn, batch);
+    }
+
+    fn pause(&mut self, conn: ConnId) {
+        self.pause_reading(conn);
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        self.resume_reading(conn);
+    }
+
+    fn finish(&mut self, conn: ConnId) {
+        self.start_finish(conn);
+    }
+
+    fn close(&mut self, conn: ConnId, how: Close) {
+        self.start_close(conn, how);
+    }
+
+    fn wake(&mut self, shard: ShardId) {
+        if shard == self.shard {
+            return;
+        }
+        let Some(peer) = self.peers.get(usize::from(shard.0)) else { return };
+        self.stats.wakes += 1;
+        self.stats.enters += 1;
+        if sys::notify(peer.fd()).is_err() {
+            self.stats.wake_failures += 1;
+            self.wake_failures.push(shard);
+        }
+    }
+
+    fn accepting(&mut self, on: bool) {
+        self.is_accepting = on && self.listener.is_some();
+    }
+
+    fn wake_failure(&mut self) -> Option<ShardId> {
+        self.wake_failures.pop()
+    }
+
+    fn stats(&self) -> IoStats {
+        self.stats
+    }
+}

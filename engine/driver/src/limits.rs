@@ -1,0 +1,24 @@
+//! What the host allows this process: descriptors.
+
+use std::io;
+
+/// Raises the soft descriptor limit to the hard one; the limit that holds then.
+///
+/// # Errors
+/// If it can't be read.
+pub fn raise_descriptors() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+        // SAFETY: as above. Where it is refused the soft limit holds.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+            limit = raised;
+        }
+    }
+    // A table of more slots than this costs memory without use.
+    Ok(limit.rlim_cur.min(1 << 20) as usize)
+}

@@ -1,0 +1,197 @@
+//! Every key there is: its kind, range, default, and what it means.
+
+/// What a value must be.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Kind {
+    /// A whole number of this range.
+    Integer(u64, u64),
+    /// `true` or `false`.
+    Flag,
+    /// Any text.
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of texts; in the environment and on the command line separated by commas.
+    List,
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// With its section, as in `limits.message_bytes`.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) default: &'static str,
+    /// Meaning, unit, cost.
+    pub(crate) about: &'static str,
+}
+
+const MAX: u64 = 1 << 40;
+const DAY_MS: u64 = 86_400_000;
+
+const fn integer(name: &'static str, min: u64, max: u64, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind: Kind::Integer(min, max), default, about }
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default, about }
+}
+
+/// All keys.
+pub(crate) const KEYS: &[Key] = &[
+    key("mode", Kind::Word(&["demo", "development", "production"]), "demo", "how strict the node is"),
+    key(
+        "profile",
+        Kind::Word(&["none", "edge", "regional", "core", "low-latency"]),
+        "none",
+        "a set of defaults",
+    ),
+    key("listen", Kind::Text, "127.0.0.1:8080", "where clients connect; ADDRESS:PORT"),
+    key("admin", Kind::Text, "127.0.0.1:8081", "where operators connect; ADDRESS:PORT or unix:PATH"),
+    integer("shards", 0, 128, "0", "threads that serve clients; 0 for one per core"),
+    key("cpus", Kind::Text, "", "cores to pin shards to, as 0,2,4-7; empty for all in order"),
+    key(
+        "driver",
+        Kind::Word(&["auto", "uring", "epoll", "glommio"]),
+        "auto",
+        "auto: uring, or epoll where it is refused",
+    ),
+    key("echo", Kind::Flag, "false", "offer /ws/echo; refused in production"),
+    key("no_limits", Kind::Flag, "false", "lift rates and counts; refused in production"),
+    key("demo_endpoint", Kind::Flag, "false", "offer /ws/demo outside demo mode"),
+    key("allowed_origins", Kind::List, "", "origins that may connect; empty for those of the same host name"),
+    key("http.prefix", Kind::Text, "", "precedes every path, as /api/v1"),
+    key("node.name", Kind::Text, "", "as clients see this node; empty for the host's name"),
+    key("log.level", Kind::Text, "info", "error, warn, info, debug or trace"),
+    key("log.format", Kind::Word(&["text", "json"]), "text", "one line per event"),
+    integer(
+        "socket.backlog",
+        1,
+        65_535,
+        "10000",
+        "connections waiting to be accepted; the kernel caps it at net.core.somaxconn",
+    ),
+    integer("socket.send_buffer_bytes", 0, 1 << 30, "0", "per connection; 0 leaves it to the kernel"),
+    integer("socket.recv_buffer_bytes", 0, 1 << 30, "0", "per connection; 0 leaves it to the kernel"),
+    integer(
+        "socket.notsent_lowat_bytes",
+        1,
+        1 << 30,
+        "16384",
+        "unsent bytes above which a socket takes no more",
+    ),
+    integer("shard.recv_buffers", 16, 32_768, "1024", "receive buffers per shard, a power of two"),
+    integer("shard.recv_buffer_bytes", 256, 1 << 20, "4096", "bytes of each"),
+    integer("shard.queue_entries", 64, 32_768, "2048", "submission queue of the ring"),
+    integer("rings.request_bytes", 64, 1 << 30, "262144", "each ring of requests between two shards"),
+    integer("rings.deliver_bytes", 64, 1 << 30, "1048576", "each ring of deliveries between two shards"),
+    integer("rings.spill_bytes", 64, 1 << 30, "1048576", "per ring, before publishers are paused"),
+    integer(
+        "rings.inline_bytes",
+        8,
+        1 << 20,
+        "4096",
+        "larger records are shared between shards instead of copied",
+    ),
+    integer("limits.connections", 0, 1 << 24, "0", "of this node; 0 for what descriptors and memory allow"),
+    integer("limits.connections_per_participant", 0, 1 << 24, "5", "0 for no limit"),
+    integer("limits.connections_per_ip", 0, 1 << 24, "100", "0 for no limit"),
+    integer("limits.subscriptions_per_connection", 0, 1 << 24, "50", "0 for no limit"),
+    integer("limits.message_bytes", 125, 1 << 28, "1048576", "of one message"),
+    integer("limits.message_fragments", 1, 1 << 20, "1024", "of one message"),
+    integer("limits.json_depth", 1, 128, "64", "nested arrays and objects of a message"),
+    integer("limits.outbox_messages", 1, 1 << 20, "1000", "that wait for one connection"),
+    integer(
+        "limits.outbox_bytes",
+        1,
+        1 << 32,
+        "4194304",
+        "that wait for one connection; at least twice message_bytes",
+    ),
+    integer("limits.assembly_bytes", 1 << 16, MAX, "268435456", "of unfinished messages, per shard"),
+    integer("limits.handshake_timeout_ms", 1, DAY_MS, "5000", "for a complete request"),
+    integer("limits.auth_timeout_ms", 1, DAY_MS, "5000", "for a token"),
+    integer("limits.heartbeat_interval_ms", 0, DAY_MS, "30000", "between pings; 0 for none"),
+    integer("limits.pong_timeout_ms", 1, DAY_MS, "5000", "silence after a ping that counts as a miss"),
+    integer("limits.missed_pongs", 1, 1000, "3", "misses in a row that end a connection"),
+    integer("limits.idle_timeout_ms", 0, DAY_MS, "0", "without a message from the client; 0 for none"),
+    integer("limits.close_timeout_ms", 1, DAY_MS, "5000", "for the answer to a close frame"),
+    integer("limits.drain_timeout_ms", 1, DAY_MS, "30000", "from SIGTERM to the end, whatever is left"),
+    integer("limits.messages_per_second_per_connection", 0, MAX, "100", "not enforced by this version"),
+    integer("limits.messages_per_second_per_participant", 0, MAX, "1000", "not enforced by this version"),
+    integer("limits.messages_per_second_per_ip", 0, MAX, "10000", "not enforced by this version"),
+    integer("limits.messages_per_second_per_node", 0, MAX, "100000", "not enforced by this version"),
+    integer("limits.connects_per_minute_per_participant", 0, MAX, "10", "not enforced by this version"),
+    integer("limits.connects_per_minute_per_ip", 0, MAX, "100", "not enforced by this version"),
+    integer("limits.connects_per_second_per_node", 0, MAX, "1000", "not enforced by this version"),
+    integer("limits.bytes_per_second_per_participant", 0, MAX, "10000000", "not enforced by this version"),
+    integer("limits.history_bytes", 0, MAX, "1073741824", "not used by this version"),
+    integer("limits.inbox_messages", 0, MAX, "100", "not used by this version"),
+    integer("limits.sessions", 0, MAX, "100000", "not used by this version"),
+];
+
+/// What a profile sets in place of the defaults.
+pub(crate) fn profile(name: &str) -> &'static [(&'static str, &'static str)] {
+    match name {
+        "edge" => &[("limits.connections", "1000")],
+        "regional" => &[("limits.connections", "5000")],
+        "low-latency" => &[
+            ("listen", "0.0.0.0:8081"),
+            ("admin", "127.0.0.1:8082"),
+            ("limits.message_bytes", "65536"),
+            ("limits.outbox_bytes", "131072"),
+            ("socket.notsent_lowat_bytes", "16384"),
+            ("socket.send_buffer_bytes", "262144"),
+            ("socket.recv_buffer_bytes", "262144"),
+        ],
+        _ => &[],
+    }
+}
+
+/// The key of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key whose name is most like this one, if any is.
+pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+    let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
+    let distance = |key: &&Key| distance(name, key.name).min(distance(name, last(key.name)) + 1);
+    let best = KEYS.iter().min_by_key(distance)?;
+    (distance(&best) <= name.len().div_ceil(3) + 1).then_some(best.name)
+}
+
+/// Edits from one word to another (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_is_recognised() {
+        assert_eq!(nearest("limits.mesage_bytes"), Some("limits.message_bytes"));
+        assert_eq!(nearest("message_bytes"), Some("limits.message_bytes"));
+        assert_eq!(nearest("qqqqqqqqqqqqqqqqqqqqqqq"), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

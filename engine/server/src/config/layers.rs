@@ -1,0 +1,289 @@
+//! From file, environment and flags to one value per key, each with the place it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use toml_edit::{Document, Item, TableLike};
+
+use super::keys::{self, KEYS, Key, Kind};
+
+/// Where values come from, weakest first: the file, the environment, flags.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) environment: Vec<(String, String)>,
+    /// What to call it, the key, the text.
+    pub(crate) flags: Vec<(String, String, String)>,
+}
+
+/// Something wrong, with its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Problem {
+    pub(crate) place: String,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// A value that fits its key.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Value {
+    Integer(u64),
+    Flag(bool),
+    Text(String),
+    List(Vec<String>),
+}
+
+/// All values, and all problems found on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    values: BTreeMap<&'static str, (Value, String)>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl Layers {
+    /// Reads all sources.
+    pub(crate) fn load(sources: &Sources) -> Self {
+        let mut layers = Self::default();
+        if let Some(path) = &sources.file {
+            let place = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(text) => layers.file(&place, &text),
+                Err(error) => layers.problem(&place, format!("can't be read: {error}")),
+            }
+        }
+        for (name, text) in &sources.environment {
+            layers.variable(name, text);
+        }
+        for (flag, name, text) in &sources.flags {
+            layers.text(flag, name, text);
+        }
+        layers.profile();
+        layers
+    }
+
+    fn problem(&mut self, place: &str, what: String) {
+        self.problems.push(Problem { place: place.to_owned(), what });
+    }
+
+    /// The defaults of the profile, for keys that nobody set.
+    fn profile(&mut self) {
+        let (profile, _) = self.text_of("profile");
+        for (name, text) in keys::profile(&profile) {
+            let place = format!("profile {profile}");
+            if !self.values.contains_key(name) {
+                self.text(&place, name, text);
+            }
+        }
+    }
+
+    fn file(&mut self, path: &str, text: &str) {
+        let line = |at: Option<std::ops::Range<usize>>| {
+            let at = at.map_or(0, |range| range.start.min(text.len()));
+            format!("{path}:{}", text[..at].matches('\n').count() + 1)
+        };
+        match Document::parse(text) {
+            Ok(document) => self.table("", document.as_table(), &line),
+            Err(error) => self.problem(&line(error.span()), error.message().trim().replace('\n', ", ")),
+        }
+    }
+
+    fn table(
+        &mut self,
+        prefix: &str,
+        table: &dyn TableLike,
+        line: &dyn Fn(Option<std::ops::Range<usize>>) -> String,
+    ) {
+        for (name, item) in table.iter() {
+            let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+            let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
+            let place = line(span);
+            if let Some(inner) = item.as_table_like() {
+                if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) {
+                    self.table(&full, inner, line);
+                } else {
+                    self.problem(&place, unknown(&full));
+                }
+            } else {
+                self.item(&place, &full, item);
+            }
+        }
+    }
+
+    fn item(&mut self, place: &str, name: &str, item: &Item) {
+        let Some(key) = keys::find(name) else { return self.problem(place, unknown(name)) };
+        let value = match key.kind {
+            Kind::Integer(..) => item.as_integer().and_then(|it| u64::try_from(it).ok()).map(Value::Integer),
+            Kind::Flag => item.as_bool().map(Value::Flag),
+            Kind::Text | Kind::Word(_) => item.as_str().map(|it| Value::Text(it.to_owned())),
+            Kind::List => item.as_array().and_then(|array| {
+                let texts = array.iter().map(|it| it.as_str().map(str::to_owned));
+                texts.collect::<Option<Vec<_>>>().map(Value::List)
+            }),
+        };
+        self.check(place, key, value);
+    }
+
+    /// `CORECAST_SECTION__KEY`, and the names that other deployments of such hubs use.
+    fn variable(&mut self, name: &str, text: &str) {
+        let place = format!("environment variable {name}");
+        match name {
+            "WS_ENDPOINT" => {
+                let prefix = text.split("/ws").next().unwrap_or_default().trim_end_matches('/');
+                self.text(&place, "http.prefix", prefix);
+            }
+            "WS_MAX_CONNECTIONS" => self.text(&place, "limits.connections", text),
+            "WS_AUTH_REQUIRED" => match text {
+                "false" | "0" | "no" => {}
+                "true" | "1" | "yes" => {
+                    let what = "authentication is not part of this version: unset it, or run behind a proxy that authenticates";
+                    self.problem(&place, what.to_owned());
+                }
+                _ => self.problem(&place, format!("must be true or false, not `{text}`")),
+            },
+            _ => {
+                if let Some(rest) = name.strip_prefix("CORECAST_") {
+                    self.text(&place, &rest.to_lowercase().replace("__", "."), text);
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, place: &str, name: &str, text: &str) {
+        let Some(key) = keys::find(name) else { return self.problem(place, unknown(name)) };
+        let value = match key.kind {
+            Kind::Integer(..) => text.replace('_', "").parse().ok().map(Value::Integer),
+            Kind::Flag => text.parse().ok().map(Value::Flag),
+            Kind::Text | Kind::Word(_) => Some(Value::Text(text.to_owned())),
+            Kind::List => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                Some(Value::List(parts.map(str::to_owned).collect()))
+            }
+        };
+        self.check(place, key, value);
+    }
+
+    fn check(&mut self, place: &str, key: &'static Key, value: Option<Value>) {
+        let name = key.name;
+        let right = match key.kind {
+            Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Text => "a text".to_owned(),
+            Kind::Word(words) => format!("one of {}", words.join(", ")),
+            Kind::List => "a list of texts".to_owned(),
+        };
+        let fits = match (&value, key.kind) {
+            (Some(Value::Integer(it)), Kind::Integer(min, max)) => (min..=max).contains(it),
+            (Some(Value::Text(it)), Kind::Word(words)) => words.contains(&it.as_str()),
+            (value, _) => value.is_some(),
+        };
+        match value {
+            Some(value) if fits => {
+                self.values.insert(name, (value, place.to_owned()));
+            }
+            _ => self.problem(place, format!("`{name}` must be {right} ({})", key.about)),
+        }
+    }
+
+    fn of(&self, name: &'static str) -> (Value, String) {
+        if let Some((value, place)) = self.values.get(name) {
+            return (value.clone(), place.clone());
+        }
+        let key = keys::find(name).expect("the code names only keys that exist");
+        let value = match key.kind {
+            Kind::Integer(..) => Value::Integer(key.default.parse().expect("defaults fit their keys")),
+            Kind::Flag => Value::Flag(key.default == "true"),
+            Kind::Text | Kind::Word(_) => Value::Text(key.default.to_owned()),
+            Kind::List => Value::List(Vec::new()),
+        };
+        (value, "default".to_owned())
+    }
+
+    /// A number, and where it was set.
+    pub(crate) fn integer_of(&self, name: &'static str) -> (u64, String) {
+        match self.of(name) {
+            (Value::Integer(it), place) => (it, place),
+            _ => unreachable!("the key is a number"),
+        }
+    }
+
+    /// A flag, and where it was set.
+    pub(crate) fn flag_of(&self, name: &'static str) -> (bool, String) {
+        match self.of(name) {
+            (Value::Flag(it), place) => (it, place),
+            _ => unreachable!("the key is a flag"),
+        }
+    }
+
+    /// A text, and where it was set.
+    pub(crate) fn text_of(&self, name: &'static str) -> (String, String) {
+        match self.of(name) {
+            (Value::Text(it), place) => (it, place),
+            _ => unreachable!("the key is a text"),
+        }
+    }
+
+    /// A list.
+    pub(crate) fn list_of(&self, name: &'static str) -> Vec<String> {
+        match self.of(name).0 {
+            Value::List(it) => it,
+            _ => unreachable!("the key is a list"),
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    match keys::nearest(name) {
+        Some(nearest) => format!("there is no key `{name}`; did you mean `{nearest}`?"),
+        None => format!("there is no key `{name}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Layers {
+        let mut layers = Layers::default();
+        layers.file("c.toml", file);
+        for (name, text) in environment {
+            layers.variable(name, text);
+        }
+        layers
+    }
+
+    #[test]
+    fn all_problems_are_found_with_their_lines() {
+        let layers =
+            load("mode = \"demo\"\n[limits]\nmesage_bytes = 1\noutbox_messages = \"x\"\n[nowhere]\n", &[]);
+        let texts: Vec<String> = layers.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        assert!(
+            texts[0].starts_with("c.toml:3: there is no key `limits.mesage_bytes`; did you mean"),
+            "{texts:?}"
+        );
+        assert!(
+            texts[1].starts_with("c.toml:4: `limits.outbox_messages` must be a whole number"),
+            "{texts:?}"
+        );
+        assert!(texts[2].starts_with("c.toml:5: there is no key `nowhere`"), "{texts:?}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let file = "[limits]\nconnections = 7\n";
+        assert_eq!(load(file, &[]).integer_of("limits.connections").0, 7);
+        assert_eq!(
+            load(file, &[("CORECAST_LIMITS__CONNECTIONS", "8")]).integer_of("limits.connections").0,
+            8
+        );
+        assert_eq!(load(file, &[("WS_MAX_CONNECTIONS", "9")]).integer_of("limits.connections").0, 9);
+        let layers = load("", &[("WS_ENDPOINT", "/api/v1/ws/demo")]);
+        assert_eq!(layers.text_of("http.prefix").0, "/api/v1");
+    }
+}

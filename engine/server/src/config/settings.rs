@@ -1,0 +1,335 @@
+//! Validated settings: what the rest of the program reads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use corecast_driver::listener::ListenOptions;
+use corecast_hub::HubLimits;
+use corecast_protocol::ws::handshake::{Mode, Policy};
+use corecast_shard::rings::RingConfig;
+use corecast_shard::{OutboxLimits, ShardLimits};
+
+use super::layers::{Layers, Problem, Sources};
+
+/// Where operators connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Admin {
+    /// An address of this host.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+/// Which driver is to be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DriverChoice {
+    /// io_uring, or epoll where it is refused.
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Everything the program was told, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: Admin,
+    pub(crate) shards: usize,
+    pub(crate) cpus: Vec<usize>,
+    pub(crate) driver: DriverChoice,
+    pub(crate) policy: Policy,
+    pub(crate) node_name: String,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) listen_options: ListenOptions,
+    pub(crate) recv_buffers: u16,
+    pub(crate) recv_buffer_bytes: u32,
+    pub(crate) queue_entries: u32,
+    pub(crate) rings: RingConfig,
+    /// 0 for what descriptors and memory allow.
+    pub(crate) connections: usize,
+    pub(crate) shard_limits: ShardLimits,
+    pub(crate) hub_limits: HubLimits,
+    pub(crate) has_default_namespace: bool,
+}
+
+impl Settings {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, Vec<Problem>> {
+        let layers = Layers::load(sources);
+        let mut reader = Reader { layers };
+        let settings = reader.settings();
+        match (settings, reader.layers.problems) {
+            (Some(settings), problems) if problems.is_empty() => Ok(settings),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// The mode's name.
+    pub(crate) fn mode_name(&self) -> &'static str {
+        match self.policy.mode {
+            Mode::Demo => "demo",
+            Mode::Development => "development",
+            Mode::Production => "production",
+        }
+    }
+}
+
+/// From layers to settings; what is wrong is noted and reading goes on.
+struct Reader {
+    layers: Layers,
+}
+
+impl Reader {
+    fn problem(&mut self, place: &str, what: impl Into<String>) {
+        self.layers.problems.push(Problem { place: place.to_owned(), what: what.into() });
+    }
+
+    fn number(&self, name: &'static str) -> u64 {
+        self.layers.integer_of(name).0
+    }
+
+    fn duration(&self, name: &'static str) -> Duration {
+        Duration::from_millis(self.number(name))
+    }
+
+    fn address(&mut self, name: &'static str) -> Option<SocketAddr> {
+        let (text, place) = self.layers.text_of(name);
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.problem(
+                &place,
+                format!("`{name}` must be ADDRESS:PORT, as 127.0.0.1:8080 or [::]:8080, not `{text}`"),
+            );
+        }
+        address
+    }
+
+    fn settings(&mut self) -> Option<Settings> {
+        let mode = self.mode();
+        let policy = self.policy(mode);
+        let listen = self.address("listen");
+        let admin = self.admin();
+        let driver = self.driver();
+        let cpus = self.cpus();
+        let shard_limits = self.shard_limits();
+        let rings = self.rings();
+        let buffers = self.recv_buffers();
+        Some(Settings {
+            listen: listen?,
+            admin: admin?,
+            shards: self.number("shards") as usize,
+            cpus: cpus?,
+            driver: driver?,
+            policy,
+            node_name: self.node_name(),
+            log_level: self.layers.text_of("log.level").0,
+            log_format: match self.layers.text_of("log.format").0.as_str() {
+                "json" => LogFormat::Json,
+                _ => LogFormat::Text,
+            },
+            listen_options: self.listen_options(),
+            recv_buffers: buffers?,
+            recv_buffer_bytes: self.number("shard.recv_buffer_bytes") as u32,
+            queue_entries: self.number("shard.queue_entries") as u32,
+            rings: rings?,
+            connections: self.number("limits.connections") as usize,
+            shard_limits: shard_limits?,
+            hub_limits: self.hub_limits(),
+            has_default_namespace: mode != Mode::Production,
+        })
+    }
+
+    fn mode(&mut self) -> Mode {
+        let (mode, place) = self.layers.text_of("mode");
+        if mode != "production" {
+            return if mode == "demo" { Mode::Demo } else { Mode::Development };
+        }
+        let what = "production mode needs authentication, which this version does not have yet: use demo or development";
+        self.problem(&place, what);
+        for name in ["echo", "no_limits"] {
+            if let (true, place) = self.layers.flag_of(name) {
+                self.problem(&place, format!("`{name}` is refused in production"));
+            }
+        }
+        Mode::Production
+    }
+
+    fn policy(&mut self, mode: Mode) -> Policy {
+        let (prefix, place) = self.layers.text_of("http.prefix");
+        if !prefix.is_empty()
+            && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#', ' ']))
+        {
+            self.problem(
+                &place,
+                format!("`http.prefix` must begin with / and not end with it, not `{prefix}`"),
+            );
+        }
+        Policy {
+            prefix,
+            mode,
+            demo_endpoint: self.layers.flag_of("demo_endpoint").0,
+            echo: self.layers.flag_of("echo").0,
+            allowed_origins: self.layers.list_of("allowed_origins"),
+        }
+    }
+
+    fn admin(&mut self) -> Option<Admin> {
+        let (text, place) = self.layers.text_of("admin");
+        match text.strip_prefix("unix:") {
+            Some("") => {
+                self.problem(&place, "`admin` needs a path behind unix:");
+                None
+            }
+            Some(path) => Some(Admin::Unix(path.into())),
+            None => self.address("admin").map(Admin::Tcp),
+        }
+    }
+
+    fn driver(&mut self) -> Option<DriverChoice> {
+        let (driver, place) = self.layers.text_of("driver");
+        match driver.as_str() {
+            "uring" => Some(DriverChoice::Uring),
+            "epoll" => Some(DriverChoice::Epoll),
+            "glommio" => {
+                self.problem(&place, "the glommio driver is not built in: use uring or epoll");
+                None
+            }
+            _ => Some(DriverChoice::Auto),
+        }
+    }
+
+    /// `0,2,4-7`.
+    fn cpus(&mut self) -> Option<Vec<usize>> {
+        let (text, place) = self.layers.text_of("cpus");
+        let mut cpus = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.parse::<usize>(), last.parse::<usize>()) {
+                (Ok(first), Ok(last)) if first <= last && last < 4096 => cpus.extend(first..=last),
+                _ => {
+                    self.problem(&place, format!("`cpus` must be a list as 0,2,4-7, not `{text}`"));
+                    return None;
+                }
+            }
+        }
+        Some(cpus)
+    }
+
+    fn node_name(&self) -> String {
+        let (name, _) = self.layers.text_of("node.name");
+        if !name.is_empty() {
+            return name;
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        if host.trim().is_empty() { "corecast".to_owned() } else { host.trim().to_owned() }
+    }
+
+    fn listen_options(&self) -> ListenOptions {
+        let buffer = |name| Some(self.number(name) as u32).filter(|bytes| *bytes > 0);
+        ListenOptions {
+            backlog: self.number("socket.backlog") as i32,
+            notsent_lowat: self.number("socket.notsent_lowat_bytes") as u32,
+            send_buffer: buffer("socket.send_buffer_bytes"),
+            recv_buffer: buffer("socket.recv_buffer_bytes"),
+        }
+    }
+
+    fn recv_buffers(&mut self) -> Option<u16> {
+        let (count, place) = self.layers.integer_of("shard.recv_buffers");
+        if count.is_power_of_two() {
+            return Some(count as u16);
+        }
+        self.problem(
+            &place,
+            format!("`shard.recv_buffers` must be a power of two, as {}", count.next_power_of_two()),
+        );
+        None
+    }
+
+    fn rings(&mut self) -> Option<RingConfig> {
+        let (inline, place) = self.layers.integer_of("rings.inline_bytes");
+        let rings = RingConfig {
+            request_bytes: self.number("rings.request_bytes") as usize,
+            deliver_bytes: self.number("rings.deliver_bytes") as usize,
+            spill_bytes: self.number("rings.spill_bytes") as usize,
+            inline_bytes: inline as usize,
+        };
+        let smallest = rings.request_bytes.min(rings.deliver_bytes);
+        if rings.inline_bytes + 4 > smallest / 4 {
+            let most = (smallest / 4).saturating_sub(4);
+            self.problem(
+                &place,
+                format!("`rings.inline_bytes` must be at most a quarter of a ring: {most} or less here"),
+            );
+            return None;
+        }
+        Some(rings)
+    }
+
+    fn shard_limits(&mut self) -> Option<ShardLimits> {
+        let message_bytes = self.number("limits.message_bytes");
+        let (outbox_bytes, place) = self.layers.integer_of("limits.outbox_bytes");
+        if outbox_bytes < 2 * message_bytes {
+            let what = format!(
+                "`limits.outbox_bytes` must be at least twice `limits.message_bytes`: {} or more here, not {outbox_bytes}",
+                2 * message_bytes
+            );
+            self.problem(&place, what);
+            return None;
+        }
+        let outbox = OutboxLimits {
+            messages: self.number("limits.outbox_messages") as usize,
+            bytes: outbox_bytes as usize,
+        };
+        Some(ShardLimits {
+            // Set once the node knows what descriptors allow.
+            connections: 0,
+            message_bytes: message_bytes as usize,
+            message_fragments: self.number("limits.message_fragments") as u32,
+            json_depth: self.number("limits.json_depth") as usize,
+            outbox,
+            handshake_timeout: self.duration("limits.handshake_timeout_ms"),
+            heartbeat_interval: self.duration("limits.heartbeat_interval_ms"),
+            pong_timeout: self.duration("limits.pong_timeout_ms"),
+            missed_pongs: self.number("limits.missed_pongs") as u32,
+            idle_timeout: self.duration("limits.idle_timeout_ms"),
+            close_timeout: self.duration("limits.close_timeout_ms"),
+            drain_timeout: self.duration("limits.drain_timeout_ms"),
+            assembly_bytes: self.number("limits.assembly_bytes") as usize,
+        })
+    }
+
+    fn hub_limits(&self) -> HubLimits {
+        let defaults = HubLimits::default();
+        if self.layers.flag_of("no_limits").0 {
+            return HubLimits {
+                connections_per_participant: 0,
+                connections_per_ip: 0,
+                subscriptions_per_connection: 0,
+                ..defaults
+            };
+        }
+        HubLimits {
+            connections_per_participant: self.number("limits.connections_per_participant") as u32,
+            connections_per_ip: self.number("limits.connections_per_ip") as u32,
+            subscriptions_per_connection: self.number("limits.subscriptions_per_connection") as u32,
+            ..defaults
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The control plane: the only async runtime, on a thread of its own. Admin HTTP, metrics, signals.
+
+mod http;
+mod metrics;
+
+use std::thread;
+
+use anyhow::{Context, Result};
+use corecast_shard::Order;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config::{Admin, Settings};
+use crate::node::Running;
+
+/// The running control plane.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Where it answers, for people.
+    pub(crate) address: String,
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Control {
+    /// Ends it.
+    pub(crate) fn stop(self) {
+        // Its thread may have ended already.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Starts the control plane.
+///
+/// # Errors
+/// If the admin address can't be used.
+pub(crate) fn start(settings: &Settings, running: Running) -> Result<Control> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the control plane's runtime can't be built")?;
+    let (listener, address) = runtime.block_on(listener(settings))?;
+    let (stop, stopped) = oneshot::channel();
+    let signals = runtime.block_on(async { signals() })?;
+    let thread = thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            let watched = running.clone();
+            runtime.spawn(async move { watch(signals, &watched).await });
+            runtime.block_on(async move {
+                let app = http::app(running);
+                let served = async {
+                    match listener {
+                        Listener::Tcp(listener) => axum::serve(listener, app).await,
+                        Listener::Unix(listener) => axum::serve(listener, app).await,
+                    }
+                };
+                tokio::select! {
+                    result = served => if let Err(error) = result { tracing::error!("admin: {error}") },
+                    _ = stopped => {}
+                }
+            });
+        })
+        .context("the control plane's thread can't be started")?;
+    Ok(Control { address, stop, thread })
+}
+
+async fn listener(settings: &Settings) -> Result<(Listener, String)> {
+    match &settings.admin {
+        Admin::Tcp(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("admin can't listen on {address}"))?;
+            let address = listener.local_addr().context("the admin listener has no address")?;
+            if !address.ip().is_loopback() {
+                tracing::warn!(
+                    "admin listens on {address}: whoever reaches it sees metrics; loopback or unix: is safer"
+                );
+            }
+            Ok((Listener::Tcp(listener), format!("http://{address}/")))
+        }
+        Admin::Unix(path) => {
+            // A socket that an earlier run left behind; anything else is not ours to remove.
+            if std::fs::symlink_metadata(path)
+                .is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()))
+            {
+                let _ = std::fs::remove_file(path);
+            }
+            let listener = UnixListener::bind(path)
+                .with_context(|| format!("admin can't listen on {}", path.display()))?;
+            Ok((Listener::Unix(listener), format!("unix:{}", path.display())))
+        }
+    }
+}
+
+/// The signals that end the node; watched from before the first connection on.
+fn signals() -> Result<[tokio::signal::unix::Signal; 2]> {
+    let watch = |kind| signal(kind).context("signals can't be watched");
+    Ok([watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?])
+}
+
+/// The first signal drains, the second ends at once.
+async fn watch(mut signals: [tokio::signal::unix::Signal; 2], running: &Running) {
+    let [terminate, interrupt] = &mut signals;
+    let mut next = async || {
+        tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
+    };
+    let first = next().await;
+    tracing::info!("{first}: draining {} connections; a second signal ends at once", running.node.clients());
+    running.tell(Order::Drain);
+    let second = next().await;
+    tracing::warn!("{second} again: ending at once");
+    running.tell(Order::Stop);
+}
+
+impl Running {
+    /// Tells all shards.
+    fn tell(&self, order: Order) {
+        self.node.order(order);
+        for waker in self.wakers.iter() {
+            waker.wake();
+        }
+    }
+}

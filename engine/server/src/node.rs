@@ -1,0 +1,299 @@
+//! The node: one pinned thread per shard, the control plane beside them, and the order in which all of it ends.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use corecast_driver::epoll::Epoll;
+use corecast_driver::listener::listen;
+use corecast_driver::uring::{Uring, probe};
+use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
+use corecast_hub::rules::Namespaces;
+use corecast_hub::{Hub, HubConfig};
+use corecast_shard::rings::{Links, mesh};
+use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
+
+use crate::config::{DriverChoice, Settings};
+use crate::control;
+
+/// Descriptors that are not connections: rings, listeners, eventfds, log, admin.
+const DESCRIPTORS_KEPT: usize = 256;
+
+/// What the control plane knows of the running shards.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) node: Arc<Node>,
+    pub(crate) counters: Arc<[Arc<Counters>]>,
+    pub(crate) wakers: Arc<[Waker]>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) prefix: String,
+    pub(crate) started: Instant,
+    pub(crate) driver: &'static str,
+}
+
+/// What a shard's thread tells once its driver stands.
+struct Ready {
+    shard: usize,
+    handles: Result<(WakeHandle, Waker)>,
+}
+
+/// Everything that one shard's thread needs.
+struct Plan {
+    shard: usize,
+    core: Option<core_affinity::CoreId>,
+    driver: DriverConfig,
+    config: ShardConfig,
+    hub: HubConfig,
+    links: Links,
+    counters: Arc<Counters>,
+    node: Arc<Node>,
+    /// Where the wake-up targets of all shards come from.
+    peers: Receiver<Vec<WakeHandle>>,
+}
+
+/// Runs the node until it is told to end.
+///
+/// # Errors
+/// What the host refuses at start, and what ends a shard before its time.
+pub(crate) fn run(settings: &Settings) -> Result<()> {
+    let driver = choose_driver(settings.driver)?;
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let shards = if settings.shards == 0 { cores.len().max(1) } else { settings.shards };
+    let (connections, per_shard) = connections(settings, driver, shards)?;
+    let listeners = listeners(settings, shards)?;
+    let listen = listeners[0].local_addr().context("the listener has no address")?;
+    let node = Node::new();
+    let counters: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::default()).collect();
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| anyhow!("no random seed: {error}"))?;
+    let seed = u64::from_le_bytes(seed);
+
+    let (ready_in, ready_out) = channel();
+    let mut starts = Vec::new();
+    let mut threads = Vec::new();
+    for (shard, (links, listener)) in mesh(shards, settings.rings).into_iter().zip(listeners).enumerate() {
+        let (peers_in, peers) = channel();
+        starts.push(peers_in);
+        let plan = Plan {
+            shard,
+            core: core_for(settings, &cores, shard)?,
+            driver: DriverConfig {
+                shard: ShardId(shard as u16),
+                listener: Some(listener),
+                connections_max: per_shard as u32,
+                recv_buffers: settings.recv_buffers,
+                recv_buffer_bytes: settings.recv_buffer_bytes,
+                queue_entries: settings.queue_entries,
+            },
+            config: shard_config(settings, shard, shards, connections),
+            hub: hub_config(settings, shard, shards, seed),
+            links,
+            counters: Arc::clone(&counters[shard]),
+            node: Arc::clone(&node),
+            peers,
+        };
+        let ready = ready_in.clone();
+        let name = format!("shard-{shard}");
+        let thread = thread::Builder::new().name(name).spawn(move || shard_thread(driver, plan, &ready));
+        threads.push(thread.context("a thread can't be started")?);
+    }
+    drop(ready_in);
+    let wakers = exchange(&ready_out, &starts, shards)?;
+    let driver_name = if driver == DriverChoice::Epoll { "epoll" } else { "uring" };
+    let running = Running {
+        node,
+        counters,
+        wakers: wakers.into(),
+        listen,
+        prefix: settings.policy.prefix.clone(),
+        started: Instant::now(),
+        driver: driver_name,
+    };
+    let control = control::start(settings, running)?;
+    tracing::info!(
+        "corecast {} in {} mode: {shards} shards on {driver_name}, up to {connections} connections",
+        env!("CARGO_PKG_VERSION"),
+        settings.mode_name()
+    );
+    let demo =
+        if settings.policy.mode == corecast_protocol::ws::handshake::Mode::Demo { "/demo" } else { "" };
+    tracing::info!("clients: ws://{listen}{}/ws{demo}", settings.policy.prefix);
+    tracing::info!("demo page and metrics: {}", control.address);
+    let outcome = join(threads);
+    control.stop();
+    outcome
+}
+
+/// All shards' wake-up targets to all shards, once every driver stands.
+fn exchange(
+    ready: &Receiver<Ready>,
+    starts: &[Sender<Vec<WakeHandle>>],
+    shards: usize,
+) -> Result<Vec<Waker>> {
+    let mut handles: Vec<Option<(WakeHandle, Waker)>> = (0..shards).map(|_| None).collect();
+    for _ in 0..shards {
+        let ready = ready.recv().context("a shard ended before it began")?;
+        handles[ready.shard] = Some(ready.handles?);
+    }
+    let (peers, wakers): (Vec<_>, Vec<_>) = handles.into_iter().flatten().unzip();
+    for start in starts {
+        start.send(peers.clone()).map_err(|_| anyhow!("a shard ended before it began"))?;
+    }
+    Ok(wakers)
+}
+
+fn join(threads: Vec<thread::JoinHandle<Result<()>>>) -> Result<()> {
+    let mut outcome = Ok(());
+    for thread in threads {
+        // In release builds a panic has aborted the process already.
+        let ended = thread.join().map_err(|_| anyhow!("a shard panicked"))?;
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+fn shard_thread(choice: DriverChoice, plan: Plan, ready: &Sender<Ready>) -> Result<()> {
+    if let Some(core) = plan.core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!("shard {} could not be pinned to core {}", plan.shard, core.id);
+    }
+    if choice == DriverChoice::Epoll {
+        drive(Epoll::new, plan, ready)
+    } else {
+        drive(Uring::new, plan, ready)
+    }
+}
+
+fn drive<D: Driver>(
+    build: impl FnOnce(DriverConfig) -> std::io::Result<D>,
+    plan: Plan,
+    ready: &Sender<Ready>,
+) -> Result<()> {
+    let shard = plan.shard;
+    let mut driver = match build(plan.driver) {
+        Ok(driver) => driver,
+        Err(error) => {
+            let why = anyhow!(error).context(format!("the driver of shard {shard} can't be built"));
+            // The main thread tells it; this one has nothing left to do.
+            let _ = ready.send(Ready { shard, handles: Err(why) });
+            return Ok(());
+        }
+    };
+    let handles = Ok((driver.wake_handle(), driver.waker()));
+    ready.send(Ready { shard, handles }).map_err(|_| anyhow!("the node ended before it began"))?;
+    let Ok(peers) = plan.peers.recv() else { return Ok(()) };
+    driver.connect(peers);
+    let hub = Hub::new(plan.hub);
+    let shard_loop = ShardLoop::new(plan.config, hub, plan.links, plan.node, plan.counters, Instant::now());
+    driver.run(shard_loop).with_context(|| format!("shard {shard}"))?;
+    Ok(())
+}
+
+/// io_uring unless it is refused; one line says why not.
+fn choose_driver(choice: DriverChoice) -> Result<DriverChoice> {
+    if choice == DriverChoice::Epoll {
+        return Ok(choice);
+    }
+    let probe = probe();
+    match (probe.available, choice) {
+        (Ok(()), _) => Ok(DriverChoice::Uring),
+        (Err(error), DriverChoice::Uring) => {
+            bail!("io_uring is not available here ({error}, kernel {}): use --driver epoll", probe.release)
+        }
+        (Err(error), _) => {
+            let lacks = if probe.missing.is_empty() {
+                String::new()
+            } else {
+                format!(", lacks {}", probe.missing.join(", "))
+            };
+            tracing::warn!(
+                "io_uring is refused ({error}, kernel {}{lacks}): using epoll, which is slower",
+                probe.release
+            );
+            Ok(DriverChoice::Epoll)
+        }
+    }
+}
+
+/// How many connections the node takes, and how large each shard's table is.
+fn connections(settings: &Settings, driver: DriverChoice, shards: usize) -> Result<(usize, usize)> {
+    let descriptors =
+        corecast_driver::limits::raise_descriptors().context("the descriptor limit can't be read")?;
+    let table_max = descriptors.saturating_sub(DESCRIPTORS_KEPT);
+    if table_max < 64 {
+        bail!("{descriptors} descriptors are too few: raise the limit (ulimit -n) to 1,024 or more");
+    }
+    // Direct descriptors count per ring, ordinary ones per process.
+    let most = if driver == DriverChoice::Epoll { table_max } else { table_max * shards };
+    let wanted = settings.connections;
+    if wanted > most {
+        bail!(
+            "limits.connections = {wanted}, but {descriptors} descriptors allow {most}: raise ulimit -n or add shards"
+        );
+    }
+    // The last 256 slots of a table answer 503 instead of leaving clients without an answer.
+    let margin = 256.min(table_max / 4);
+    let connections = if wanted == 0 { most - margin * shards.min(most / table_max) } else { wanted };
+    // The kernel spreads connections over shards by hash: a table has room for an uneven share.
+    let share = if shards == 1 { connections } else { connections.div_ceil(shards) * 5 / 4 + 64 };
+    Ok((connections, (share + margin).min(table_max)))
+}
+
+fn listeners(settings: &Settings, shards: usize) -> Result<Vec<TcpListener>> {
+    let mut address = settings.listen;
+    let mut listeners = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let listener = listen(address, &settings.listen_options)
+            .with_context(|| format!("can't listen on {address}"))?;
+        // Port 0 means any: the others share the one that the first got.
+        address = listener.local_addr().context("the listener has no address")?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn core_for(
+    settings: &Settings,
+    cores: &[core_affinity::CoreId],
+    shard: usize,
+) -> Result<Option<core_affinity::CoreId>> {
+    if settings.cpus.is_empty() {
+        return Ok((!cores.is_empty()).then(|| cores[shard % cores.len()]));
+    }
+    let wanted = settings.cpus[shard % settings.cpus.len()];
+    match cores.iter().find(|core| core.id == wanted) {
+        Some(core) => Ok(Some(*core)),
+        None => bail!("cpus names core {wanted}, which this process may not use"),
+    }
+}
+
+fn shard_config(settings: &Settings, shard: usize, shards: usize, connections: usize) -> ShardConfig {
+    let mut limits = settings.shard_limits.clone();
+    limits.connections = connections;
+    ShardConfig { shard: shard as u16, shards: shards as u16, policy: settings.policy.clone(), limits }
+}
+
+fn hub_config(settings: &Settings, shard: usize, shards: usize, seed: u64) -> HubConfig {
+    HubConfig {
+        shard: shard as u16,
+        shards: shards as u16,
+        node: settings.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        seed,
+        limits: settings.hub_limits,
+        namespaces: Namespaces::built_in(settings.has_default_namespace),
+        heartbeat_interval_ms: settings.shard_limits.heartbeat_interval.as_millis() as u64,
+        message_bytes: settings.shard_limits.message_bytes as u64,
+    }
+}
+
+/// Keeps the compiler honest: what crosses threads may.
+const _: fn() = || {
+    fn crosses<T: Send>() {}
+    crosses::<Plan>();
+    crosses::<Mutex<Running>>();
+};

@@ -1,0 +1,26 @@
+//! What `--version` says.
+
+use std::fmt::Write;
+
+/// The version, the drivers, and what the kernel offers.
+pub(crate) fn text() -> String {
+    let probe = corecast_driver::uring::probe();
+    let mut text = format!("corecast {}\n", env!("CARGO_PKG_VERSION"));
+    let state = match &probe.available {
+        Ok(()) => "available".to_owned(),
+        Err(error) => format!("not available: {error}"),
+    };
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "kernel {}", probe.release);
+    let _ = writeln!(text, "driver uring: {state} (has: {})", list(&probe.features));
+    if !probe.missing.is_empty() {
+        let _ = writeln!(text, "driver uring lacks: {}", list(&probe.missing));
+    }
+    let _ = writeln!(text, "driver epoll: available");
+    let _ = writeln!(text, "driver glommio: not built in");
+    text
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
