@@ -13,8 +13,8 @@ use corecast_protocol::ws::{self, Verdict};
 use crate::conn::{Admission, Client, Closing, Phase};
 use crate::core::Core;
 
-/// `/ws/echo` takes what conformance tests send.
-const ECHO_LIMITS: ws::Limits = ws::Limits { message_bytes: 16 << 20, fragments: 65_536 };
+/// `/ws/echo` takes what conformance tests send: 65,536 fragments and an empty one that ends them.
+const ECHO_LIMITS: ws::Limits = ws::Limits { message_bytes: 16 << 20, fragments: 65_537 };
 
 impl Core {
     /// Bytes of a request; returns how many were taken once it is complete and the connection reads on.

@@ -48,7 +48,7 @@ impl Default for RingConfig {
 pub struct RingCounters {
     /// Wake-ups that were asked for.
     pub wakes: u64,
-    /// Times this shard announced that it goes to sleep.
+    /// Times this shard announced that it goes to sleep; the announcements taken back at once are among them.
     pub parks: u64,
     /// Publishes of a ring after which something was left over.
     pub spills: u64,
@@ -178,12 +178,12 @@ impl Lanes {
         false
     }
 
-    fn has_work(&self) -> bool {
+    fn has_arrivals(&self) -> bool {
         self.receivers.iter().flatten().any(|receiver| !receiver.is_empty())
-            || self
-                .staged
-                .iter()
-                .any(|to| self.senders[usize::from(to)].as_ref().is_some_and(Sender::can_move))
+    }
+
+    fn can_move(&self) -> bool {
+        self.staged.iter().any(|to| self.senders[usize::from(to)].as_ref().is_some_and(Sender::can_move))
     }
 }
 
@@ -261,17 +261,27 @@ impl Links {
         lanes.refill(inbox, &mut self.unblocked)
     }
 
-    /// Announces sleep; `false` if there is work after all, and nothing was announced.
+    /// Announces sleep; `false` if there is work after all, and the announcement was taken back.
     pub fn park(&mut self) -> bool {
         let own = &self.parked[usize::from(self.shard)];
         own.store(true, Ordering::Relaxed);
+        self.counters.parks += 1;
         fence(Ordering::SeqCst);
-        if self.requests.has_work() || self.delivers.has_work() || !self.unblocked.is_empty() {
+        if self.has_work() {
             own.store(false, Ordering::Relaxed);
             return false;
         }
-        self.counters.parks += 1;
         true
+    }
+
+    /// Whether a tick would get on with something. Requests that may not be taken for lack of room are no work: the
+    /// consumer that makes the room wakes us.
+    fn has_work(&self) -> bool {
+        self.delivers.has_arrivals()
+            || (self.deliver_room() && self.requests.has_arrivals())
+            || self.delivers.can_move()
+            || self.requests.can_move()
+            || !self.unblocked.is_empty()
     }
 
     /// Awake again: no wake-ups are needed.
@@ -280,6 +290,12 @@ impl Links {
         if own.load(Ordering::Relaxed) {
             own.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Whether something waits to get into a ring.
+    #[cfg(test)]
+    fn has_staged(&self) -> bool {
+        !self.requests.staged.is_empty() || !self.delivers.staged.is_empty()
     }
 
     /// What happened so far.

@@ -91,15 +91,24 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         if order == Order::Drain && self.drain(io) {
             return Next::Stop;
         }
+        let had_room = self.core.has_room();
         for shard in self.core.links.publish().iter() {
             io.wake(ShardId(shard));
         }
+        // What was held back for lack of room can go on at once.
+        let has_room_again = !had_room && self.core.has_room();
         let has_more_to_send = {
             let core = &mut self.core;
             core.out.flush(&mut core.conns, io, &core.counters)
         };
         self.count(io);
-        if has_more_records || got_on || has_more_to_settle || has_more_to_send || !self.core.links.park() {
+        if has_more_records
+            || got_on
+            || has_room_again
+            || has_more_to_settle
+            || has_more_to_send
+            || !self.core.links.park()
+        {
             return Next::Again;
         }
         self.core.timers.next().map_or(Next::Park, Next::Until)
