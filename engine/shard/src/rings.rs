@@ -264,7 +264,8 @@ impl Links {
     /// Announces sleep; `false` if there is work after all, and the announcement was taken back.
     pub fn park(&mut self) -> bool {
         let own = &self.parked[usize::from(self.shard)];
-        own.store(true, Ordering::Relaxed);
+        // An exchange, not a store: it orders this announcement behind whoever took the last one.
+        own.swap(true, Ordering::AcqRel);
         self.counters.parks += 1;
         fence(Ordering::SeqCst);
         if self.has_work() {

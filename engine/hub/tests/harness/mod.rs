@@ -1,0 +1,295 @@
+//! A node in memory: several hubs, and the two classes of rings between every pair of them as queues.
+//!
+//! Nothing here knows what the hub should answer; it checks only what holds for every record and every effect: a
+//! request causes at most one delivery per shard and no requests, a delivery causes no records at all, and nothing
+//! is delivered to who is not connected.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use corecast_hub::rules::Namespaces;
+use corecast_hub::{Access, Class, ConnKey, Effect, Effects, Hub, HubConfig, HubLimits, Now, Open, Refusal};
+use corecast_protocol::envelope::{Scanner, parse};
+use serde_json::Value;
+
+/// A connection anywhere on the node: its shard and its key there.
+pub type Client = (u16, ConnKey);
+
+/// What caused effects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    Call,
+    Request,
+    Deliver,
+}
+
+/// What a client sees.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Seen {
+    Admitted,
+    Refused(Refusal),
+    Message(Value),
+    Closed(u16, String),
+}
+
+/// Small and reproducible; prints as its seed.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: usize) -> usize {
+        // xorshift64* (Vigna 2016).
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let value = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        value as usize % bound
+    }
+
+    pub fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+}
+
+pub struct Net {
+    pub hubs: Vec<Hub>,
+    /// By class, from and to.
+    rings: BTreeMap<(bool, u16, u16), VecDeque<Vec<u8>>>,
+    pub seen: BTreeMap<Client, Vec<Seen>>,
+    generations: BTreeMap<(u16, u32), u32>,
+    fx: Effects,
+    started: Instant,
+    pub records: u64,
+    pub delivers: Vec<(Client, corecast_hub::Delivery)>,
+}
+
+impl Net {
+    pub fn new(shards: u16, seed: u64, limits: HubLimits) -> Self {
+        let config = |shard| HubConfig {
+            shard,
+            shards,
+            node: "test".into(),
+            version: "0".into(),
+            seed,
+            limits,
+            namespaces: Namespaces::built_in(true),
+            heartbeat_interval_ms: 30_000,
+            message_bytes: 1 << 20,
+        };
+        Self {
+            hubs: (0..shards).map(|shard| Hub::new(config(shard))).collect(),
+            rings: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            fx: Effects::default(),
+            started: Instant::now(),
+            records: 0,
+            delivers: Vec::new(),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        Now { instant: self.started, unix_ms: 1_700_000_000_000 }
+    }
+
+    /// A connection asks for admission, on a slot that is free.
+    pub fn open_with(&mut self, shard: u16, slot: u32, open: Open<'_>) -> Client {
+        let generation = self.generations.entry((shard, slot)).or_insert(0);
+        *generation += 1;
+        let key = ConnKey { index: slot, generation: *generation };
+        self.seen.insert((shard, key), Vec::new());
+        let now = self.now();
+        self.hubs[usize::from(shard)].open(now, key, open, &mut self.fx);
+        self.carry_out(shard, Cause::Call);
+        (shard, key)
+    }
+
+    pub fn open(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
+        self.open_with(shard, slot, development(as_name))
+    }
+
+    /// Opens and waits for admission.
+    pub fn join(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
+        let client = self.open(shard, slot, as_name);
+        self.run();
+        client
+    }
+
+    pub fn send(&mut self, (shard, key): Client, text: &str) {
+        let now = self.now();
+        let mut scanner = Scanner::new(64);
+        match parse(text, &mut scanner) {
+            Ok(request) => self.hubs[usize::from(shard)].apply(now, key, &request, &mut self.fx),
+            Err(rejection) => self.hubs[usize::from(shard)].reject(key, &rejection, &mut self.fx),
+        }
+        self.carry_out(shard, Cause::Call);
+    }
+
+    /// Sends, waits until nothing moves, and returns what the client saw meanwhile.
+    pub fn ask(&mut self, client: Client, text: &str) -> Vec<Value> {
+        self.take(client);
+        self.send(client, text);
+        self.run();
+        self.take(client)
+    }
+
+    pub fn close(&mut self, (shard, key): Client) {
+        let now = self.now();
+        self.hubs[usize::from(shard)].close(now, key, &mut self.fx);
+        self.carry_out(shard, Cause::Call);
+        self.seen.remove(&(shard, key));
+    }
+
+    pub fn settle(&mut self, shard: u16, budget: usize) -> bool {
+        let now = self.now();
+        let has_more = self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
+        self.carry_out(shard, Cause::Call);
+        has_more
+    }
+
+    /// One record of one ring, if there is any anywhere.
+    pub fn step(&mut self, random: &mut Random) -> bool {
+        let full: Vec<_> =
+            self.rings.iter().filter(|(_, ring)| !ring.is_empty()).map(|(key, _)| *key).collect();
+        if full.is_empty() {
+            return false;
+        }
+        self.pop(full[random.below(full.len())]);
+        true
+    }
+
+    /// One record of this class between these two.
+    pub fn step_one(&mut self, class: Class, from: u16, to: u16) -> bool {
+        let key = (class == Class::Request, from, to);
+        let has_one = self.rings.get(&key).is_some_and(|ring| !ring.is_empty());
+        if has_one {
+            self.pop(key);
+        }
+        has_one
+    }
+
+    /// Until nothing moves any more.
+    pub fn run(&mut self) {
+        let mut random = Random(1);
+        loop {
+            let mut moved = false;
+            while self.step(&mut random) {
+                moved = true;
+            }
+            for shard in 0..self.hubs.len() as u16 {
+                moved |= self.settle(shard, 7);
+            }
+            if !moved && self.rings.values().all(VecDeque::is_empty) {
+                return;
+            }
+        }
+    }
+
+    fn pop(&mut self, key: (bool, u16, u16)) {
+        let (is_request, from, to) = key;
+        let record = self.rings.get_mut(&key).and_then(VecDeque::pop_front).expect("the ring is not empty");
+        let now = self.now();
+        let (class, cause) =
+            if is_request { (Class::Request, Cause::Request) } else { (Class::Deliver, Cause::Deliver) };
+        self.hubs[usize::from(to)].remote(now, from, class, &record, &mut self.fx);
+        self.carry_out(to, cause);
+    }
+
+    fn carry_out(&mut self, shard: u16, cause: Cause) {
+        let fx = std::mem::take(&mut self.fx);
+        let mut delivers_to = vec![0; self.hubs.len()];
+        for effect in &fx.list {
+            match *effect {
+                Effect::Deliver { message, recipients, delivery } => {
+                    let value = json(fx.span(message));
+                    for key in &fx.recipients[recipients.0 as usize..recipients.1 as usize] {
+                        self.delivers.push(((shard, *key), delivery));
+                        self.see(shard, *key, Seen::Message(value.clone()));
+                    }
+                }
+                Effect::Reply { conn, message } => {
+                    self.see(shard, conn, Seen::Message(json(fx.span(message))))
+                }
+                Effect::Forward { shards, class, record } => {
+                    assert!(!shards.contains(shard) && !shards.is_empty(), "others only, and some");
+                    assert_ne!(cause, Cause::Deliver, "a delivery causes no records");
+                    if cause == Cause::Request {
+                        assert_eq!(class, Class::Deliver, "a request causes no requests");
+                    }
+                    for to in shards.iter() {
+                        delivers_to[usize::from(to)] += 1;
+                        self.records += 1;
+                        let ring = self.rings.entry((class == Class::Request, shard, to)).or_default();
+                        ring.push_back(fx.span(record).to_vec());
+                    }
+                }
+                Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
+                Effect::Refused { conn, refusal } => self.see(shard, conn, Seen::Refused(refusal)),
+                Effect::Close { conn, code, reason } => {
+                    let reason = String::from_utf8(fx.span(reason).to_vec()).expect("a reason is text");
+                    self.see(shard, conn, Seen::Closed(code.code(), reason));
+                }
+            }
+        }
+        if cause == Cause::Request {
+            assert!(delivers_to.iter().all(|count| *count <= 1), "one delivery per shard: {delivers_to:?}");
+        }
+        self.fx = fx;
+        self.fx.clear();
+    }
+
+    fn see(&mut self, shard: u16, key: ConnKey, seen: Seen) {
+        self.seen.get_mut(&(shard, key)).expect("only who is connected gets something").push(seen);
+    }
+
+    /// The messages that a client saw since the last time.
+    pub fn take(&mut self, client: Client) -> Vec<Value> {
+        let seen = std::mem::take(self.seen.get_mut(&client).expect("the client is connected"));
+        seen.into_iter()
+            .filter_map(|it| match it {
+                Seen::Message(value) => Some(value),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.hubs.iter().all(Hub::is_empty)
+    }
+}
+
+pub fn development(as_name: &str) -> Open<'_> {
+    Open {
+        access: Access::Development,
+        as_name: Some(as_name),
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        channel: None,
+        is_time_iso: false,
+    }
+}
+
+pub fn demo(as_name: Option<&str>) -> Open<'_> {
+    Open {
+        access: Access::Demo,
+        as_name,
+        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        channel: None,
+        is_time_iso: false,
+    }
+}
+
+pub fn unlimited() -> HubLimits {
+    HubLimits {
+        connections_per_participant: 0,
+        connections_per_ip: 0,
+        subscriptions_per_connection: 0,
+        ..HubLimits::default()
+    }
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).expect("what the hub writes is JSON")
+}
