@@ -1,2 +1,112 @@
-//! Skeleton.
-fn main() {}
+//! `corecast-bench`: the load generator of Corecast, its reference servers, and comparisons of two servers.
+
+#![forbid(unsafe_code)]
+
+mod audit;
+mod client;
+mod compare;
+mod cpu;
+mod hiccup;
+mod reference;
+mod report;
+mod scenario;
+mod server;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use scenario::{Overrides, Scenario};
+
+/// Load generator and comparison runs of Corecast.
+#[derive(Debug, Parser)]
+#[command(name = "corecast-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, connect, two-shards, echo,
+    /// slow-consumer, ramp
+    Run {
+        scenario: String,
+        /// corecast (the binary beside this one), floor, raw, tungstenite, or a command line with {port}
+        #[arg(long, default_value = "corecast")]
+        server: String,
+        #[command(flatten)]
+        overrides: Overrides,
+        /// Write the result as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Every scenario, tiny: fails on any loss, duplicate or disorder
+    Smoke,
+    /// Interleaved pairs of two servers on one scenario, as ratios A / B
+    Compare {
+        scenario: String,
+        #[arg(long, default_value = "corecast")]
+        a: String,
+        #[arg(long)]
+        b: String,
+        #[arg(long, default_value_t = 10)]
+        pairs: usize,
+        #[command(flatten)]
+        overrides: Overrides,
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Run a reference server: floor, raw or tungstenite
+    Reference {
+        kind: String,
+        #[arg(long)]
+        port: u16,
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// How long this machine holds up an idle loop, per core
+    Hiccup {
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("corecast-bench: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Whether everything that was promised arrived.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Run { scenario, server, overrides, json } => {
+            let scenario = Scenario::find(&scenario)?.with(&overrides);
+            let before = hiccup::measure(1);
+            let result = scenario.run(&server)?;
+            let after = hiccup::measure(1);
+            print!("{}", result.text());
+            println!("hiccups before: {before}\nhiccups after:  {after}");
+            report::write_json(json.as_deref(), &result)?;
+            Ok(result.is_clean())
+        }
+        Command::Smoke => scenario::smoke(),
+        Command::Compare { scenario, a, b, pairs, overrides, json } => {
+            let scenario = Scenario::find(&scenario)?.with(&overrides);
+            compare::run(&scenario, &a, &b, pairs, json.as_deref())
+        }
+        Command::Reference { kind, port, cpu } => reference::run(&kind, port, cpu).map(|()| true),
+        Command::Hiccup { seconds } => {
+            println!("{}", hiccup::measure(seconds));
+            Ok(true)
+        }
+    }
+}

@@ -1,20 +1,29 @@
 //! Who comes in and who goes: limits per address and per participant, counted at their homes.
+//!
+//! Opening asks the address's home, then the participant's. Where both are here, all of it happens in the call. An
+//! answer that comes through a ring may cause no records, so what follows it waits for [`Hub::settle`], which the
+//! shard calls in the same tick when there is room.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use corecast_protocol::envelope::event::{self, Established};
 
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Refusal};
-use crate::hub::{Hub, reply};
+use crate::hub::{Hub, Via, reply};
 use crate::member::{Access, Admission, Member, Open};
-use crate::remote::ToHome;
+use crate::remote::{Epoch, ToHome};
 
-/// A count that a home is still to be told.
+/// What homes are still to be told or asked.
 #[derive(Debug)]
-pub(crate) enum Release {
-    Ip(IpAddr),
-    Participant(Box<str>),
+pub(crate) enum Todo {
+    /// One connection of this address less.
+    ReleaseIp(IpAddr),
+    /// One connection of this participant less.
+    ReleaseParticipant(Arc<str>),
+    /// An admission goes on from an answer that came through a ring.
+    GoOn(ConnKey),
 }
 
 impl Hub {
@@ -23,9 +32,9 @@ impl Hub {
     pub fn open(&mut self, now: Now, conn: ConnKey, open: Open<'_>, fx: &mut Effects) {
         let client_id = self.client_ids.next();
         let mut buffer = [0; 13];
-        let name = open.as_name.unwrap_or_else(|| client_id.text(&mut buffer));
+        let name = open.as_name.unwrap_or_else(|| Epoch(client_id).text(&mut buffer));
         let participant = match open.access {
-            Access::Demo => format!("demo:{name}").into_boxed_str(),
+            Access::Demo => format!("demo:{name}").into(),
             Access::Development => name.into(),
         };
         let member = Member {
@@ -36,14 +45,15 @@ impl Hub {
             invalid_in_a_row: 0,
             ip: open.ip,
             participant,
-            client_id: client_id.0,
+            place: 0,
+            client_id,
             path_channel: open.channel.map(Into::into),
             subscriptions: Vec::new(),
             serial: 0,
             chosen_for: 0,
         };
         self.members.insert(conn.index, member);
-        let home = self.home(self.hash_of(open.ip));
+        let home = self.home(self.hasher.of(open.ip));
         self.ask(now, home, ToHome::AdmitIp { conn, ip: open.ip }, fx);
     }
 
@@ -51,14 +61,14 @@ impl Hub {
         &mut self,
         now: Now,
         conn: ConnKey,
-        ip: IpAddr,
-        is_admitted: bool,
+        (ip, is_admitted): (IpAddr, bool),
+        via: Via,
         fx: &mut Effects,
     ) {
         let Some(member) = self.members.find_mut(conn) else {
             // Gone while its home was asked: what was counted is to be taken back.
             if is_admitted {
-                self.releases.push_back(Release::Ip(ip));
+                self.todo.push_back(Todo::ReleaseIp(ip));
             }
             return;
         };
@@ -68,44 +78,69 @@ impl Hub {
             fx.list.push(Effect::Refused { conn, refusal });
             return;
         }
-        member.admission = Admission::AwaitsParticipant;
-        let participant = member.participant.clone();
-        let home = self.home(self.hash(&participant));
-        self.ask(now, home, ToHome::AdmitParticipant { conn, participant: &participant }, fx);
+        member.admission = Admission::OfIp;
+        self.go_on_or_later(now, conn, via, fx);
+    }
+
+    fn go_on_or_later(&mut self, now: Now, conn: ConnKey, via: Via, fx: &mut Effects) {
+        match via {
+            Via::Call => self.go_on(now, conn, fx),
+            Via::Ring => self.todo.push_back(Todo::GoOn(conn)),
+        }
+    }
+
+    /// The next step of an admission, where requests are allowed.
+    pub(crate) fn go_on(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        match member.admission {
+            Admission::OfIp => {
+                member.admission = Admission::AwaitsParticipant;
+                let participant = member.participant.clone();
+                let home = self.home(self.hasher.of(&*participant));
+                self.ask(now, home, ToHome::AdmitParticipant { conn, participant: &participant }, fx);
+            }
+            Admission::Admitted => {
+                if let Some(channel) = member.path_channel.take() {
+                    self.subscribe_one(now, conn, None, &channel, fx);
+                }
+            }
+            Admission::AwaitsIp | Admission::AwaitsParticipant => {}
+        }
     }
 
     pub(crate) fn participant_admitted(
         &mut self,
         now: Now,
         conn: ConnKey,
-        participant: &str,
-        is_admitted: bool,
+        (participant, is_admitted): (&str, bool),
+        via: Via,
         fx: &mut Effects,
     ) {
         let Some(member) = self.members.find_mut(conn) else {
             if is_admitted {
-                self.releases.push_back(Release::Participant(participant.into()));
+                self.todo.push_back(Todo::ReleaseParticipant(participant.into()));
             }
             return;
         };
         if !is_admitted {
-            self.releases.push_back(Release::Ip(member.ip));
+            self.todo.push_back(Todo::ReleaseIp(member.ip));
             self.members.remove(conn);
             let refusal = Refusal::PerParticipant { limit: self.config.limits.connections_per_participant };
             fx.list.push(Effect::Refused { conn, refusal });
             return;
         }
         member.admission = Admission::Admitted;
-        let (client_id, path_channel) = (member.client_id, member.path_channel.take());
         self.iso_members += usize::from(member.is_time_iso);
-        let hash = self.hash(participant);
-        self.participants.arrive(hash, participant, conn);
+        let has_path = member.path_channel.is_some();
+        let hash = self.hasher.of(participant);
+        member.place = self.participants.arrive(hash, &member.participant, conn);
+        let client_id = member.client_id;
         fx.list.push(Effect::Admitted { conn });
         let config = &self.config;
         reply(fx, conn, |out| {
             let mut buffer = [0; 13];
             let established = Established {
-                client_id: crate::remote::Epoch(client_id).text(&mut buffer),
+                client_id: Epoch(client_id).text(&mut buffer),
                 participant,
                 node: &config.node,
                 shard: config.shard,
@@ -117,8 +152,8 @@ impl Hub {
             };
             event::connection_established(out, &established);
         });
-        if let Some(channel) = path_channel {
-            self.subscribe_one(now, conn, None, &channel, fx);
+        if has_path {
+            self.go_on_or_later(now, conn, via, fx);
         }
     }
 
@@ -129,24 +164,39 @@ impl Hub {
             self.drop_subscription(conn, subscription);
         }
         // What was asked but not answered is taken back when the answer finds nobody.
-        match member.admission {
-            Admission::AwaitsIp => {}
-            Admission::AwaitsParticipant => self.releases.push_back(Release::Ip(member.ip)),
-            Admission::Admitted => {
-                self.iso_members -= usize::from(member.is_time_iso);
-                let hash = self.hash(&member.participant);
-                self.participants.depart(hash, &member.participant, conn);
-                self.releases.push_back(Release::Ip(member.ip));
-                self.releases.push_back(Release::Participant(member.participant));
+        if member.admission == Admission::Admitted {
+            self.iso_members -= usize::from(member.is_time_iso);
+            let hash = self.hasher.of(&*member.participant);
+            if let Some(moved) = self.participants.depart(hash, &member.participant, member.place)
+                && let Some(moved) = self.members.find_mut(moved)
+            {
+                moved.place = member.place;
+            }
+            if self.home(hash) == self.config.shard {
+                self.participants.release(hash, &member.participant, self.config.shard);
+            } else {
+                self.todo.push_back(Todo::ReleaseParticipant(member.participant));
+            }
+        }
+        if member.admission != Admission::AwaitsIp {
+            // Counts whose home is here wait for no room in any ring.
+            if self.home(self.hasher.of(member.ip)) == self.config.shard {
+                self.participants.release_ip(member.ip);
+            } else {
+                self.todo.push_back(Todo::ReleaseIp(member.ip));
             }
         }
     }
 
-    /// Tells homes what changed since the last call, at most `budget` things; whether more is left.
+    /// Tells homes what changed since the last call, and goes on with admissions: at most `budget` things, each of
+    /// which causes at most one record per shard. Whether more is left.
+    ///
+    /// What waits here is bounded by the connections that were admitted by way of a ring, because none is admitted
+    /// that way while the rings have no room for this call.
     pub fn settle(&mut self, now: Now, budget: usize, fx: &mut Effects) -> bool {
         for _ in 0..budget {
-            if let Some(release) = self.releases.pop_front() {
-                self.release(now, release, fx);
+            if let Some(todo) = self.todo.pop_front() {
+                self.act_on(now, todo, fx);
             } else if let Some(settled) = self.channels.settle_one() {
                 if let Some((channel, is_pattern)) = settled {
                     self.leave(now, &channel, is_pattern, fx);
@@ -155,19 +205,20 @@ impl Hub {
                 return false;
             }
         }
-        !self.releases.is_empty() || !self.channels.dirty.is_empty()
+        !self.todo.is_empty() || !self.channels.dirty.is_empty()
     }
 
-    fn release(&mut self, now: Now, release: Release, fx: &mut Effects) {
-        match release {
-            Release::Ip(ip) => {
-                let home = self.home(self.hash_of(ip));
+    fn act_on(&mut self, now: Now, todo: Todo, fx: &mut Effects) {
+        match todo {
+            Todo::ReleaseIp(ip) => {
+                let home = self.home(self.hasher.of(ip));
                 self.ask(now, home, ToHome::ReleaseIp { ip }, fx);
             }
-            Release::Participant(participant) => {
-                let home = self.home(self.hash(&participant));
+            Todo::ReleaseParticipant(participant) => {
+                let home = self.home(self.hasher.of(&*participant));
                 self.ask(now, home, ToHome::ReleaseParticipant { participant: &participant }, fx);
             }
+            Todo::GoOn(conn) => self.go_on(now, conn, fx),
         }
     }
 }

@@ -1,4 +1,13 @@
 //! A shard's own view of channels and patterns: who of its connections subscribed.
+//!
+//! What a home believes about this shard's interest follows with a delay, and must never be switched off for
+//! somebody new. The race: the last subscriber leaves, and before the home is told, somebody subscribes again.
+//! - Before `settle`: the channel is in use again when it is looked at, so nothing is told. "In use" includes
+//!   subscriptions that still await the home's answer, whose request is already on its way.
+//! - After `settle`: `Leave` is on its way and the channel is forgotten here. A new subscription sends `Subscribe`
+//!   behind it on the same ordered path, so the home ends up with the interest on.
+//! - An answer to a subscription from before `Leave` finds no subscription with its serial, and activates nothing:
+//!   between the two the home's interest may have been off.
 
 use crate::effect::ConnKey;
 use crate::registry::{Named, Registry};
@@ -33,7 +42,7 @@ impl LocalChannel {
     }
 }
 
-/// Prefixes of different lengths: which of them does a name begin with?
+/// Lengths of prefixes, longest first: which of them does a name begin with?
 #[derive(Debug, Default)]
 pub(crate) struct Lengths(Vec<(u16, u32)>);
 
@@ -41,7 +50,10 @@ impl Lengths {
     pub(crate) fn add(&mut self, length: usize) {
         match self.0.iter_mut().find(|entry| usize::from(entry.0) == length) {
             Some(entry) => entry.1 += 1,
-            None => self.0.push((length as u16, 1)),
+            None => {
+                self.0.push((length as u16, 1));
+                self.0.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.0));
+            }
         }
     }
 
@@ -49,7 +61,7 @@ impl Lengths {
         if let Some(at) = self.0.iter().position(|entry| usize::from(entry.0) == length) {
             self.0[at].1 -= 1;
             if self.0[at].1 == 0 {
-                self.0.swap_remove(at);
+                self.0.remove(at);
             }
         }
     }
@@ -57,10 +69,6 @@ impl Lengths {
     /// The beginnings of `name` that may be a prefix, at most one per length in use.
     pub(crate) fn prefixes<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter_map(|(length, _)| name.get(..usize::from(*length)))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -102,11 +110,19 @@ impl LocalChannels {
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&LocalChannel> {
-        if is_pattern(index) { self.patterns.get(index >> 1) } else { self.exact.get(index >> 1) }
+        if Self::is_pattern(index) { self.patterns.get(index >> 1) } else { self.exact.get(index >> 1) }
     }
 
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut LocalChannel> {
-        if is_pattern(index) { self.patterns.get_mut(index >> 1) } else { self.exact.get_mut(index >> 1) }
+        if Self::is_pattern(index) {
+            self.patterns.get_mut(index >> 1)
+        } else {
+            self.exact.get_mut(index >> 1)
+        }
+    }
+
+    pub(crate) fn is_pattern(index: u32) -> bool {
+        index & 1 == 1
     }
 
     /// Notes that a channel may be unused now.
@@ -128,7 +144,7 @@ impl LocalChannels {
             return Some(None);
         }
         let (hash, length) = (channel.hash, channel.name.len());
-        if is_pattern(index) {
+        if Self::is_pattern(index) {
             self.lengths.remove(length);
             return Some(self.patterns.remove(hash, index >> 1).map(|channel| (channel, true)));
         }
@@ -138,8 +154,4 @@ impl LocalChannels {
 
 fn index(slot: u32, is_pattern: bool) -> u32 {
     slot << 1 | u32::from(is_pattern)
-}
-
-fn is_pattern(index: u32) -> bool {
-    index & 1 == 1
 }

@@ -1,8 +1,23 @@
 //! What a hub is told at start, and the time it is told with each call.
 
+use std::hash::BuildHasher;
 use std::time::Instant;
 
 use crate::rules::Namespaces;
+
+/// The one keyed hash of names: equal on all shards of a node, so that they agree on homes.
+#[derive(Clone, Debug)]
+pub(crate) struct Hasher(pub(crate) foldhash::fast::FixedState);
+
+impl Hasher {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(foldhash::fast::FixedState::with_seed(seed))
+    }
+
+    pub(crate) fn of(&self, value: impl std::hash::Hash) -> u64 {
+        self.0.hash_one(value)
+    }
+}
 
 /// The time, as the shard read it at the start of its tick.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

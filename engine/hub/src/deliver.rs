@@ -11,54 +11,64 @@ use crate::remote::Written;
 const INBOX_CHANNEL: u32 = u32::MAX;
 const SYSTEM_CHANNEL: u32 = u32::MAX - 2;
 
+/// Reused, so that delivering allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Slots of the patterns that match.
+    matching: Vec<u32>,
+    /// Recipients who want another variant.
+    others: Vec<ConnKey>,
+    /// The text of a pattern.
+    pattern: String,
+}
+
 impl Hub {
-    /// A message of a channel, whose name has this hash.
-    pub(crate) fn deliver(&mut self, hash: u64, written: &Written<'_>, fx: &mut Effects) {
+    /// A message of a channel.
+    pub(crate) fn deliver(&mut self, written: &Written<'_>, fx: &mut Effects) {
         if written.target == name::SYSTEM {
             return self.deliver_system(written, fx);
         }
-        let index = self.channels.exact.find(hash, written.target).map(|slot| slot << 1);
-        let channel = index.and_then(|index| self.channels.get(index));
-        let has_patterns = !self.channels.lengths.is_empty();
-        if let (Some(index), Some(channel)) = (index, channel) {
-            let delivery = self.delivery(index, channel.rule, written);
+        let mut scratch = std::mem::take(&mut self.deliver_scratch);
+        scratch.matching.clear();
+        for prefix in self.channels.lengths.prefixes(written.target) {
+            scratch.matching.extend(self.channels.patterns.find(self.hasher.of(prefix), prefix));
+        }
+        let exact = self.channels.exact.find(written.hash, written.target);
+        if !scratch.matching.is_empty() {
+            self.deliver_overlapping(exact, written, &mut scratch, fx);
+        } else if let Some(slot) = exact
+            && let Some(channel) = self.channels.exact.get(slot)
+        {
+            // The usual case copies the whole list and looks at nobody.
+            let delivery = self.delivery(slot << 1, channel.rule, written);
             let start = fx.recipients.len();
-            // The usual case copies the whole list.
-            if written.exclude.is_none() && self.iso_members == 0 && !has_patterns {
-                fx.recipients.extend_from_slice(&channel.subscribers);
-                return push(fx, start, written.json, delivery);
-            }
-            self.choices += 1;
-            let subscribers = channel.subscribers.iter().copied();
-            fx.recipients.extend(subscribers.filter(|conn| Some(*conn) != written.exclude));
-            for conn in &fx.recipients[start..] {
-                if let Some(member) = self.members.find_mut(*conn) {
-                    member.chosen_for = self.choices;
-                }
-            }
-            self.push_variants(fx, start, written, None, delivery);
-        } else {
-            self.choices += 1;
+            fx.recipients.extend_from_slice(&channel.subscribers);
+            leave_out(fx, start, written.exclude);
+            self.push_variants(fx, start, written, None, delivery, &mut scratch.others);
         }
-        if has_patterns {
-            self.deliver_patterns(written, fx);
-        }
+        self.deliver_scratch = scratch;
     }
 
-    fn deliver_patterns(&mut self, written: &Written<'_>, fx: &mut Effects) {
-        let mut matching = Vec::new();
-        for prefix in self.channels.lengths.prefixes(written.target) {
-            matching.extend(self.channels.patterns.find(self.hash(prefix), prefix));
+    /// Where patterns match too: the channel's own subscription goes first, then the longest prefix.
+    fn deliver_overlapping(
+        &mut self,
+        exact: Option<u32>,
+        written: &Written<'_>,
+        scratch: &mut Scratch,
+        fx: &mut Effects,
+    ) {
+        self.choices += 1;
+        // Who is left out counts as served.
+        if let Some(excluded) = written.exclude.and_then(|conn| self.members.find_mut(conn)) {
+            excluded.chosen_for = self.choices;
         }
-        for slot in matching {
-            let Some(pattern) = self.channels.patterns.get(slot) else { continue };
-            let text = format!("{}*", pattern.name);
-            let delivery = self.delivery(slot << 1 | 1, pattern.rule, written);
+        let exact = exact.map(|slot| (slot, false));
+        for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
+            let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
+            let Some(channel) = registry.get(slot) else { continue };
+            let delivery = self.delivery(slot << 1 | u32::from(is_pattern), channel.rule, written);
             let start = fx.recipients.len();
-            for conn in &pattern.subscribers {
-                if Some(*conn) == written.exclude {
-                    continue;
-                }
+            for conn in &channel.subscribers {
                 if let Some(member) = self.members.find_mut(*conn)
                     && member.chosen_for != self.choices
                 {
@@ -66,35 +76,35 @@ impl Hub {
                     fx.recipients.push(*conn);
                 }
             }
-            self.push_variants(fx, start, written, Some(&text), delivery);
+            scratch.pattern.clear();
+            scratch.pattern.push_str(&channel.name);
+            scratch.pattern.push('*');
+            let pattern = is_pattern.then_some(scratch.pattern.as_str());
+            self.push_variants(fx, start, written, pattern, delivery, &mut scratch.others);
         }
     }
 
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
         let start = fx.recipients.len();
-        let all = self.members.admitted().map(|(conn, _)| conn);
-        fx.recipients.extend(all.filter(|conn| Some(*conn) != written.exclude));
-        let delivery = Delivery {
-            priority: written.priority,
-            policy: SlowPolicy::Disconnect,
-            channel: SYSTEM_CHANNEL,
-            conflate: 0,
-        };
-        self.push_variants(fx, start, written, None, delivery);
+        fx.recipients.extend(self.members.admitted().map(|(conn, _)| conn));
+        self.deliver_apart(start, written, SYSTEM_CHANNEL, fx);
     }
 
     /// A message for all connections of a participant.
     pub(crate) fn deliver_direct(&mut self, written: &Written<'_>, fx: &mut Effects) {
         let start = fx.recipients.len();
-        let hash = self.hash(written.target);
-        fx.recipients.extend_from_slice(self.participants.conns(hash, written.target));
-        let delivery = Delivery {
-            priority: written.priority,
-            policy: SlowPolicy::Disconnect,
-            channel: INBOX_CHANNEL,
-            conflate: 0,
-        };
-        self.push_variants(fx, start, written, None, delivery);
+        fx.recipients.extend_from_slice(self.participants.conns(written.hash, written.target));
+        self.deliver_apart(start, written, INBOX_CHANNEL, fx);
+    }
+
+    /// A message outside of the shard's channels.
+    fn deliver_apart(&mut self, start: usize, written: &Written<'_>, channel: u32, fx: &mut Effects) {
+        leave_out(fx, start, written.exclude);
+        let policy = SlowPolicy::Disconnect;
+        let delivery = Delivery { priority: written.priority, policy, channel, conflate: 0 };
+        let mut others = std::mem::take(&mut self.deliver_scratch.others);
+        self.push_variants(fx, start, written, None, delivery, &mut others);
+        self.deliver_scratch.others = others;
     }
 
     fn delivery(&self, channel: u32, rule: u16, written: &Written<'_>) -> Delivery {
@@ -110,41 +120,49 @@ impl Hub {
         written: &Written<'_>,
         pattern: Option<&str>,
         delivery: Delivery,
+        others: &mut Vec<ConnKey>,
     ) {
-        let is_iso = |conn: &ConnKey| self.members.find(*conn).is_some_and(|member| member.is_time_iso);
-        let mut others = Vec::new();
+        others.clear();
         if self.iso_members > 0 {
-            others.extend(fx.recipients[start..].iter().copied().filter(is_iso));
-            let mut at = start;
-            while at < fx.recipients.len() {
-                if is_iso(&fx.recipients[at]) {
-                    fx.recipients.swap_remove(at);
+            let is_iso = |conn: ConnKey| self.members.find(conn).is_some_and(|member| member.is_time_iso);
+            let mut kept = start;
+            for at in start..fx.recipients.len() {
+                let conn = fx.recipients[at];
+                if is_iso(conn) {
+                    others.push(conn);
                 } else {
-                    at += 1;
+                    fx.recipients[kept] = conn;
+                    kept += 1;
                 }
             }
+            fx.recipients.truncate(kept);
         }
         match pattern {
-            None => push(fx, start, written.json, delivery),
+            None => push(fx, start, delivery, |out| out.extend_from_slice(written.json)),
             Some(_) => {
-                push_with(fx, start, delivery, |out| {
-                    event::variant(out, written.json, written.seams, pattern, None)
+                push(fx, start, delivery, |out| {
+                    event::variant(out, written.json, written.seams, pattern, None);
                 });
             }
         }
         let start = fx.recipients.len();
-        fx.recipients.append(&mut others);
+        fx.recipients.append(others);
         let time = Some(written.timestamp);
-        push_with(fx, start, delivery, |out| event::variant(out, written.json, written.seams, pattern, time));
+        push(fx, start, delivery, |out| event::variant(out, written.json, written.seams, pattern, time));
     }
 }
 
-fn push(fx: &mut Effects, start: usize, json: &[u8], delivery: Delivery) {
-    push_with(fx, start, delivery, |out| out.extend_from_slice(json));
+/// Takes one connection out of the recipients from `start` on.
+fn leave_out(fx: &mut Effects, start: usize, conn: Option<ConnKey>) {
+    if let Some(conn) = conn
+        && let Some(at) = fx.recipients[start..].iter().position(|it| *it == conn)
+    {
+        fx.recipients.swap_remove(start + at);
+    }
 }
 
 /// One delivery to the recipients from `start` on, if there are any.
-fn push_with(fx: &mut Effects, start: usize, delivery: Delivery, write: impl FnOnce(&mut Vec<u8>)) {
+fn push(fx: &mut Effects, start: usize, delivery: Delivery, write: impl FnOnce(&mut Vec<u8>)) {
     let end = fx.recipients.len();
     if start == end {
         return;

@@ -1,20 +1,21 @@
 //! One shard's hub: its state, and the one dispatch of commands and of records from other shards.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 
-use corecast_protocol::envelope::command::{Command, Request, RequestId};
-use corecast_protocol::envelope::{Rejection, event};
+use corecast_protocol::envelope::command::{Call, Command, Request, RequestId};
+use corecast_protocol::envelope::{Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
+use hashbrown::HashMap;
 
-use crate::admission::Release;
+use crate::admission::Todo;
 use crate::channel::LocalChannels;
-use crate::config::{HubConfig, Now};
+use crate::config::{Hasher, HubConfig, Now};
+use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, ShardSet};
-use crate::home::{Epochs, Homes};
-use crate::member::Members;
+use crate::home::{Homes, Random};
+use crate::member::{Members, Subscription};
 use crate::participant::Participants;
-use crate::remote::{FromHome, ToHome};
+use crate::remote::{FromHome, Receipt, ToHome};
 
 /// Invalid messages in a row that end a connection.
 const INVALID_IN_A_ROW_MAX: u8 = 10;
@@ -23,20 +24,34 @@ const INVALID_IN_A_ROW_MAX: u8 = 10;
 #[derive(Debug)]
 pub struct Hub {
     pub(crate) config: HubConfig,
-    pub(crate) hasher: foldhash::fast::FixedState,
+    pub(crate) hasher: Hasher,
     pub(crate) members: Members,
     pub(crate) channels: LocalChannels,
     pub(crate) homes: Homes,
     pub(crate) participants: Participants,
-    pub(crate) client_ids: Epochs,
-    /// Counts that homes are still to be told.
-    pub(crate) releases: VecDeque<Release>,
+    pub(crate) client_ids: Random,
+    /// What homes are still to be told or asked.
+    pub(crate) todo: VecDeque<Todo>,
+    /// Homes that have not yet answered the request of this serial for a pattern.
+    pub(crate) awaited: HashMap<(ConnKey, u32), u16, foldhash::fast::FixedState>,
     /// Members that want times as ISO 8601: while there are none, nobody is asked.
     pub(crate) iso_members: usize,
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
     /// A message in the making.
     pub(crate) scratch: Vec<u8>,
+    pub(crate) deliver_scratch: Scratch,
+    /// Records that could not be read: a defect of ours.
+    malformed: u64,
+}
+
+/// Where an answer of a home came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Via {
+    /// This shard is the home: what follows may cause requests.
+    Call,
+    /// A `Deliver` ring: nothing that follows may cause records.
+    Ring,
 }
 
 impl Hub {
@@ -49,18 +64,23 @@ impl Hub {
             config.shard < config.shards && usize::from(config.shards) <= ShardSet::SHARDS_MAX,
             "a shard is one of 1 to 128"
         );
-        let own_seed = config.seed ^ (u64::from(config.shard) + 1) << 48;
+        let hasher = Hasher::new(config.seed);
+        // Clients see what these generate: they must not begin with the seed that keys the tables.
+        let random = |purpose: &str| Random(hasher.of((config.shard, purpose)));
         Self {
-            hasher: foldhash::fast::FixedState::with_seed(config.seed),
             members: Members::default(),
             channels: LocalChannels::new(),
-            homes: Homes::new(own_seed, config.limits.idle_channels as usize),
-            participants: Participants::new(own_seed.rotate_left(17)),
-            client_ids: Epochs(own_seed.rotate_left(31)),
-            releases: VecDeque::new(),
+            homes: Homes::new(random("epochs of channels"), config.limits.idle_channels as usize),
+            participants: Participants::new(&hasher, random("epochs of inboxes")),
+            client_ids: random("client ids"),
+            todo: VecDeque::new(),
+            awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
             choices: 0,
             scratch: Vec::new(),
+            deliver_scratch: Scratch::default(),
+            malformed: 0,
+            hasher,
             config,
         }
     }
@@ -68,8 +88,15 @@ impl Hub {
     /// Acts on one command. A `batch` is the shard's to unroll.
     pub fn apply(&mut self, now: Now, conn: ConnKey, request: &Request<'_>, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
+        if member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX {
+            return;
+        }
         member.invalid_in_a_row = 0;
         let is_time_iso = member.is_time_iso;
+        if member.path_channel.is_some() {
+            // The path's subscription came before whatever the client says.
+            self.go_on(now, conn, fx);
+        }
         let id = request.id;
         match &request.command {
             Command::Publish(publish) => self.publish(now, conn, id, publish, fx),
@@ -100,9 +127,13 @@ impl Hub {
         }
     }
 
-    /// Answers a message that was not understood; the tenth in a row ends the connection.
+    /// Answers a message that was not understood; the tenth in a row ends the connection, and nothing of it is
+    /// acted on any more.
     pub fn reject(&mut self, conn: ConnKey, rejection: &Rejection, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
+        if member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX {
+            return;
+        }
         member.invalid_in_a_row += 1;
         let is_last = member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX;
         let id = rejection.id.as_deref();
@@ -118,10 +149,19 @@ impl Hub {
 
     /// Acts on a record of another shard's hub.
     pub fn remote(&mut self, now: Now, from: u16, class: Class, record: &[u8], fx: &mut Effects) {
-        match class {
-            Class::Request => self.at_home(now, from, ToHome::decode(record), fx),
-            Class::Deliver => self.on_answer(now, FromHome::decode(record), fx),
-        }
+        let read = match class {
+            Class::Request => ToHome::decode(record).map(|record| self.at_home(now, from, record, fx)),
+            Class::Deliver => {
+                FromHome::decode(record).map(|record| self.on_answer(now, record, Via::Ring, fx))
+            }
+        };
+        debug_assert!(read.is_ok(), "records come from this program alone");
+        self.malformed += u64::from(read.is_err());
+    }
+
+    /// Records of other shards that could not be read, since the start: always 0, or this program has a defect.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
     }
 
     /// Connections, admitted or not yet.
@@ -143,15 +183,8 @@ impl Hub {
             && self.channels.exact.is_empty()
             && self.channels.patterns.is_empty()
             && self.participants.is_empty()
-            && self.releases.is_empty()
-    }
-
-    pub(crate) fn hash(&self, name: &str) -> u64 {
-        self.hasher.hash_one(name)
-    }
-
-    pub(crate) fn hash_of(&self, value: impl std::hash::Hash) -> u64 {
-        self.hasher.hash_one(value)
+            && self.todo.is_empty()
+            && self.awaited.is_empty()
     }
 
     /// The home of what has this hash. The high bits choose: tables use the low ones.
@@ -170,7 +203,7 @@ impl Hub {
     /// Answers a shard, which may be this one.
     pub(crate) fn answer_to(&mut self, now: Now, shard: u16, record: FromHome<'_>, fx: &mut Effects) {
         if shard == self.config.shard {
-            return self.on_answer(now, record, fx);
+            return self.on_answer(now, record, Via::Call, fx);
         }
         forward(fx, one(shard), Class::Deliver, |out| record.encode(out));
     }
@@ -179,7 +212,7 @@ impl Hub {
     fn at_home(&mut self, now: Now, from: u16, record: ToHome<'_>, fx: &mut Effects) {
         match record {
             ToHome::Subscribe { conn, serial, channel, id } => {
-                let (epoch, offset) = self.homes.join(self.hash(channel), channel, from);
+                let (epoch, offset) = self.homes.join(self.hasher.of(channel), channel, from);
                 self.answer_to(
                     now,
                     from,
@@ -188,11 +221,11 @@ impl Hub {
                 );
             }
             ToHome::SubscribePattern { conn, serial, prefix, id } => {
-                self.homes.join_pattern(self.hash(prefix), prefix, from);
+                self.homes.join_pattern(self.hasher.of(prefix), prefix, from);
                 self.answer_to(now, from, FromHome::PatternSubscribed { conn, serial, prefix, id }, fx);
             }
-            ToHome::Leave { channel } => self.homes.leave(self.hash(channel), channel, from),
-            ToHome::LeavePattern { prefix } => self.homes.leave_pattern(self.hash(prefix), prefix, from),
+            ToHome::Leave { channel } => self.homes.leave(self.hasher.of(channel), channel, from),
+            ToHome::LeavePattern { prefix } => self.homes.leave_pattern(self.hasher.of(prefix), prefix, from),
             ToHome::Publish(published) => self.publish_at_home(now, from, &published, fx),
             ToHome::Direct(published) => self.direct_at_home(now, from, &published, fx),
             ToHome::AdmitIp { conn, ip } => {
@@ -202,7 +235,8 @@ impl Hub {
             ToHome::ReleaseIp { ip } => self.participants.release_ip(ip),
             ToHome::AdmitParticipant { conn, participant } => {
                 let limit = self.config.limits.connections_per_participant;
-                let is_admitted = self.participants.admit(self.hash(participant), participant, from, limit);
+                let is_admitted =
+                    self.participants.admit(self.hasher.of(participant), participant, from, limit);
                 self.answer_to(
                     now,
                     from,
@@ -211,13 +245,13 @@ impl Hub {
                 );
             }
             ToHome::ReleaseParticipant { participant } => {
-                self.participants.release(self.hash(participant), participant, from);
+                self.participants.release(self.hasher.of(participant), participant, from);
             }
         }
     }
 
     /// What a shard does with a home's answer or message.
-    fn on_answer(&mut self, now: Now, record: FromHome<'_>, fx: &mut Effects) {
+    fn on_answer(&mut self, now: Now, record: FromHome<'_>, via: Via, fx: &mut Effects) {
         match record {
             FromHome::Subscribed { conn, serial, channel, id, epoch, offset } => {
                 self.subscribed(conn, serial, channel, id, (epoch, offset), fx);
@@ -225,25 +259,35 @@ impl Hub {
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);
             }
-            FromHome::Message(written) => self.deliver(self.hash(written.target), &written, fx),
-            FromHome::Direct(written) => self.deliver_direct(&written, fx),
-            FromHome::Accepted { conn, id, epoch, offset } => {
-                if self.members.find(conn).is_some() {
-                    reply(fx, conn, |out| event::published(out, id, epoch.text(&mut [0; 13]), offset));
-                }
+            FromHome::Message(written) => {
+                self.deliver(&written, fx);
+                self.accepted(written.receipt, fx);
             }
+            FromHome::Direct(written) => {
+                self.deliver_direct(&written, fx);
+                self.accepted(written.receipt, fx);
+            }
+            FromHome::Accepted(receipt) => self.accepted(Some(receipt), fx),
             FromHome::Nobody { conn, id, participant } => {
-                let why = "nobody is connected as this participant";
                 if self.members.find(conn).is_some() {
-                    error(fx, conn, id, Some(participant), ErrorCode::NotFound, why);
+                    let why = format!("nobody is connected as {participant}");
+                    error(fx, conn, id, None, ErrorCode::NotFound, &why);
                 }
             }
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
-                self.ip_admitted(now, conn, ip, is_admitted, fx)
+                self.ip_admitted(now, conn, (ip, is_admitted), via, fx);
             }
             FromHome::ParticipantAdmitted { conn, participant, is_admitted } => {
-                self.participant_admitted(now, conn, participant, is_admitted, fx);
+                self.participant_admitted(now, conn, (participant, is_admitted), via, fx);
             }
+        }
+    }
+
+    fn accepted(&self, receipt: Option<Receipt<'_>>, fx: &mut Effects) {
+        if let Some(Receipt { conn, id, epoch, offset }) = receipt
+            && self.members.find(conn).is_some()
+        {
+            reply(fx, conn, |out| event::published(out, id, epoch.text(&mut [0; 13]), offset));
         }
     }
 
@@ -254,23 +298,22 @@ impl Hub {
         }
     }
 
-    fn ack(&mut self, conn: ConnKey, id: Option<RequestId<'_>>, channel: &str, fx: &mut Effects) {
-        let hash = self.hash(channel);
-        let is_subscribed = self.channels.find(hash, channel, false).is_some_and(|index| {
-            self.members.find(conn).is_some_and(|it| it.subscriptions.iter().any(|sub| sub.channel == index))
-        });
-        if !is_subscribed && channel != corecast_protocol::envelope::name::INBOX {
+    /// What is acknowledged counts for nothing yet, but a mistake should not wait for the day it does.
+    fn ack(&self, conn: ConnKey, id: Option<RequestId<'_>>, channel: &str, fx: &mut Effects) {
+        let Some(member) = self.members.find(conn) else { return };
+        let is_subscribed = |it: &Subscription| {
+            let is_pattern = LocalChannels::is_pattern(it.channel);
+            self.channels.get(it.channel).is_some_and(|subscribed| {
+                if is_pattern { channel.starts_with(&*subscribed.name) } else { channel == &*subscribed.name }
+            })
+        };
+        let is_everybodys = channel == name::INBOX || channel == name::SYSTEM;
+        if !is_everybodys && !member.subscriptions.iter().any(is_subscribed) {
             error(fx, conn, id, Some(channel), ErrorCode::NotSubscribed, "subscribe before acknowledging");
         }
     }
 
-    fn call(
-        &mut self,
-        conn: ConnKey,
-        id: Option<RequestId<'_>>,
-        call: &corecast_protocol::envelope::command::Call<'_>,
-        fx: &mut Effects,
-    ) {
+    fn call(&mut self, conn: ConnKey, id: Option<RequestId<'_>>, call: &Call<'_>, fx: &mut Effects) {
         let why = if call.is_command {
             "no agent registered this capability"
         } else {

@@ -3,6 +3,8 @@
 //! Pure and deterministic, one instance per shard: commands and the time come in, [`Effects`] come out. It knows
 //! no sockets, no threads and no clock.
 
+#![forbid(unsafe_code)]
+
 mod admission;
 mod channel;
 mod config;

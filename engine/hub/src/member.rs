@@ -1,6 +1,7 @@
 //! Connections as the hub sees them: whose they are, what they may and what they subscribed to.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::effect::ConnKey;
 
@@ -31,7 +32,11 @@ pub struct Open<'a> {
 /// How far the admission is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
+    /// The address's home was asked.
     AwaitsIp,
+    /// The address's home agreed; the participant's is not asked yet.
+    OfIp,
+    /// The participant's home was asked.
     AwaitsParticipant,
     Admitted,
 }
@@ -45,7 +50,9 @@ pub(crate) struct Member {
     pub(crate) is_time_iso: bool,
     pub(crate) invalid_in_a_row: u8,
     pub(crate) ip: IpAddr,
-    pub(crate) participant: Box<str>,
+    pub(crate) participant: Arc<str>,
+    /// Among the connections of its participant on this shard.
+    pub(crate) place: u32,
     pub(crate) client_id: u64,
     /// To be subscribed once admitted.
     pub(crate) path_channel: Option<Box<str>>,
@@ -56,6 +63,15 @@ pub(crate) struct Member {
     pub(crate) chosen_for: u64,
 }
 
+impl Member {
+    /// Greater than all before, until one connection has subscribed 4 billion times; then a late answer may be taken
+    /// for another's.
+    pub(crate) fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        self.serial
+    }
+}
+
 /// A member's subscription to a local channel or pattern.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -63,14 +79,13 @@ pub(crate) struct Subscription {
     /// Place among the channel's subscribers; `None` until the home has answered.
     pub(crate) place: Option<u32>,
     pub(crate) serial: u32,
-    /// Homes that have not answered yet.
-    pub(crate) awaited: u16,
 }
 
 /// All connections of a shard, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     slots: Vec<Option<Box<Member>>>,
+    count: usize,
 }
 
 impl Members {
@@ -81,6 +96,7 @@ impl Members {
         }
         debug_assert!(self.slots[index].is_none(), "a slot is closed before it is opened again");
         self.slots[index] = Some(Box::new(member));
+        self.count += 1;
     }
 
     pub(crate) fn find(&self, key: ConnKey) -> Option<&Member> {
@@ -93,6 +109,7 @@ impl Members {
 
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Box<Member>> {
         self.find(key)?;
+        self.count -= 1;
         self.slots[key.index as usize].take()
     }
 
@@ -105,6 +122,6 @@ impl Members {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.count
     }
 }

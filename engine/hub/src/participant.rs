@@ -1,21 +1,21 @@
 //! Participants: their connections on this shard, and, at their home, how many they have and where.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::config::Hasher;
 use crate::effect::{ConnKey, ShardSet};
-use crate::home::Epochs;
+use crate::home::Random;
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
 
-type Hasher = foldhash::fast::FixedState;
-
 /// A participant with connections on this shard.
 #[derive(Debug)]
-pub(crate) struct LocalParticipant {
-    name: Box<str>,
-    pub(crate) conns: Vec<ConnKey>,
+struct LocalParticipant {
+    name: Arc<str>,
+    conns: Vec<ConnKey>,
 }
 
 impl Named for LocalParticipant {
@@ -28,9 +28,10 @@ impl Named for LocalParticipant {
 #[derive(Debug)]
 pub(crate) struct HomeParticipant {
     name: Box<str>,
+    /// Of the inbox; it ends with the last connection.
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
-    /// Connections per shard.
+    /// Connections per shard, of which there are some.
     counts: Vec<(u16, u32)>,
 }
 
@@ -59,35 +60,42 @@ impl HomeParticipant {
 pub(crate) struct Participants {
     local: Registry<LocalParticipant>,
     home: Registry<HomeParticipant>,
-    ips: HashMap<IpAddr, u32, Hasher>,
-    epochs: Epochs,
+    ips: HashMap<IpAddr, u32, foldhash::fast::FixedState>,
+    epochs: Random,
 }
 
 impl Participants {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(hasher: &Hasher, epochs: Random) -> Self {
         Self {
             local: Registry::new(),
             home: Registry::new(),
-            ips: HashMap::with_hasher(Hasher::with_seed(seed)),
-            epochs: Epochs(!seed),
+            ips: HashMap::with_hasher(hasher.0.clone()),
+            epochs,
         }
     }
 
-    pub(crate) fn arrive(&mut self, hash: u64, name: &str, conn: ConnKey) {
-        let index = match self.local.find(hash, name) {
-            Some(index) => index,
-            None => self.local.insert(hash, LocalParticipant { name: name.into(), conns: Vec::new() }),
+    /// One more connection here: its place among the participant's.
+    pub(crate) fn arrive(&mut self, hash: u64, name: &Arc<str>, conn: ConnKey) -> u32 {
+        let Some(index) = self.local.find(hash, name) else {
+            // Most participants have one connection: room for exactly that.
+            self.local.insert(hash, LocalParticipant { name: name.clone(), conns: vec![conn] });
+            return 0;
         };
-        self.local.get_mut(index).expect("it was found or inserted").conns.push(conn);
+        let conns = &mut self.local.get_mut(index).expect("it was found").conns;
+        conns.push(conn);
+        (conns.len() - 1) as u32
     }
 
-    pub(crate) fn depart(&mut self, hash: u64, name: &str, conn: ConnKey) {
-        let Some(index) = self.local.find(hash, name) else { return };
-        let participant = self.local.get_mut(index).expect("it was found");
-        participant.conns.retain(|it| *it != conn);
-        if participant.conns.is_empty() {
+    /// The connection at `place` is gone; which other connection is there now, if any.
+    pub(crate) fn depart(&mut self, hash: u64, name: &str, place: u32) -> Option<ConnKey> {
+        let index = self.local.find(hash, name)?;
+        let conns = &mut self.local.get_mut(index)?.conns;
+        conns.swap_remove(place as usize);
+        if conns.is_empty() {
             self.local.remove(hash, index);
+            return None;
         }
+        conns.get(place as usize).copied()
     }
 
     /// The participant's connections on this shard.
@@ -97,15 +105,13 @@ impl Participants {
 
     /// At its home: one more connection, unless that is over `limit` (0 for none).
     pub(crate) fn admit(&mut self, hash: u64, name: &str, shard: u16, limit: u32) -> bool {
-        let index = match self.home.find(hash, name) {
-            Some(index) => index,
-            None => {
-                let epoch = self.epochs.next();
-                let participant = HomeParticipant { name: name.into(), epoch, offset: 0, counts: Vec::new() };
-                self.home.insert(hash, participant)
-            }
+        let Some(index) = self.home.find(hash, name) else {
+            let epoch = Epoch(self.epochs.next());
+            let counts = vec![(shard, 1)];
+            self.home.insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, counts });
+            return true;
         };
-        let participant = self.home.get_mut(index).expect("it was found or inserted");
+        let participant = self.home.get_mut(index).expect("it was found");
         if limit > 0 && participant.total() >= limit {
             return false;
         }
@@ -117,12 +123,16 @@ impl Participants {
     }
 
     pub(crate) fn release(&mut self, hash: u64, name: &str, shard: u16) {
-        let Some(index) = self.home.find(hash, name) else { return };
+        let found = self.home.find(hash, name);
+        debug_assert!(found.is_some(), "only what was counted is released");
+        let Some(index) = found else { return };
         let participant = self.home.get_mut(index).expect("it was found");
-        if let Some(entry) = participant.counts.iter_mut().find(|(it, _)| *it == shard) {
-            entry.1 -= 1;
+        if let Some(at) = participant.counts.iter().position(|(it, _)| *it == shard) {
+            participant.counts[at].1 -= 1;
+            if participant.counts[at].1 == 0 {
+                participant.counts.swap_remove(at);
+            }
         }
-        participant.counts.retain(|(_, count)| *count > 0);
         if participant.counts.is_empty() {
             self.home.remove(hash, index);
         }
@@ -143,7 +153,9 @@ impl Participants {
     }
 
     pub(crate) fn release_ip(&mut self, ip: IpAddr) {
-        if let Some(count) = self.ips.get_mut(&ip) {
+        let count = self.ips.get_mut(&ip);
+        debug_assert!(count.is_some(), "only what was counted is released");
+        if let Some(count) = count {
             *count -= 1;
             if *count == 0 {
                 self.ips.remove(&ip);

@@ -1,17 +1,20 @@
 //! Publishing: checked where it arrives, numbered and written once at the home.
 
 use corecast_protocol::ErrorCode;
-use corecast_protocol::envelope::command::{Channels, Priority, Publish, RequestId, Target};
+use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, Target};
 use corecast_protocol::envelope::event::{self, Message};
 use corecast_protocol::envelope::name;
 
 use crate::config::Now;
-use crate::effect::{ConnKey, Effects, ShardSet};
+use crate::effect::{ConnKey, Effects, ShardSet, SlowPolicy};
 use crate::hub::{Hub, error};
 use crate::member::Access;
-use crate::remote::{FromHome, Published, ToHome, Written};
-use crate::rules::Act;
+use crate::remote::{Epoch, FromHome, Published, Receipt, ToHome, Written};
+use crate::rules::{Act, Request};
 use crate::subscribe::{NAMES_MAX, Refused};
+
+/// A list of participants may turn one message into this many times the bytes of the largest message.
+const DIRECT_COPIES_MAX: u64 = 4;
 
 impl Hub {
     pub(crate) fn publish(
@@ -25,7 +28,7 @@ impl Hub {
         match &publish.target {
             Target::Channel(channel) => self.publish_channel(now, conn, id, channel, publish, fx),
             Target::Participants(participants) => {
-                self.publish_direct(now, conn, id, participants, publish, fx)
+                self.publish_direct(now, conn, id, participants.as_slice(), publish, fx);
             }
         }
     }
@@ -39,46 +42,33 @@ impl Hub {
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
-        let numbers = match self.may_publish(conn, channel) {
-            Ok(numbers) => numbers,
+        let (rule, is_numbered) = match self.may_publish(conn, channel) {
+            Ok(found) => found,
             Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
-        let is_ephemeral = !numbers || publish.store == Some(false) || is_ephemeral(publish.event.as_deref());
-        let home = self.home(self.hash(channel));
-        self.publish_as(conn, |hub, publisher| {
-            let published = Published {
-                conn,
-                id,
-                target: channel,
-                event: publish.event.as_deref(),
-                payload: publish.payload.bytes(),
-                publisher,
-                priority: publish.priority,
-                is_ephemeral,
-                echoes: publish.echo,
-                timestamp: publish.timestamp.unwrap_or(now.unix_ms),
-            };
-            hub.ask(now, home, ToHome::Publish(published), fx);
-        });
+        let hash = self.hasher.of(channel);
+        let Some(member) = self.members.find(conn) else { return };
+        // A count, not a copy: the hub changes while the name is in use.
+        let publisher = member.participant.clone();
+        let is_ephemeral = !is_numbered || is_ephemeral(publish);
+        let target = Addressed { conn, id, target: channel, hash, rule, is_ephemeral };
+        let record = ToHome::Publish(target.published(&publisher, publish, now));
+        self.ask(now, self.home(hash), record, fx);
     }
 
-    /// Lends the connection's participant name, out of the member so that the hub can be changed meanwhile.
-    fn publish_as(&mut self, conn: ConnKey, with: impl FnOnce(&mut Self, &str)) {
-        let Some(member) = self.members.find_mut(conn) else { return };
-        let participant = std::mem::take(&mut member.participant);
-        with(self, &participant);
-        if let Some(member) = self.members.find_mut(conn) {
-            member.participant = participant;
-        }
-    }
-
-    /// Whether messages of the channel's namespace have offsets of their own.
-    fn may_publish(&self, conn: ConnKey, channel: &str) -> Result<bool, Refused> {
+    /// The number of the channel's namespace, and whether its messages have offsets of their own.
+    fn may_publish(&self, conn: ConnKey, channel: &str) -> Result<(u16, bool), Refused> {
         let space = name::channel(channel).map_err(Refused::name)?;
-        let (_, rule) = self.config.namespaces.find(space).ok_or_else(Refused::namespace)?;
-        let Some(member) = self.members.find(conn) else { return Err(Refused::namespace()) };
-        rule.check(Act::Publish, member.access, &member.participant, channel)?;
-        Ok(rule.numbers)
+        let (index, rule) = self.config.namespaces.find(space).ok_or_else(|| self.no_namespace(space))?;
+        let member = self.members.find(conn).ok_or_else(Refused::gone)?;
+        rule.check(&Request {
+            act: Act::Publish,
+            access: member.access,
+            participant: &member.participant,
+            name: channel,
+            is_pattern: false,
+        })?;
+        Ok((index, rule.numbers))
     }
 
     fn publish_direct(
@@ -86,175 +76,212 @@ impl Hub {
         now: Now,
         conn: ConnKey,
         id: Option<RequestId<'_>>,
-        participants: &Channels<'_>,
+        names: &[Name<'_>],
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
-        let names = participants.as_slice();
-        if names.len() > NAMES_MAX || names.is_empty() {
-            return error(fx, conn, id, None, ErrorCode::InvalidMessage, "`to` names 1 to 256 participants");
+        if let Err(refused) = self.may_send_direct(conn, names, publish) {
+            return error(fx, conn, id, None, refused.code, &refused.why);
         }
-        if self.members.find(conn).is_none_or(|member| member.access == Access::Demo) {
-            return error(
-                fx,
-                conn,
-                id,
-                None,
-                ErrorCode::Forbidden,
-                "demo participants publish to channels only",
-            );
-        }
+        let Some(member) = self.members.find(conn) else { return };
+        let publisher = member.participant.clone();
         for (index, to) in names.iter().enumerate() {
-            if to.starts_with("group:") {
-                error(fx, conn, id, Some(to), ErrorCode::NotFound, "there is no such group");
-                continue;
-            }
-            if let Err(wrong) = name::participant(to) {
-                error(fx, conn, id, Some(to), ErrorCode::InvalidMessage, &format!("`to`: {wrong}"));
-                continue;
-            }
             // One request has one answer: the last of a list gives it.
             let id = id.filter(|_| index + 1 == names.len());
-            let home = self.home(self.hash(to));
-            self.publish_as(conn, |hub, publisher| {
-                let published = Published {
-                    conn,
-                    id,
-                    target: to,
-                    event: publish.event.as_deref(),
-                    payload: publish.payload.bytes(),
-                    publisher,
-                    priority: publish.priority,
-                    is_ephemeral: false,
-                    echoes: true,
-                    timestamp: publish.timestamp.unwrap_or(now.unix_ms),
-                };
-                hub.ask(now, home, ToHome::Direct(published), fx);
-            });
+            let hash = self.hasher.of(&**to);
+            let target =
+                Addressed { conn, id, target: to, hash, rule: 0, is_ephemeral: is_ephemeral(publish) };
+            let record = ToHome::Direct(target.published(&publisher, publish, now));
+            self.ask(now, self.home(hash), record, fx);
         }
+    }
+
+    /// Everything that can be wrong with a direct message before its homes are asked: nothing of a list is sent
+    /// unless all of it may be.
+    fn may_send_direct(
+        &self,
+        conn: ConnKey,
+        names: &[Name<'_>],
+        publish: &Publish<'_>,
+    ) -> Result<(), Refused> {
+        let member = self.members.find(conn).ok_or_else(Refused::gone)?;
+        if member.access == Access::Demo {
+            return Err(Refused::new(
+                ErrorCode::Forbidden,
+                "demo participants publish to channels only: use `channel` instead of `to`",
+            ));
+        }
+        if names.is_empty() || names.len() > NAMES_MAX {
+            return Err(Refused::new(ErrorCode::InvalidMessage, "`to` names 1 to 256 participants"));
+        }
+        for to in names {
+            if to.starts_with("group:") {
+                let why = "this server has no groups: `to` names participants";
+                return Err(Refused::new(ErrorCode::NotFound, why));
+            }
+            name::participant(to)
+                .map_err(|wrong| Refused::new(ErrorCode::InvalidMessage, format!("`to`: {wrong}")))?;
+        }
+        let bytes = (publish.payload.bytes().len() * names.len()) as u64;
+        let bytes_max = self.config.message_bytes.saturating_mul(DIRECT_COPIES_MAX);
+        if bytes > bytes_max && names.len() > 1 {
+            let why = format!(
+                "the copies for {} participants have {bytes} bytes, at most {bytes_max}: send to fewer at once",
+                names.len()
+            );
+            return Err(Refused::new(ErrorCode::MessageTooLarge, why));
+        }
+        Ok(())
     }
 
     /// At the channel's home: the message gets its place, is written once, and goes where it is wanted.
     pub(crate) fn publish_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
-        let hash = self.hash(it.target);
-        let mut homes = std::mem::replace(&mut self.homes, crate::home::Homes::new(0, 0));
         let (epoch, offset, mut shards) =
-            homes.publish(hash, it.target, !it.is_ephemeral, |name| self.hash(name));
-        self.homes = homes;
+            self.homes.publish(it.hash, it.target, !it.is_ephemeral, &self.hasher);
         if it.target == name::SYSTEM {
             shards = ShardSet::first(usize::from(self.config.shards));
         }
-        let space = name::channel(it.target).unwrap_or(name::DEFAULT_NAMESPACE);
-        let default = self.config.namespaces.find(space).map_or(Priority::Normal, |(_, rule)| rule.priority);
-        if !shards.is_empty() {
-            let mut json = std::mem::take(&mut self.scratch);
-            json.clear();
-            let seams = event::message(
-                &mut json,
-                &Message {
-                    channel: it.target,
-                    event: it.event,
-                    payload: it.payload,
-                    publisher: Some(it.publisher),
-                    epoch: epoch.text(&mut [0; 13]),
-                    offset,
-                    timestamp: it.timestamp,
-                    priority: it.priority,
-                    to: None,
-                },
-            );
-            let exclude = (!it.echoes).then_some(it.conn);
-            let written = Written {
-                target: it.target,
-                conflate: self.hash_of((hash, it.event)),
-                priority: it.priority.unwrap_or(default),
-                exclude: None,
-                seams,
-                timestamp: it.timestamp,
-                json: &json,
-            };
-            self.spread(hash, shards, from, exclude, written, fx);
-            self.scratch = json;
-        }
-        if let Some(id) = it.id {
-            let accepted = FromHome::Accepted { conn: it.conn, id, epoch, offset };
-            self.answer_to(now, from, accepted, fx);
-        }
-    }
-
-    /// One record for all shards, but for the one whose publisher does not want his own message.
-    fn spread(
-        &mut self,
-        hash: u64,
-        mut shards: ShardSet,
-        from: u16,
-        exclude: Option<ConnKey>,
-        written: Written<'_>,
-        fx: &mut Effects,
-    ) {
-        if exclude.is_some() && shards.contains(from) {
-            shards.remove(from);
-            let without = Written { exclude, ..written };
-            if from == self.config.shard {
-                self.deliver(hash, &without, fx);
-            } else {
-                let mut origin = ShardSet::EMPTY;
-                origin.insert(from);
-                self.forward_to(fx, origin, FromHome::Message(without));
-            }
-        }
-        self.forward_to(fx, shards, FromHome::Message(written));
-        if shards.contains(self.config.shard) {
-            self.deliver(hash, &written, fx);
-        }
+        let rule = self.config.namespaces.at(it.rule);
+        let conflates = rule.policy == SlowPolicy::Conflate;
+        let spread = Spread {
+            epoch,
+            offset,
+            shards,
+            from,
+            channel: it.target,
+            to: None,
+            priority: it.priority.unwrap_or(rule.priority),
+            conflate: if conflates { self.hasher.of((it.hash, it.event)) } else { 0 },
+        };
+        self.spread(now, it, &spread, fx);
     }
 
     /// At the participant's home: the message gets its place in the inbox.
     pub(crate) fn direct_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
-        let hash = self.hash(it.target);
-        let Some(participant) = self.participants.at_home(hash, it.target) else {
+        let Some(participant) = self.participants.at_home(it.hash, it.target) else {
             let nobody = FromHome::Nobody { conn: it.conn, id: it.id, participant: it.target };
             return self.answer_to(now, from, nobody, fx);
         };
-        participant.offset += 1;
-        let (epoch, offset, shards) = (participant.epoch, participant.offset, participant.shards());
+        participant.offset += u64::from(!it.is_ephemeral);
+        let spread = Spread {
+            epoch: participant.epoch,
+            offset: participant.offset,
+            shards: participant.shards(),
+            from,
+            channel: name::INBOX,
+            to: Some(it.target),
+            priority: it.priority.unwrap_or_default(),
+            conflate: 0,
+        };
+        self.spread(now, it, &spread, fx);
+    }
+
+    /// Writes the message and sends one record to each shard: all get the same, but for the publisher's shard if the
+    /// publisher is to be told something or left out.
+    fn spread(&mut self, now: Now, it: &Published<'_>, to: &Spread<'_>, fx: &mut Effects) {
+        let receipt = it.id.map(|id| Receipt { conn: it.conn, id, epoch: to.epoch, offset: to.offset });
+        if to.shards.is_empty() {
+            if let Some(receipt) = receipt {
+                self.answer_to(now, to.from, FromHome::Accepted(receipt), fx);
+            }
+            return;
+        }
         let mut json = std::mem::take(&mut self.scratch);
         json.clear();
         let seams = event::message(
             &mut json,
             &Message {
-                channel: name::INBOX,
+                channel: to.channel,
                 event: it.event,
                 payload: it.payload,
                 publisher: Some(it.publisher),
-                epoch: epoch.text(&mut [0; 13]),
-                offset,
+                epoch: to.epoch.text(&mut [0; 13]),
+                offset: to.offset,
                 timestamp: it.timestamp,
                 priority: it.priority,
-                to: Some(it.target),
+                to: to.to,
             },
         );
         let written = Written {
             target: it.target,
-            conflate: 0,
-            priority: it.priority.unwrap_or_default(),
+            hash: it.hash,
+            conflate: to.conflate,
+            priority: to.priority,
             exclude: None,
+            receipt: None,
             seams,
             timestamp: it.timestamp,
             json: &json,
         };
-        self.forward_to(fx, shards, FromHome::Direct(written));
-        if shards.contains(self.config.shard) {
-            self.deliver_direct(&written, fx);
+        let exclude = (!it.echoes).then_some(it.conn);
+        let mut others = to.shards;
+        let is_told = receipt.is_some() || exclude.is_some();
+        if is_told && others.contains(to.from) {
+            others.remove(to.from);
+            self.answer_to(now, to.from, to.record(Written { exclude, receipt, ..written }), fx);
+        } else if let Some(receipt) = receipt {
+            self.answer_to(now, to.from, FromHome::Accepted(receipt), fx);
+        }
+        self.forward_to(fx, others, to.record(written));
+        if others.contains(self.config.shard) {
+            self.answer_to(now, self.config.shard, to.record(written), fx);
         }
         self.scratch = json;
-        if let Some(id) = it.id {
-            self.answer_to(now, from, FromHome::Accepted { conn: it.conn, id, epoch, offset }, fx);
+    }
+}
+
+/// Where a message goes, as its publisher's shard knows it.
+struct Addressed<'a> {
+    conn: ConnKey,
+    id: Option<RequestId<'a>>,
+    target: &'a str,
+    hash: u64,
+    rule: u16,
+    is_ephemeral: bool,
+}
+
+impl<'a> Addressed<'a> {
+    fn published(self, publisher: &'a str, publish: &'a Publish<'_>, now: Now) -> Published<'a> {
+        Published {
+            conn: self.conn,
+            id: self.id,
+            target: self.target,
+            hash: self.hash,
+            rule: self.rule,
+            event: publish.event.as_deref(),
+            payload: publish.payload.bytes(),
+            publisher,
+            priority: publish.priority,
+            is_ephemeral: self.is_ephemeral,
+            echoes: publish.echo,
+            // The publisher knows best when it happened; who needs the hub's time publishes without one.
+            timestamp: publish.timestamp.unwrap_or(now.unix_ms),
         }
     }
 }
 
+/// Where a message goes, as its home knows it.
+struct Spread<'a> {
+    epoch: Epoch,
+    offset: u64,
+    shards: ShardSet,
+    /// The publisher's shard.
+    from: u16,
+    channel: &'a str,
+    to: Option<&'a str>,
+    priority: Priority,
+    conflate: u64,
+}
+
+impl Spread<'_> {
+    fn record<'w>(&self, written: Written<'w>) -> FromHome<'w> {
+        if self.to.is_some() { FromHome::Direct(written) } else { FromHome::Message(written) }
+    }
+}
+
 /// Events that leave no trace anywhere.
-fn is_ephemeral(event: Option<&str>) -> bool {
-    matches!(event, Some("user_typing" | "chat_message_chunk" | "agent_status_update"))
+fn is_ephemeral(publish: &Publish<'_>) -> bool {
+    let event = publish.event.as_deref();
+    publish.store == Some(false)
+        || matches!(event, Some("user_typing" | "chat_message_chunk" | "agent_status_update"))
 }

@@ -1,6 +1,7 @@
 //! Records between the hubs of a node: what a home is asked and what it answers, as bytes.
 //!
-//! Records come from this program alone, so a malformed one is our defect and panics.
+//! Records come from this program alone, so a malformed one is our defect: [`Malformed`], which the hub asserts in
+//! debug builds and counts in others, because one bad record is no reason to end everybody's connections.
 
 use std::net::IpAddr;
 
@@ -8,6 +9,9 @@ use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::Seams;
 
 use crate::effect::ConnKey;
+
+/// Stands for no priority in a record.
+const PRIORITY_NONE: u8 = 9;
 
 /// A publish on its way to the channel's home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +22,10 @@ pub struct Published<'a> {
     pub id: Option<RequestId<'a>>,
     /// The channel, or the participant of a direct message.
     pub target: &'a str,
+    /// Of `target`, so that no shard on the way computes it again.
+    pub hash: u64,
+    /// Number of the channel's namespace; 0 for a direct message, which has none.
+    pub rule: u16,
     /// The event's name.
     pub event: Option<&'a str>,
     /// A validated JSON value.
@@ -60,17 +68,35 @@ pub enum ToHome<'a> {
     ReleaseParticipant { participant: &'a str },
 }
 
+/// A publish was accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt<'a> {
+    /// The publisher.
+    pub conn: ConnKey,
+    /// Its request.
+    pub id: RequestId<'a>,
+    /// With `offset` the message's identity.
+    pub epoch: Epoch,
+    /// See `epoch`.
+    pub offset: u64,
+}
+
 /// A message as the home wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written<'a> {
     /// The channel, or the participant of a direct message.
     pub target: &'a str,
+    /// Of `target`.
+    pub hash: u64,
     /// Equal for messages of which the later replaces the earlier.
     pub conflate: u64,
     /// As published, or the namespace's.
     pub priority: Priority,
     /// This connection of the receiving shard does not get it.
     pub exclude: Option<ConnKey>,
+    /// Tells the publisher on the receiving shard that the message was accepted: with the message, because a
+    /// request causes at most one record per shard.
+    pub receipt: Option<Receipt<'a>>,
     /// Where its variants differ.
     pub seams: Seams,
     /// Milliseconds since the Unix epoch.
@@ -98,8 +124,8 @@ pub enum FromHome<'a> {
     Message(Written<'a>),
     /// A message to a participant.
     Direct(Written<'a>),
-    /// The publish was accepted.
-    Accepted { conn: ConnKey, id: RequestId<'a>, epoch: Epoch, offset: u64 },
+    /// The publish was accepted, and no message goes to the publisher's shard.
+    Accepted(Receipt<'a>),
     /// Nobody is connected as this participant.
     Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
     /// The answer to `AdmitIp`.
@@ -182,23 +208,29 @@ impl ToHome<'_> {
 impl<'a> ToHome<'a> {
     /// Reads a record.
     ///
-    /// # Panics
-    /// If it is none: records come from this program alone.
-    pub fn decode(record: &'a [u8]) -> Self {
+    /// # Errors
+    /// If it is none, which is our own defect.
+    pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
         let mut it = Input(record);
-        match it.byte() {
-            1 => Self::Subscribe { conn: it.key(), serial: it.u32(), channel: it.text(), id: it.id() },
-            2 => Self::SubscribePattern { conn: it.key(), serial: it.u32(), prefix: it.text(), id: it.id() },
-            3 => Self::Leave { channel: it.text() },
-            4 => Self::LeavePattern { prefix: it.text() },
-            5 => Self::Publish(it.published()),
-            6 => Self::Direct(it.published()),
-            7 => Self::AdmitIp { conn: it.key(), ip: it.address() },
-            8 => Self::ReleaseIp { ip: it.address() },
-            9 => Self::AdmitParticipant { conn: it.key(), participant: it.text() },
-            10 => Self::ReleaseParticipant { participant: it.text() },
-            tag => panic!("no request record begins with {tag}"),
-        }
+        let record = match it.byte()? {
+            1 => Self::Subscribe { conn: it.key()?, serial: it.u32()?, channel: it.text()?, id: it.id()? },
+            2 => Self::SubscribePattern {
+                conn: it.key()?,
+                serial: it.u32()?,
+                prefix: it.text()?,
+                id: it.id()?,
+            },
+            3 => Self::Leave { channel: it.text()? },
+            4 => Self::LeavePattern { prefix: it.text()? },
+            5 => Self::Publish(it.published()?),
+            6 => Self::Direct(it.published()?),
+            7 => Self::AdmitIp { conn: it.key()?, ip: it.address()? },
+            8 => Self::ReleaseIp { ip: it.address()? },
+            9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()? },
+            10 => Self::ReleaseParticipant { participant: it.text()? },
+            _ => return Err(Malformed),
+        };
+        it.end(record)
     }
 }
 
@@ -223,11 +255,9 @@ impl FromHome<'_> {
                 out.push(4);
                 written(out, &it);
             }
-            Self::Accepted { conn, id, epoch, offset } => {
+            Self::Accepted(it) => {
                 out.push(5);
-                key(out, conn);
-                request_id(out, Some(id));
-                u64s(out, &[epoch.0, offset]);
+                receipt(out, &it);
             }
             Self::Nobody { conn, id, participant } => {
                 out.push(6);
@@ -254,33 +284,38 @@ impl FromHome<'_> {
 impl<'a> FromHome<'a> {
     /// Reads a record.
     ///
-    /// # Panics
-    /// If it is none: records come from this program alone.
-    pub fn decode(record: &'a [u8]) -> Self {
+    /// # Errors
+    /// If it is none, which is our own defect.
+    pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
         let mut it = Input(record);
-        match it.byte() {
+        let record = match it.byte()? {
             1 => Self::Subscribed {
-                conn: it.key(),
-                serial: it.u32(),
-                channel: it.text(),
-                id: it.id(),
-                epoch: Epoch(it.u64()),
-                offset: it.u64(),
+                conn: it.key()?,
+                serial: it.u32()?,
+                channel: it.text()?,
+                id: it.id()?,
+                epoch: Epoch(it.u64()?),
+                offset: it.u64()?,
             },
-            2 => Self::PatternSubscribed { conn: it.key(), serial: it.u32(), prefix: it.text(), id: it.id() },
-            3 => Self::Message(it.written()),
-            4 => Self::Direct(it.written()),
-            5 => Self::Accepted {
-                conn: it.key(),
-                id: it.id().expect("an answer names its request"),
-                epoch: Epoch(it.u64()),
-                offset: it.u64(),
+            2 => Self::PatternSubscribed {
+                conn: it.key()?,
+                serial: it.u32()?,
+                prefix: it.text()?,
+                id: it.id()?,
             },
-            6 => Self::Nobody { conn: it.key(), id: it.id(), participant: it.text() },
-            7 => Self::IpAdmitted { conn: it.key(), ip: it.address(), is_admitted: it.flag() },
-            8 => Self::ParticipantAdmitted { conn: it.key(), participant: it.text(), is_admitted: it.flag() },
-            tag => panic!("no delivery record begins with {tag}"),
-        }
+            3 => Self::Message(it.written()?),
+            4 => Self::Direct(it.written()?),
+            5 => Self::Accepted(it.receipt()?),
+            6 => Self::Nobody { conn: it.key()?, id: it.id()?, participant: it.text()? },
+            7 => Self::IpAdmitted { conn: it.key()?, ip: it.address()?, is_admitted: it.flag()? },
+            8 => Self::ParticipantAdmitted {
+                conn: it.key()?,
+                participant: it.text()?,
+                is_admitted: it.flag()?,
+            },
+            _ => return Err(Malformed),
+        };
+        it.end(record)
     }
 }
 
@@ -338,124 +373,176 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
     key(out, it.conn);
     request_id(out, it.id);
     bytes(out, it.target.as_bytes());
+    u64s(out, &[it.hash]);
+    out.extend_from_slice(&it.rule.to_le_bytes());
     out.push(u8::from(it.event.is_some()));
     bytes(out, it.event.unwrap_or_default().as_bytes());
     bytes(out, it.payload);
     bytes(out, it.publisher.as_bytes());
-    out.push(it.priority.map_or(9, |priority| priority as u8));
+    out.push(it.priority.map_or(PRIORITY_NONE, |priority| priority as u8));
     out.extend_from_slice(&[u8::from(it.is_ephemeral), u8::from(it.echoes)]);
     u64s(out, &[it.timestamp]);
+}
+
+fn receipt(out: &mut Vec<u8>, it: &Receipt<'_>) {
+    key(out, it.conn);
+    request_id(out, Some(it.id));
+    u64s(out, &[it.epoch.0, it.offset]);
 }
 
 fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     bytes(out, it.target.as_bytes());
     out.push(it.priority as u8);
     out.push(u8::from(it.exclude.is_some()));
-    key(out, it.exclude.unwrap_or(ConnKey { index: 0, generation: 0 }));
+    if let Some(exclude) = it.exclude {
+        key(out, exclude);
+    }
+    out.push(u8::from(it.receipt.is_some()));
+    if let Some(it) = &it.receipt {
+        receipt(out, it);
+    }
     for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
         out.extend_from_slice(&seam.to_le_bytes());
     }
-    u64s(out, &[it.conflate, it.timestamp]);
+    u64s(out, &[it.hash, it.conflate, it.timestamp]);
     bytes(out, it.json);
 }
+
+/// Bytes that are no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Malformed;
 
 /// What is left of a record.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(length);
+    fn end<T>(self, record: T) -> Result<T, Malformed> {
+        if self.0.is_empty() { Ok(record) } else { Err(Malformed) }
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
-        taken
+        Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        *self.take(N).first_chunk().expect("as many bytes were taken")
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*taken)
     }
 
-    fn byte(&mut self) -> u8 {
-        self.array::<1>()[0]
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        self.array::<1>().map(|[byte]| byte)
     }
 
-    fn flag(&mut self) -> bool {
-        self.byte() != 0
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
     }
 
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.array().map(u16::from_le_bytes)
     }
 
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_le_bytes)
     }
 
-    fn key(&mut self) -> ConnKey {
-        ConnKey { index: self.u32(), generation: self.u32() }
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.array().map(u64::from_le_bytes)
     }
 
-    fn bytes(&mut self) -> &'a [u8] {
-        let length = self.u32() as usize;
+    fn key(&mut self) -> Result<ConnKey, Malformed> {
+        Ok(ConnKey { index: self.u32()?, generation: self.u32()? })
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.u32()? as usize;
         self.take(length)
     }
 
-    fn text(&mut self) -> &'a str {
-        std::str::from_utf8(self.bytes()).expect("names were text when they were written")
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
-    fn id(&mut self) -> Option<RequestId<'a>> {
-        match self.byte() {
-            0 => None,
-            1 => Some(RequestId::Number(self.u64())),
-            _ => Some(RequestId::Text(self.text())),
+    fn id(&mut self) -> Result<Option<RequestId<'a>>, Malformed> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => Ok(Some(RequestId::Number(self.u64()?))),
+            2 => Ok(Some(RequestId::Text(self.text()?))),
+            _ => Err(Malformed),
         }
     }
 
-    fn address(&mut self) -> IpAddr {
-        match self.byte() {
-            4 => IpAddr::from(self.array::<4>()),
-            _ => IpAddr::from(self.array::<16>()),
+    fn address(&mut self) -> Result<IpAddr, Malformed> {
+        match self.byte()? {
+            4 => Ok(IpAddr::from(self.array::<4>()?)),
+            6 => Ok(IpAddr::from(self.array::<16>()?)),
+            _ => Err(Malformed),
         }
     }
 
-    fn priority(&mut self) -> Option<Priority> {
-        [Priority::Low, Priority::Normal, Priority::High, Priority::Critical]
-            .get(usize::from(self.byte()))
-            .copied()
+    fn priority(&mut self) -> Result<Option<Priority>, Malformed> {
+        match self.byte()? {
+            0 => Ok(Some(Priority::Low)),
+            1 => Ok(Some(Priority::Normal)),
+            2 => Ok(Some(Priority::High)),
+            3 => Ok(Some(Priority::Critical)),
+            PRIORITY_NONE => Ok(None),
+            _ => Err(Malformed),
+        }
     }
 
-    fn published(&mut self) -> Published<'a> {
-        let (conn, id, target) = (self.key(), self.id(), self.text());
-        let has_event = self.flag();
-        let event = self.text();
-        Published {
+    fn published(&mut self) -> Result<Published<'a>, Malformed> {
+        let (conn, id, target) = (self.key()?, self.id()?, self.text()?);
+        let (hash, rule) = (self.u64()?, self.u16()?);
+        let has_event = self.flag()?;
+        let event = self.text()?;
+        Ok(Published {
             conn,
             id,
             target,
+            hash,
+            rule,
             event: has_event.then_some(event),
-            payload: self.bytes(),
-            publisher: self.text(),
-            priority: self.priority(),
-            is_ephemeral: self.flag(),
-            echoes: self.flag(),
-            timestamp: self.u64(),
-        }
+            payload: self.bytes()?,
+            publisher: self.text()?,
+            priority: self.priority()?,
+            is_ephemeral: self.flag()?,
+            echoes: self.flag()?,
+            timestamp: self.u64()?,
+        })
     }
 
-    fn written(&mut self) -> Written<'a> {
-        let target = self.text();
-        let priority = self.priority().expect("a written message has a priority");
-        let has_exclude = self.flag();
-        let exclude = self.key();
-        let seams = Seams { pattern: self.u32(), time: (self.u32(), self.u32()) };
-        Written {
-            target,
-            priority,
-            exclude: has_exclude.then_some(exclude),
-            seams,
-            conflate: self.u64(),
-            timestamp: self.u64(),
-            json: self.bytes(),
+    fn receipt(&mut self) -> Result<Receipt<'a>, Malformed> {
+        Ok(Receipt {
+            conn: self.key()?,
+            id: self.id()?.ok_or(Malformed)?,
+            epoch: Epoch(self.u64()?),
+            offset: self.u64()?,
+        })
+    }
+
+    fn written(&mut self) -> Result<Written<'a>, Malformed> {
+        let target = self.text()?;
+        let priority = self.priority()?.ok_or(Malformed)?;
+        let exclude = if self.flag()? { Some(self.key()?) } else { None };
+        let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
+        let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
+        let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
+        let json = self.bytes()?;
+        // The seams are where the message is cut into variants: in order and inside of it.
+        let are_inside = seams.pattern <= seams.time.0
+            && seams.time.0 <= seams.time.1
+            && seams.time.1 as usize <= json.len();
+        if !are_inside {
+            return Err(Malformed);
         }
+        Ok(Written { target, hash, conflate, priority, exclude, receipt, seams, timestamp, json })
     }
 }
 
@@ -474,7 +561,7 @@ mod tests {
             let id = [None, Some(RequestId::Number(number)), Some(RequestId::Text(&other))][usize::from(kind)];
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let publish = Published {
-                conn, id, target: &name, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
+                conn, id, target: &name, hash: !number, rule: 3, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
                 priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
             };
             for record in [
@@ -487,27 +574,53 @@ mod tests {
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
-                prop_assert_eq!(ToHome::decode(&out), record);
+                prop_assert_eq!(ToHome::decode(&out), Ok(record));
+                prop_assert_eq!(ToHome::decode(&out[..out.len() - 1]), Err(Malformed));
+                out.push(0);
+                prop_assert_eq!(ToHome::decode(&out), Err(Malformed));
             }
+            let receipt = id.map(|id| Receipt { conn, id, epoch: Epoch(!number), offset: number });
+            let cut = payload.len() as u32;
             let written = Written {
-                target: &name, conflate: number, priority: Priority::Critical, exclude: flag.then_some(conn),
-                seams: Seams { pattern: index, time: (1, index) }, timestamp: !number, json: &payload,
+                target: &name, hash: number, conflate: number, priority: Priority::Critical,
+                exclude: flag.then_some(conn), receipt,
+                seams: Seams { pattern: cut / 2, time: (cut / 2, cut) }, timestamp: !number, json: &payload,
             };
             for record in [
                 FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch(number), offset: 3 },
                 FromHome::PatternSubscribed { conn, serial: 7, prefix: &name, id },
                 FromHome::Message(written), FromHome::Direct(written),
-                FromHome::Accepted { conn, id: RequestId::Text(&other), epoch: Epoch(number), offset: 9 },
+                FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch(number), offset: 9 }),
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
                 FromHome::ParticipantAdmitted { conn, participant: &name, is_admitted: flag },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
-                prop_assert_eq!(FromHome::decode(&out), record);
+                prop_assert_eq!(FromHome::decode(&out), Ok(record));
+                prop_assert_eq!(FromHome::decode(&out[..out.len() - 1]), Err(Malformed));
+                out.push(0);
+                prop_assert_eq!(FromHome::decode(&out), Err(Malformed));
             }
             let mut buffer = [0; 13];
             prop_assert_eq!(u64::from_str_radix(Epoch(number).text(&mut buffer), 36), Ok(number));
+        }
+
+        /// Whatever it is, it is read without a panic, and what was read can be written again.
+        #[test]
+        fn garbage_is_no_panic(record in proptest::collection::vec(any::<u8>(), 0..120), tag in 1u8..11) {
+            for record in [record.clone(), [&[tag], record.as_slice()].concat()] {
+                let mut out = Vec::new();
+                if let Ok(read) = ToHome::decode(&record) {
+                    read.encode(&mut out);
+                    prop_assert_eq!(ToHome::decode(&out), Ok(read));
+                }
+                let mut out = Vec::new();
+                if let Ok(read) = FromHome::decode(&record) {
+                    read.encode(&mut out);
+                    prop_assert_eq!(FromHome::decode(&out), Ok(read));
+                }
+            }
         }
     }
 }

@@ -73,6 +73,12 @@ impl Namespaces {
         self.0.iter().position(|it| it.name == name).map(|index| (index as u16, &self.0[index]))
     }
 
+    /// All names, in order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|it| it.name.as_str())
+    }
+
+    /// The namespace of this index, which came from [`find`](Self::find) with the same configuration.
     pub(crate) fn at(&self, index: u16) -> &Namespace {
         &self.0[usize::from(index)]
     }
@@ -92,36 +98,48 @@ pub(crate) enum Act {
     Publish,
 }
 
+/// Who wants to do what where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) act: Act,
+    pub(crate) access: Access,
+    pub(crate) participant: &'a str,
+    /// The channel, or the prefix of a pattern.
+    pub(crate) name: &'a str,
+    pub(crate) is_pattern: bool,
+}
+
 impl Namespace {
-    /// Whether `participant` may do this on the channel `name` of this namespace.
-    pub(crate) fn check(
-        &self,
-        act: Act,
-        access: Access,
-        participant: &str,
-        name: &str,
-    ) -> Result<(), Denied> {
+    /// Whether it may be done in this namespace, which is the name's.
+    pub(crate) fn check(&self, it: &Request<'_>) -> Result<(), Denied> {
         let denied = |why| Err(Denied { code: ErrorCode::Forbidden, why });
-        let rest = name.split_once(':').map_or(name, |(_, rest)| rest);
-        if access == Access::Demo && !self.demo {
+        if it.access == Access::Demo && !self.demo {
             return denied(
                 "demo participants may use conversation:, metrics:, names without a namespace and their own user:",
             );
         }
-        let who = match act {
+        // A pattern is nobody's own: `user:ann*` is also anna's.
+        let rest = it.name.split_once(':').map_or(it.name, |(_, rest)| rest);
+        let is_own = !it.is_pattern && rest == it.participant;
+        let who = match it.act {
             Act::Subscribe => self.subscribe,
             Act::Publish => self.publish,
         };
-        match (who, act) {
+        match (who, it.act) {
             (Who::Anyone, _) => Ok(()),
             // Developers stand for backends, and so may publish anywhere.
-            (_, Act::Publish) if access == Access::Development => Ok(()),
+            (_, Act::Publish) if it.access == Access::Development => Ok(()),
             // A demo has no agents: its participants play them.
-            (Who::Owner, Act::Publish) if access == Access::Demo && self.subscribe == Who::Anyone => Ok(()),
-            (Who::Owner, _) if rest == participant => Ok(()),
-            (Who::Owner, Act::Subscribe) => denied("only its own participant may subscribe to this channel"),
+            (Who::Owner, Act::Publish) if it.access == Access::Demo && self.subscribe == Who::Anyone => {
+                Ok(())
+            }
+            (Who::Owner, _) if is_own => Ok(()),
+            (Who::Owner, Act::Subscribe) => {
+                denied("only its own participant may subscribe to this channel, by its full name")
+            }
             (Who::Owner, Act::Publish) => denied("only its own participant and backends may publish here"),
-            (Who::Backends, _) => denied("only backends may publish here"),
+            (Who::Backends, Act::Subscribe) => denied("only backends may subscribe here"),
+            (Who::Backends, Act::Publish) => denied("only backends may publish here"),
         }
     }
 }
@@ -135,7 +153,9 @@ mod tests {
         let space =
             channel.split_once(':').map_or(if channel == "system" { "system" } else { "default" }, |it| it.0);
         let (_, rule) = rules.find(space).expect("a built-in namespace");
-        rule.check(act, access, participant, channel).is_ok()
+        let name = channel.strip_suffix('*').unwrap_or(channel);
+        let is_pattern = channel.ends_with('*');
+        rule.check(&Request { act, access, participant, name, is_pattern }).is_ok()
     }
 
     #[test]
@@ -150,12 +170,20 @@ mod tests {
             (Publish, Demo, "demo:ann", "agent:x", false),
             (Subscribe, Demo, "demo:ann", "user:demo:ann", true),
             (Subscribe, Demo, "demo:ann", "user:ann", false),
+            (Subscribe, Demo, "demo:ann", "user:demo:ann*", false),
+            (Subscribe, Demo, "demo:ann", "user:*", false),
+            (Subscribe, Demo, "demo:ann", "conversation:*", true),
+            (Subscribe, Demo, "demo:ann", "agent:*", false),
+            (Subscribe, Demo, "demo:ann", "system", true),
+            (Publish, Demo, "demo:ann", "user:demo:ann", true),
             (Publish, Demo, "demo:ann", "user:bob", false),
             (Publish, Demo, "demo:ann", "system", false),
             (Subscribe, Demo, "demo:ann", "room", true),
             (Subscribe, Development, "ann", "agent:x", true),
             (Publish, Development, "ann", "agent:x", true),
             (Subscribe, Development, "ann", "user:ann", true),
+            (Subscribe, Development, "ann", "user:ann*", false),
+            (Subscribe, Development, "ann", "agent:*", true),
             (Subscribe, Development, "ann", "user:bob", false),
             (Publish, Development, "ann", "user:bob", true),
             (Publish, Development, "ann", "system", true),

@@ -1,5 +1,7 @@
 //! Subscribing and unsubscribing: active from the home's answer on, so that `subscribed` precedes every message.
 
+use std::borrow::Cow;
+
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
 use corecast_protocol::envelope::{event, name};
@@ -10,7 +12,7 @@ use crate::effect::{ConnKey, Effects};
 use crate::hub::{Hub, error, reply};
 use crate::member::Subscription;
 use crate::remote::{Epoch, ToHome};
-use crate::rules::{Act, Denied};
+use crate::rules::{Act, Denied, Request};
 
 /// Names in one message at most: each may cause an answer.
 pub(crate) const NAMES_MAX: usize = 256;
@@ -57,41 +59,44 @@ impl Hub {
             Ok(found) => found,
             Err(denied) => return error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
-        let hash = self.hash(stem);
-        let known = self.channels.find(hash, stem, is_pattern);
-        let shards = self.config.shards;
-        let limit = self.config.limits.subscriptions_per_connection as usize;
+        let hash = self.hasher.of(stem);
         let Some(member) = self.members.find_mut(conn) else { return };
-        let own = known.and_then(|index| member.subscriptions.iter().position(|it| it.channel == index));
+        if stem == name::SYSTEM {
+            // Everybody has it already: only its position is asked for.
+            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id };
+            return self.ask(now, self.home(hash), record, fx);
+        }
+        let known = self.channels.find(hash, stem, is_pattern);
+        let own = known.and_then(|index| member.subscriptions.iter().find(|it| it.channel == index));
+        let limit = self.config.limits.subscriptions_per_connection as usize;
         let serial = match own {
-            // Subscribing twice is idempotent; the answer still names the current position.
-            Some(own) => {
-                let subscription = &mut member.subscriptions[own];
-                subscription.awaited += if is_pattern && subscription.awaited > 0 { shards } else { 0 };
-                subscription.serial
+            // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
+            Some(own) if is_pattern && own.place.is_some() => {
+                return reply(fx, conn, |out| event::subscribed(out, id, text, None));
             }
+            Some(own) if !is_pattern => own.serial,
+            Some(_) => member.next_serial(),
             None if limit > 0 && member.subscriptions.len() >= limit => {
-                let why =
-                    format!("{limit} subscriptions per connection (limits.subscriptions_per_connection)");
+                let why = format!(
+                    "{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first"
+                );
                 return error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &why);
             }
             None => {
-                member.serial += 1;
-                let serial = member.serial;
+                let serial = member.next_serial();
                 let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
                 self.channels.get_mut(channel).expect("it was found or inserted").pending += 1;
-                let awaited = if is_pattern { shards } else { 1 };
-                member.subscriptions.push(Subscription { channel, place: None, serial, awaited });
+                member.subscriptions.push(Subscription { channel, place: None, serial });
                 serial
             }
         };
         if is_pattern {
-            for home in 0..shards {
+            self.awaited.insert((conn, serial), self.config.shards);
+            for home in 0..self.config.shards {
                 self.ask(now, home, ToHome::SubscribePattern { conn, serial, prefix: stem, id }, fx);
             }
         } else {
-            let home = self.home(hash);
-            self.ask(now, home, ToHome::Subscribe { conn, serial, channel: stem, id }, fx);
+            self.ask(now, self.home(hash), ToHome::Subscribe { conn, serial, channel: stem, id }, fx);
         }
     }
 
@@ -101,9 +106,15 @@ impl Hub {
         let named =
             if is_pattern { name::pattern(text) } else { name::channel(text).map(|space| (space, text)) };
         let (space, stem) = named.map_err(Refused::name)?;
-        let (index, rule) = self.config.namespaces.find(space).ok_or_else(Refused::namespace)?;
-        let Some(member) = self.members.find(conn) else { return Err(Refused::namespace()) };
-        rule.check(Act::Subscribe, member.access, &member.participant, stem)?;
+        let (index, rule) = self.config.namespaces.find(space).ok_or_else(|| self.no_namespace(space))?;
+        let member = self.members.find(conn).ok_or_else(Refused::gone)?;
+        rule.check(&Request {
+            act: Act::Subscribe,
+            access: member.access,
+            participant: &member.participant,
+            name: stem,
+            is_pattern,
+        })?;
         Ok((index, stem, is_pattern))
     }
 
@@ -117,12 +128,14 @@ impl Hub {
         position: (Epoch, u64),
         fx: &mut Effects,
     ) {
-        if self.activate(conn, serial, channel, false).is_some() {
-            let (epoch, offset) = position;
-            reply(fx, conn, |out| {
-                event::subscribed(out, id, channel, Some((epoch.text(&mut [0; 13]), offset)))
-            });
+        if self.members.find(conn).is_none() {
+            return;
         }
+        if channel != name::SYSTEM && !self.activate(conn, serial, channel, false) {
+            return overtaken(fx, conn, id, channel);
+        }
+        let (epoch, offset) = position;
+        reply(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(&mut [0; 13]), offset))));
     }
 
     /// One home knows the pattern; the last one makes it active.
@@ -134,28 +147,43 @@ impl Hub {
         id: Option<RequestId<'_>>,
         fx: &mut Effects,
     ) {
-        let Some(awaited) = self.activate(conn, serial, prefix, true) else { return };
-        // Every home answers every request: the last answer of each is the one that is passed on.
-        if awaited % self.config.shards == 0 {
-            let text = format!("{prefix}*");
+        let Some(awaited) = self.awaited.get_mut(&(conn, serial)) else { return };
+        *awaited -= 1;
+        if *awaited > 0 {
+            return;
+        }
+        self.awaited.remove(&(conn, serial));
+        if self.members.find(conn).is_none() {
+            return;
+        }
+        let text = format!("{prefix}*");
+        if self.activate(conn, serial, prefix, true) {
             reply(fx, conn, |out| event::subscribed(out, id, &text, None));
+        } else {
+            overtaken(fx, conn, id, &text);
         }
     }
 
-    /// How many answers are still awaited, if the subscription still exists.
-    fn activate(&mut self, conn: ConnKey, serial: u32, stem: &str, is_pattern: bool) -> Option<u16> {
-        let index = self.channels.find(self.hash(stem), stem, is_pattern)?;
-        let member = self.members.find_mut(conn)?;
-        let subscription =
-            member.subscriptions.iter_mut().find(|it| it.channel == index && it.serial == serial)?;
-        subscription.awaited = subscription.awaited.saturating_sub(1);
-        if subscription.awaited == 0 && subscription.place.is_none() {
-            let channel = self.channels.get_mut(index)?;
+    /// Makes a subscription active that the request with this serial asked for; whether it still exists.
+    ///
+    /// A pattern that is asked for again while it is pending has a later serial than the subscription. All homes
+    /// answer in the order they were asked, so the earlier request is complete by then.
+    fn activate(&mut self, conn: ConnKey, serial: u32, stem: &str, is_pattern: bool) -> bool {
+        let Some(index) = self.channels.find(self.hasher.of(stem), stem, is_pattern) else { return false };
+        let Some(member) = self.members.find_mut(conn) else { return false };
+        let Some(subscription) = member.subscriptions.iter_mut().find(|it| it.channel == index) else {
+            return false;
+        };
+        if subscription.serial > serial {
+            return false;
+        }
+        if subscription.place.is_none() {
+            let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
             subscription.place = Some(channel.subscribers.len() as u32);
             channel.subscribers.push(conn);
             channel.pending -= 1;
         }
-        Some(subscription.awaited)
+        true
     }
 
     pub(crate) fn unsubscribe(
@@ -177,9 +205,13 @@ impl Hub {
             );
         }
         for text in names {
-            let is_pattern = name::is_pattern(text);
-            let stem = if is_pattern { text.trim_end_matches('*') } else { text };
-            let index = self.channels.find(self.hash(stem), stem, is_pattern);
+            if text == name::SYSTEM {
+                let why = "everybody gets `system`: it can't be unsubscribed";
+                error(fx, conn, id, Some(text), ErrorCode::Forbidden, why);
+                continue;
+            }
+            let (stem, is_pattern) = text.strip_suffix('*').map_or((&**text, false), |stem| (stem, true));
+            let index = self.channels.find(self.hasher.of(stem), stem, is_pattern);
             let Some(member) = self.members.find_mut(conn) else { return };
             let at = index.and_then(|index| member.subscriptions.iter().position(|it| it.channel == index));
             match at {
@@ -194,7 +226,7 @@ impl Hub {
                     id,
                     Some(text),
                     ErrorCode::NotSubscribed,
-                    "there was no such subscription",
+                    "this connection has no such subscription",
                 ),
             }
         }
@@ -234,24 +266,51 @@ impl Hub {
     }
 }
 
-/// Why a channel can't be used.
+/// Tells the client that its subscription was taken back before it became active.
+fn overtaken(fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
+    if id.is_some() {
+        let why = "it was unsubscribed before it became active";
+        error(fx, conn, id, Some(text), ErrorCode::Cancelled, why);
+    }
+}
+
+/// Why a request can't be done.
 pub(crate) struct Refused {
     pub(crate) code: ErrorCode,
-    pub(crate) why: std::borrow::Cow<'static, str>,
+    pub(crate) why: Cow<'static, str>,
 }
 
 impl Refused {
-    pub(crate) fn name(error: name::NameError) -> Self {
-        Self { code: ErrorCode::InvalidChannel, why: error.to_string().into() }
+    pub(crate) fn new(code: ErrorCode, why: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, why: why.into() }
     }
 
-    pub(crate) fn namespace() -> Self {
-        Self { code: ErrorCode::InvalidChannel, why: "this namespace is not configured here".into() }
+    pub(crate) fn name(error: name::NameError) -> Self {
+        Self::new(ErrorCode::InvalidChannel, error.to_string())
+    }
+
+    /// The connection is not there any more, and so nobody will read this.
+    pub(crate) fn gone() -> Self {
+        Self::new(ErrorCode::Internal, "the connection is gone")
     }
 }
 
 impl From<Denied> for Refused {
     fn from(denied: Denied) -> Self {
-        Self { code: denied.code, why: denied.why.into() }
+        Self::new(denied.code, denied.why)
+    }
+}
+
+impl Hub {
+    /// Nobody configured this namespace.
+    pub(crate) fn no_namespace(&self, space: &str) -> Refused {
+        let known: Vec<&str> = self.config.namespaces.names().collect();
+        let known = known.join(", ");
+        let why = if space == name::DEFAULT_NAMESPACE {
+            format!("a name needs a namespace here, as in conversation:42; the namespaces are {known}")
+        } else {
+            format!("there is no namespace {space} here, but {known}")
+        };
+        Refused::new(ErrorCode::InvalidChannel, why)
     }
 }

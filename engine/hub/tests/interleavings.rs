@@ -8,7 +8,6 @@ mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use corecast_hub::Access;
 use harness::{Client, Net, Random, Seen, demo, development, unlimited};
 
 const CHANNELS: [&str; 6] =
@@ -19,7 +18,6 @@ const SLOTS: usize = 3;
 /// What the test knows of a client.
 #[derive(Debug, Default)]
 struct Known {
-    access: Option<Access>,
     /// What it asked for last, per name: subscribed or not.
     wants: BTreeSet<String>,
     /// Numbers of what it published with `echo:false`.
@@ -35,6 +33,8 @@ struct Storm {
     clients: BTreeMap<Client, Known>,
     slots: BTreeMap<(u16, u32), Client>,
     published: u64,
+    /// Numbers of messages that get an offset of their own.
+    numbered: BTreeSet<u64>,
 }
 
 impl Storm {
@@ -70,7 +70,7 @@ impl Storm {
         let path = self.random.chance(4).then(|| CHANNELS[self.random.below(CHANNELS.len())]);
         open.channel = path;
         let client = self.net.open_with(place.0, place.1, open);
-        let mut known = Known { access: Some(open.access), ..Known::default() };
+        let mut known = Known::default();
         known.wants.extend(path.map(str::to_owned));
         self.clients.insert(client, known);
         self.slots.insert(place, client);
@@ -111,7 +111,9 @@ impl Storm {
         let number = self.published;
         let channel = CHANNELS[self.random.below(CHANNELS.len())];
         let is_silent = self.random.chance(3);
-        let store = if self.random.chance(4) { r#","store":false"# } else { "" };
+        let is_numbered = channel != "room" && !self.random.chance(4);
+        let store = if is_numbered || channel == "room" { "" } else { r#","store":false"# };
+        self.numbered.extend(is_numbered.then_some(number));
         let id = if self.random.chance(2) { r#""id":3,"# } else { "" };
         let echo = if is_silent { r#","echo":false"# } else { "" };
         self.net.send(
@@ -152,7 +154,7 @@ impl Storm {
         let mut identities: BTreeMap<(String, String, u64), u64> = BTreeMap::new();
         for client in all {
             self.pull(client);
-            for (channel, order) in check_log(&self.clients[&client], &mut identities) {
+            for (channel, order) in check_log(&self.clients[&client], &self.numbered, &mut identities) {
                 orders.entry(channel).or_default().push(order);
             }
         }
@@ -171,6 +173,7 @@ impl Storm {
 /// One client's whole log; per channel, what it got in which order.
 fn check_log(
     known: &Known,
+    numbered: &BTreeSet<u64>,
     identities: &mut BTreeMap<(String, String, u64), u64>,
 ) -> BTreeMap<String, Vec<u64>> {
     let mut subscribed: BTreeSet<String> = BTreeSet::new();
@@ -205,7 +208,11 @@ fn check_log(
                 assert!(*last <= offset, "offsets never fall: {message} after {last}");
                 // Ephemeral messages carry the offset of the last numbered one, and come after it.
                 *last = offset;
-                identities.entry((channel.clone(), epoch, offset)).or_insert(number);
+                if numbered.contains(&number) {
+                    let identity = (channel.clone(), epoch, offset);
+                    let first = *identities.entry(identity).or_insert(number);
+                    assert_eq!(first, number, "an offset is one message's: {message}");
+                }
                 orders.entry(channel).or_default().push(number);
             }
             _ => {}
@@ -223,7 +230,7 @@ fn storm(seed: u64) {
     let shards = 1 + random.below(4) as u16;
     let net = Net::new(shards, seed, unlimited());
     let (clients, slots) = (BTreeMap::new(), BTreeMap::new());
-    let mut storm = Storm { net, random, shards, clients, slots, published: 0 };
+    let mut storm = Storm { net, random, shards, clients, slots, published: 0, numbered: BTreeSet::new() };
     for _ in 0..3 {
         for _ in 0..120 {
             storm.act();
@@ -260,6 +267,7 @@ fn a_canary_fails() {
         clients,
         slots,
         published: 0,
+        numbered: BTreeSet::new(),
     };
     let client = storm.net.open_with(0, 0, demo(Some("ann")));
     let wants = BTreeSet::from(["conversation:1".to_owned()]);

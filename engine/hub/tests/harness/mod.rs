@@ -16,11 +16,11 @@ use corecast_protocol::envelope::{Scanner, parse};
 use serde_json::Value;
 
 /// A connection anywhere on the node: its shard and its key there.
-pub type Client = (u16, ConnKey);
+pub(crate) type Client = (u16, ConnKey);
 
 /// What caused effects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
+pub(crate) enum Cause {
     Call,
     Request,
     Deliver,
@@ -28,7 +28,7 @@ pub enum Cause {
 
 /// What a client sees.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Seen {
+pub(crate) enum Seen {
     Admitted,
     Refused(Refusal),
     Message(Value),
@@ -37,10 +37,10 @@ pub enum Seen {
 
 /// Small and reproducible; prints as its seed.
 #[derive(Clone, Debug)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         // xorshift64* (Vigna 2016).
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -49,25 +49,25 @@ impl Random {
         value as usize % bound
     }
 
-    pub fn chance(&mut self, one_in: usize) -> bool {
+    pub(crate) fn chance(&mut self, one_in: usize) -> bool {
         self.below(one_in) == 0
     }
 }
 
-pub struct Net {
-    pub hubs: Vec<Hub>,
+pub(crate) struct Net {
+    pub(crate) hubs: Vec<Hub>,
     /// By class, from and to.
     rings: BTreeMap<(bool, u16, u16), VecDeque<Vec<u8>>>,
-    pub seen: BTreeMap<Client, Vec<Seen>>,
+    pub(crate) seen: BTreeMap<Client, Vec<Seen>>,
     generations: BTreeMap<(u16, u32), u32>,
     fx: Effects,
     started: Instant,
-    pub records: u64,
-    pub delivers: Vec<(Client, corecast_hub::Delivery)>,
+    pub(crate) records: u64,
+    pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
 }
 
 impl Net {
-    pub fn new(shards: u16, seed: u64, limits: HubLimits) -> Self {
+    pub(crate) fn new(shards: u16, seed: u64, limits: HubLimits) -> Self {
         let config = |shard| HubConfig {
             shard,
             shards,
@@ -91,12 +91,12 @@ impl Net {
         }
     }
 
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { instant: self.started, unix_ms: 1_700_000_000_000 }
     }
 
     /// A connection asks for admission, on a slot that is free.
-    pub fn open_with(&mut self, shard: u16, slot: u32, open: Open<'_>) -> Client {
+    pub(crate) fn open_with(&mut self, shard: u16, slot: u32, open: Open<'_>) -> Client {
         let generation = self.generations.entry((shard, slot)).or_insert(0);
         *generation += 1;
         let key = ConnKey { index: slot, generation: *generation };
@@ -107,18 +107,18 @@ impl Net {
         (shard, key)
     }
 
-    pub fn open(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
+    pub(crate) fn open(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
         self.open_with(shard, slot, development(as_name))
     }
 
     /// Opens and waits for admission.
-    pub fn join(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
+    pub(crate) fn join(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
         let client = self.open(shard, slot, as_name);
         self.run();
         client
     }
 
-    pub fn send(&mut self, (shard, key): Client, text: &str) {
+    pub(crate) fn send(&mut self, (shard, key): Client, text: &str) {
         let now = self.now();
         let mut scanner = Scanner::new(64);
         match parse(text, &mut scanner) {
@@ -129,21 +129,21 @@ impl Net {
     }
 
     /// Sends, waits until nothing moves, and returns what the client saw meanwhile.
-    pub fn ask(&mut self, client: Client, text: &str) -> Vec<Value> {
+    pub(crate) fn ask(&mut self, client: Client, text: &str) -> Vec<Value> {
         self.take(client);
         self.send(client, text);
         self.run();
         self.take(client)
     }
 
-    pub fn close(&mut self, (shard, key): Client) {
+    pub(crate) fn close(&mut self, (shard, key): Client) {
         let now = self.now();
         self.hubs[usize::from(shard)].close(now, key, &mut self.fx);
         self.carry_out(shard, Cause::Call);
         self.seen.remove(&(shard, key));
     }
 
-    pub fn settle(&mut self, shard: u16, budget: usize) -> bool {
+    pub(crate) fn settle(&mut self, shard: u16, budget: usize) -> bool {
         let now = self.now();
         let has_more = self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
         self.carry_out(shard, Cause::Call);
@@ -151,7 +151,7 @@ impl Net {
     }
 
     /// One record of one ring, if there is any anywhere.
-    pub fn step(&mut self, random: &mut Random) -> bool {
+    pub(crate) fn step(&mut self, random: &mut Random) -> bool {
         let full: Vec<_> =
             self.rings.iter().filter(|(_, ring)| !ring.is_empty()).map(|(key, _)| *key).collect();
         if full.is_empty() {
@@ -162,7 +162,7 @@ impl Net {
     }
 
     /// One record of this class between these two.
-    pub fn step_one(&mut self, class: Class, from: u16, to: u16) -> bool {
+    pub(crate) fn step_one(&mut self, class: Class, from: u16, to: u16) -> bool {
         let key = (class == Class::Request, from, to);
         let has_one = self.rings.get(&key).is_some_and(|ring| !ring.is_empty());
         if has_one {
@@ -172,7 +172,7 @@ impl Net {
     }
 
     /// Until nothing moves any more.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let mut random = Random(1);
         loop {
             let mut moved = false;
@@ -246,7 +246,7 @@ impl Net {
     }
 
     /// The messages that a client saw since the last time.
-    pub fn take(&mut self, client: Client) -> Vec<Value> {
+    pub(crate) fn take(&mut self, client: Client) -> Vec<Value> {
         let seen = std::mem::take(self.seen.get_mut(&client).expect("the client is connected"));
         seen.into_iter()
             .filter_map(|it| match it {
@@ -256,12 +256,12 @@ impl Net {
             .collect()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.hubs.iter().all(Hub::is_empty)
     }
 }
 
-pub fn development(as_name: &str) -> Open<'_> {
+pub(crate) fn development(as_name: &str) -> Open<'_> {
     Open {
         access: Access::Development,
         as_name: Some(as_name),
@@ -271,7 +271,7 @@ pub fn development(as_name: &str) -> Open<'_> {
     }
 }
 
-pub fn demo(as_name: Option<&str>) -> Open<'_> {
+pub(crate) fn demo(as_name: Option<&str>) -> Open<'_> {
     Open {
         access: Access::Demo,
         as_name,
@@ -281,7 +281,7 @@ pub fn demo(as_name: Option<&str>) -> Open<'_> {
     }
 }
 
-pub fn unlimited() -> HubLimits {
+pub(crate) fn unlimited() -> HubLimits {
     HubLimits {
         connections_per_participant: 0,
         connections_per_ip: 0,

@@ -1,0 +1,73 @@
+//! Nothing lost, nothing twice, nothing out of order: every subscriber counts its publisher's messages.
+
+/// What one subscriber has seen of one publisher.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    next: u64,
+}
+
+/// What went wrong, over all subscribers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub(crate) struct Audit {
+    pub(crate) delivered: u64,
+    pub(crate) lost: u64,
+    /// Came again, or after a later one: a sequence number below what was expected.
+    pub(crate) repeated: u64,
+}
+
+impl Audit {
+    /// A message with this sequence number arrived.
+    pub(crate) fn message(&mut self, seen: &mut Seen, sequence: u64) {
+        self.delivered += 1;
+        if sequence < seen.next {
+            self.repeated += 1;
+            return;
+        }
+        self.lost += sequence - seen.next;
+        seen.next = sequence + 1;
+    }
+
+    /// The run is over and the publisher sent `sent` messages.
+    pub(crate) fn end(&mut self, seen: &Seen, sent: u64) {
+        self.lost += sent.saturating_sub(seen.next);
+    }
+
+    /// Adds another worker's findings.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.repeated += other.repeated;
+    }
+
+    /// Whether all arrived, once and in order.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.lost == 0 && self.repeated == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn audit(sequences: &[u64], sent: u64) -> Audit {
+        let (mut audit, mut seen) = (Audit::default(), Seen::default());
+        for sequence in sequences {
+            audit.message(&mut seen, *sequence);
+        }
+        audit.end(&seen, sent);
+        audit
+    }
+
+    #[test]
+    fn what_is_right_is_clean() {
+        assert_eq!(audit(&[0, 1, 2], 3), Audit { delivered: 3, lost: 0, repeated: 0 });
+    }
+
+    #[test]
+    fn every_fault_is_seen() {
+        assert_eq!(audit(&[0, 2], 3).lost, 1, "a gap");
+        assert_eq!(audit(&[0, 1], 3).lost, 1, "the end is missing");
+        assert_eq!(audit(&[0, 1, 1, 2], 3).repeated, 1, "twice");
+        assert!(!audit(&[0, 2, 1], 3).is_clean(), "out of order");
+    }
+}
