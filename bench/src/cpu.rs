@@ -20,8 +20,8 @@ pub(crate) fn core_busy_seconds(core: usize) -> f64 {
     let Some(line) = stat.lines().find(|line| line.starts_with(&format!("cpu{core} "))) else { return 0.0 };
     let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|it| it.parse().ok()).collect();
     let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
-    // Guest time is part of user time already.
-    (ticks.iter().take(8).sum::<f64>() - idle) / TICKS_PER_SECOND
+    // Time stolen by the host is not ours, guest time is part of user time already.
+    (ticks.iter().take(7).sum::<f64>() - idle) / TICKS_PER_SECOND
 }
 
 /// Resident memory of a process in KiB.
