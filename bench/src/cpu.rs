@@ -5,23 +5,26 @@ use std::fs;
 /// The kernel's unit of processor time: 100 per second on every Linux this runs on (`getconf CLK_TCK`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Seconds that a process has run, in user space and in the kernel.
+/// Seconds that the threads of a process were on a core, as the scheduler counts them: exact, where the figures of
+/// `/proc/PID/stat` are samples that short bursts escape.
 pub(crate) fn process_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name may hold spaces and ends with the last parenthesis.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e9
 }
 
-/// Seconds that a core was busy with anything, interrupts and kernel threads included.
-pub(crate) fn core_busy_seconds(core: usize) -> f64 {
+/// Seconds that a core was idle, or not ours because the host gave it to somebody else. What is left of a span of
+/// time is all that was done on it: interrupts and kernel threads included.
+pub(crate) fn core_idle_seconds(core: usize) -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let Some(line) = stat.lines().find(|line| line.starts_with(&format!("cpu{core} "))) else { return 0.0 };
     let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|it| it.parse().ok()).collect();
-    let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
-    // Time stolen by the host is not ours, guest time is part of user time already.
-    (ticks.iter().take(7).sum::<f64>() - idle) / TICKS_PER_SECOND
+    let of = |at: usize| ticks.get(at).copied().unwrap_or(0.0);
+    let (idle, waiting, stolen) = (of(3), of(4), of(7));
+    (idle + waiting + stolen) / TICKS_PER_SECOND
 }
 
 /// Resident memory of a process in KiB.

@@ -166,7 +166,8 @@ impl Scenario {
         let counters = ["wakes", "parks", "sends", "ticks", "kernel_entries"];
         let counters_before = counters.map(|name| server.counter(name));
         let process = cpu::process_seconds(server.pid());
-        let cores: f64 = (0..placement.cores).map(cpu::core_busy_seconds).sum();
+        let idle: f64 = (0..placement.cores).map(cpu::core_idle_seconds).sum();
+        let measured = Instant::now();
         let start = Instant::now() + Duration::from_millis(200);
         let threads: Vec<_> = workers
             .into_iter()
@@ -183,7 +184,9 @@ impl Scenario {
         }
         let mut result = self.collect(what, outcomes);
         result.server_cpu_seconds = cpu::process_seconds(server.pid()) - process;
-        result.core_busy_seconds = (0..placement.cores).map(cpu::core_busy_seconds).sum::<f64>() - cores;
+        let idle = (0..placement.cores).map(cpu::core_idle_seconds).sum::<f64>() - idle;
+        result.core_busy_seconds =
+            (measured.elapsed().as_secs_f64() * placement.cores as f64 - idle).max(0.0);
         result.resident_kib = cpu::resident_kib(server.pid());
         result.descriptors = cpu::descriptors(server.pid());
         result.connect_seconds = connect_seconds;
