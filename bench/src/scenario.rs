@@ -163,7 +163,7 @@ impl Scenario {
         let begin = Instant::now();
         let workers = jobs.into_iter().map(Worker::connect).collect::<Result<Vec<_>>>()?;
         let connect_seconds = begin.elapsed().as_secs_f64();
-        let counters = ["wakes", "parks", "sends", "ticks", "kernel_entries"];
+        let counters = ["wakes", "parks", "spills", "stalls", "sends", "ticks", "kernel_entries"];
         let counters_before = counters.map(|name| server.counter(name));
         let process = cpu::process_seconds(server.pid());
         let idle: f64 = (0..placement.cores).map(cpu::core_idle_seconds).sum();
