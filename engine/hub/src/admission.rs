@@ -13,7 +13,7 @@ use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Refusal};
 use crate::hub::{Hub, Via, reply};
 use crate::member::{Access, Admission, Member, Open};
-use crate::remote::{Epoch, ToHome};
+use crate::remote::{ToHome, base36};
 
 /// What homes are still to be told or asked.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Hub {
     pub fn open(&mut self, now: Now, conn: ConnKey, open: Open<'_>, fx: &mut Effects) {
         let client_id = self.client_ids.next();
         let mut buffer = [0; 13];
-        let name = open.as_name.unwrap_or_else(|| Epoch(client_id).text(&mut buffer));
+        let name = open.as_name.unwrap_or_else(|| base36(client_id, &mut buffer));
         let participant = match open.access {
             Access::Demo => format!("demo:{name}").into(),
             Access::Development => name.into(),
@@ -140,7 +140,7 @@ impl Hub {
         reply(fx, conn, |out| {
             let mut buffer = [0; 13];
             let established = Established {
-                client_id: Epoch(client_id).text(&mut buffer),
+                client_id: base36(client_id, &mut buffer),
                 participant,
                 node: &config.node,
                 shard: config.shard,

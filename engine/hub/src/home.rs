@@ -96,7 +96,7 @@ impl Homes {
         let channel = HomeChannel {
             name: name.into(),
             hash,
-            epoch: Epoch(self.epochs.next()),
+            epoch: Epoch::new(self.epochs.next()),
             offset: 0,
             shards: ShardSet::EMPTY,
             older: NONE,

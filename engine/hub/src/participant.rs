@@ -106,7 +106,7 @@ impl Participants {
     /// At its home: one more connection, unless that is over `limit` (0 for none).
     pub(crate) fn admit(&mut self, hash: u64, name: &str, shard: u16, limit: u32) -> bool {
         let Some(index) = self.home.find(hash, name) else {
-            let epoch = Epoch(self.epochs.next());
+            let epoch = Epoch::new(self.epochs.next());
             let counts = vec![(shard, 1)];
             self.home.insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, counts });
             return true;

@@ -42,11 +42,11 @@ impl Hub {
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
-        let (rule, is_numbered) = match self.may_publish(conn, channel) {
+        let hash = self.hasher.of(channel);
+        let (rule, is_numbered) = match self.may_publish(conn, hash, channel) {
             Ok(found) => found,
             Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
-        let hash = self.hasher.of(channel);
         let Some(member) = self.members.find(conn) else { return };
         // A count, not a copy: the hub changes while the name is in use.
         let publisher = member.participant.clone();
@@ -57,9 +57,16 @@ impl Hub {
     }
 
     /// The number of the channel's namespace, and whether its messages have offsets of their own.
-    fn may_publish(&self, conn: ConnKey, channel: &str) -> Result<(u16, bool), Refused> {
-        let space = name::channel(channel).map_err(Refused::name)?;
-        let (index, rule) = self.config.namespaces.find(space).ok_or_else(|| self.no_namespace(space))?;
+    fn may_publish(&self, conn: ConnKey, hash: u64, channel: &str) -> Result<(u16, bool), Refused> {
+        // A channel that somebody here subscribed to has a good name of a known namespace.
+        let known = self.channels.exact.find(hash, channel).and_then(|slot| self.channels.exact.get(slot));
+        let (index, rule) = match known {
+            Some(known) => (known.rule, self.config.namespaces.at(known.rule)),
+            None => {
+                let space = name::channel(channel).map_err(Refused::name)?;
+                self.config.namespaces.find(space).ok_or_else(|| self.no_namespace(space))?
+            }
+        };
         let member = self.members.find(conn).ok_or_else(Refused::gone)?;
         rule.check(&Request {
             act: Act::Publish,
@@ -195,7 +202,7 @@ impl Hub {
                 event: it.event,
                 payload: it.payload,
                 publisher: Some(it.publisher),
-                epoch: to.epoch.text(&mut [0; 13]),
+                epoch: to.epoch.text(&mut [0; 8]),
                 offset: to.offset,
                 timestamp: it.timestamp,
                 priority: it.priority,

@@ -134,25 +134,33 @@ pub enum FromHome<'a> {
     ParticipantAdmitted { conn: ConnKey, participant: &'a str, is_admitted: bool },
 }
 
-/// Which life of a channel or inbox an offset belongs to. Written as base 36.
+/// Which life of a channel or inbox an offset belongs to: below [`Epoch::COUNT`], written as base 36.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The text of the wire, 1 to 13 characters.
-    pub fn text(self, buffer: &mut [u8; 13]) -> &str {
-        let mut at = buffer.len();
-        let mut rest = self.0;
-        loop {
-            at -= 1;
-            buffer[at] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize];
-            rest /= 36;
-            if rest == 0 {
-                break;
-            }
-        }
-        std::str::from_utf8(&buffer[at..]).expect("digits and letters are UTF-8")
+    /// How many there are. Two lives of one channel are alike once in 2.8 million million.
+    pub const COUNT: u64 = 36u64.pow(8);
+
+    /// The epoch for a random number.
+    pub fn new(random: u64) -> Self {
+        Self(random % Self::COUNT)
     }
+
+    /// The text of the wire: 8 characters.
+    pub fn text(self, buffer: &mut [u8; 8]) -> &str {
+        base36(self.0, buffer)
+    }
+}
+
+/// The last digits of a number in base 36, as many as the buffer holds.
+pub(crate) fn base36<const N: usize>(number: u64, buffer: &mut [u8; N]) -> &str {
+    let mut rest = number;
+    for digit in buffer.iter_mut().rev() {
+        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize];
+        rest /= 36;
+    }
+    std::str::from_utf8(buffer).expect("digits and letters are UTF-8")
 }
 
 impl ToHome<'_> {
@@ -602,8 +610,9 @@ mod tests {
                 out.push(0);
                 prop_assert_eq!(FromHome::decode(&out), Err(Malformed));
             }
-            let mut buffer = [0; 13];
-            prop_assert_eq!(u64::from_str_radix(Epoch(number).text(&mut buffer), 36), Ok(number));
+            let epoch = Epoch::new(number);
+            prop_assert_eq!(u64::from_str_radix(epoch.text(&mut [0; 8]), 36), Ok(epoch.0));
+            prop_assert_eq!(u64::from_str_radix(base36(number, &mut [0; 13]), 36), Ok(number));
         }
 
         /// Whatever it is, it is read without a panic, and what was read can be written again.

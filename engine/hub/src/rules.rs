@@ -109,6 +109,14 @@ pub(crate) struct Request<'a> {
     pub(crate) is_pattern: bool,
 }
 
+impl Request<'_> {
+    /// Whether the channel is the participant's. A pattern is nobody's own: `user:ann*` is also anna's.
+    fn is_own(&self) -> bool {
+        let rest = self.name.split_once(':').map_or(self.name, |(_, rest)| rest);
+        !self.is_pattern && rest == self.participant
+    }
+}
+
 impl Namespace {
     /// Whether it may be done in this namespace, which is the name's.
     pub(crate) fn check(&self, it: &Request<'_>) -> Result<(), Denied> {
@@ -118,9 +126,6 @@ impl Namespace {
                 "demo participants may use conversation:, metrics:, names without a namespace and their own user:",
             );
         }
-        // A pattern is nobody's own: `user:ann*` is also anna's.
-        let rest = it.name.split_once(':').map_or(it.name, |(_, rest)| rest);
-        let is_own = !it.is_pattern && rest == it.participant;
         let who = match it.act {
             Act::Subscribe => self.subscribe,
             Act::Publish => self.publish,
@@ -133,7 +138,7 @@ impl Namespace {
             (Who::Owner, Act::Publish) if it.access == Access::Demo && self.subscribe == Who::Anyone => {
                 Ok(())
             }
-            (Who::Owner, _) if is_own => Ok(()),
+            (Who::Owner, _) if it.is_own() => Ok(()),
             (Who::Owner, Act::Subscribe) => {
                 denied("only its own participant may subscribe to this channel, by its full name")
             }

@@ -53,7 +53,7 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// The high bit of each byte that is `"`, `\` or a control character; exact up to the first such byte.
-fn specials(word: u64) -> u64 {
+pub(crate) fn specials(word: u64) -> u64 {
     let zero = |x: u64| x.wrapping_sub(ONES) & !x & HIGHS;
     let quote = zero(word ^ (ONES * 0x22));
     let backslash = zero(word ^ (ONES * 0x5c));
