@@ -70,4 +70,9 @@ impl Drain {
     pub(crate) fn is_on(&self) -> bool {
         self.stage != Stage::Serving
     }
+
+    /// Whether nothing that clients send is accepted any more: a marker has gone out behind the last request.
+    pub(crate) fn is_silent(&self) -> bool {
+        !matches!(self.stage, Stage::Serving | Stage::Quieting)
+    }
 }

@@ -97,7 +97,7 @@ impl Core {
     fn read_on(&mut self, io: &mut impl Io, id: ConnId) {
         let now = self.now;
         let Some(conn) = self.conns.find(id) else { return };
-        if conn.is_stalled || !conn.is_paused {
+        if conn.is_stalled || !conn.is_paused || (self.drain.is_on() && conn.client().is_some()) {
             return;
         }
         conn.is_paused = false;
@@ -114,11 +114,15 @@ impl Core {
     /// client reads what it asked for.
     fn may_read(&mut self, id: ConnId) -> bool {
         let limits = self.config.limits.outbox;
-        self.has_room()
-            && self.conns.find(id).is_none_or(|conn| {
-                conn.outbox.bytes() <= limits.bytes / 2
+        // Behind the marker of a drain it is too late: nothing of it would be promised to anybody.
+        let has_room = self.has_room() && !self.drain.is_silent();
+        self.conns.find(id).is_none_or(|conn| {
+            // Who is on the way out causes nothing any more.
+            matches!(conn.phase, Phase::Closing(_) | Phase::Gone)
+                || has_room
+                    && conn.outbox.bytes() <= limits.bytes / 2
                     && conn.outbox.messages() <= limits.messages.div_ceil(2)
-            })
+        })
     }
 
     fn is_open(&mut self, id: ConnId) -> bool {

@@ -232,9 +232,13 @@ impl Core {
             codec.close_sent();
         }
         conn.phase = Phase::Closing(Closing { awaits_close, is_finished: false, is_answered, until });
-        conn.held = Vec::new();
         if std::mem::take(&mut conn.is_paused) {
             io.resume(id);
+        }
+        // The peer's close frame may wait behind what was held back.
+        if !conn.held.is_empty() && !conn.is_stalled {
+            conn.is_stalled = true;
+            self.stalled.push_back(id);
         }
         self.left(key, is_echo);
         self.set_timer(id);
