@@ -1,0 +1,6 @@
+//! Runs every case of `protocol/vectors`. What the files mean is said in their README.
+
+mod channels;
+mod close_codes;
+mod runner;
+mod utf8;
