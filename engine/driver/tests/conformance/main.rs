@@ -1,0 +1,100 @@
+//! What every driver promises, shown on each of them by the same cases.
+//!
+//! A case drives a scripted shard from the test's thread and talks to it through ordinary sockets; whatever it looks
+//! at itself, a recorder judges the order of all calls and events. A new driver joins with one `Subject`.
+
+mod client;
+mod faulty;
+mod reading;
+mod recorder;
+mod rig;
+mod script;
+mod sending;
+mod starving;
+
+use std::io;
+
+use corecast_driver::DriverConfig;
+use corecast_driver::epoll::Epoll;
+use corecast_driver::uring::Uring;
+
+use rig::Subject;
+
+/// io_uring as it is configured.
+struct OnUring;
+
+impl Subject for OnUring {
+    type Driver = Uring;
+    const QUEUE_ENTRIES: u32 = 1024;
+
+    fn build(config: DriverConfig) -> io::Result<Uring> {
+        Uring::new(config)
+    }
+}
+
+/// io_uring with queues that overflow all the time.
+struct OnNarrowUring;
+
+impl Subject for OnNarrowUring {
+    type Driver = Uring;
+    const QUEUE_ENTRIES: u32 = 2;
+
+    fn build(config: DriverConfig) -> io::Result<Uring> {
+        Uring::new(config)
+    }
+}
+
+struct OnEpoll;
+
+impl Subject for OnEpoll {
+    type Driver = Epoll;
+    const QUEUE_ENTRIES: u32 = 1024;
+
+    fn build(config: DriverConfig) -> io::Result<Epoll> {
+        Epoll::new(config)
+    }
+}
+
+/// Each case on each driver.
+macro_rules! cases {
+    ($($module:ident: $($case:ident),+ $(,)?;)+) => {
+        cases!(@on uring OnUring; $($module: $($case),+;)+);
+        cases!(@on narrow_uring OnNarrowUring; $($module: $($case),+;)+);
+        cases!(@on epoll OnEpoll; $($module: $($case),+;)+);
+    };
+    (@on $name:ident $subject:ident; $($module:ident: $($case:ident),+;)+) => {
+        mod $name {
+            $($(
+                #[test]
+                fn $case() {
+                    crate::$module::$case::<crate::$subject>();
+                }
+            )+)+
+        }
+    };
+}
+
+cases! {
+    faulty: canary;
+    sending:
+        large_batch_to_a_slow_reader,
+        batches_of_small_and_large_frames,
+        many_readers_at_once,
+        reset_in_mid_send,
+        nothing_is_sent_after_finish_or_close,
+        dead_connections_are_ignored;
+    reading:
+        large_upload,
+        half_close,
+        half_close_while_paused,
+        finish,
+        pause_holds_the_peer_back,
+        pause_and_resume_in_a_stream,
+        pause_on_data,
+        pause_and_resume_out_of_turn;
+    starving:
+        all_buffers_held,
+        starved_connections_live_on,
+        gone_while_starved,
+        leases_outlive_their_connection;
+}
