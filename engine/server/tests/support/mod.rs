@@ -1,0 +1,75 @@
+//! What the end-to-end tests share: the real binary as a child process, a WebSocket client that is not ours, and a
+//! plain TCP client for everything that a proper client would never send.
+//!
+//! It knows the command line, the log and the wire; nothing of the hub's inside.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(unused_imports, reason = "likewise")]
+#![allow(unused_macros, reason = "likewise")]
+
+mod client;
+mod http;
+mod raw;
+mod server;
+
+pub(crate) use client::{Client, Connect};
+pub(crate) use http::{Response, get};
+pub(crate) use raw::{End, Frame, HANDSHAKE, Raw, masked};
+pub(crate) use server::{Failed, Server, Start};
+
+use std::time::Duration;
+
+/// How long anything may take before a test fails: far beyond what a loaded machine needs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The codes of the wire contract, section 5.
+pub(crate) const ERROR_CODES: &str = "INVALID_JSON INVALID_MESSAGE UNKNOWN_TYPE SCHEMA_VIOLATION AUTH_REQUIRED AUTH_INVALID \
+     AUTH_EXPIRED FORBIDDEN INVALID_CHANNEL NOT_SUBSCRIBED SUBSCRIPTION_LIMIT CONNECTION_LIMIT MESSAGE_TOO_LARGE \
+     RATE_LIMIT_EXCEEDED REPLAYED BAD_SIGNATURE NO_HANDLER TIMEOUT CANCELLED NOT_FOUND UNRECOVERABLE SLOW_CONSUMER \
+     OVERLOADED DRAINING INTERNAL";
+
+/// Fails unless a close reason begins with an error code.
+#[track_caller]
+pub(crate) fn assert_names_a_code(reason: &str) {
+    let word = reason.split([':', ' ']).next().unwrap_or_default();
+    assert!(
+        ERROR_CODES.split_whitespace().any(|code| code == word),
+        "a close reason begins with an error code, not {reason:?}"
+    );
+}
+
+/// Runs each test on both drivers, with one shard. A test is a function that takes a [`Start`].
+macro_rules! on_both_drivers {
+    ($($name:ident),* $(,)?) => {
+        mod uring {
+            $(#[test] fn $name() { super::$name(crate::support::Server::on("uring").shards(1)); })*
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name(crate::support::Server::on("epoll").shards(1)); })*
+        }
+    };
+}
+pub(crate) use on_both_drivers;
+
+/// Runs each test on both drivers, with one shard and with four.
+macro_rules! on_all_layouts {
+    ($($name:ident),* $(,)?) => {
+        mod one_shard {
+            mod uring {
+                $(#[test] fn $name() { super::super::$name(crate::support::Server::on("uring").shards(1)); })*
+            }
+            mod epoll {
+                $(#[test] fn $name() { super::super::$name(crate::support::Server::on("epoll").shards(1)); })*
+            }
+        }
+        mod four_shards {
+            mod uring {
+                $(#[test] fn $name() { super::super::$name(crate::support::Server::on("uring").shards(4)); })*
+            }
+            mod epoll {
+                $(#[test] fn $name() { super::super::$name(crate::support::Server::on("epoll").shards(4)); })*
+            }
+        }
+    };
+}
+pub(crate) use on_all_layouts;
