@@ -232,7 +232,11 @@ impl Reader<'_> {
     }
 
     fn give_back(&mut self) {
-        if std::mem::take(&mut self.is_lent) {
+        let is_lent = std::mem::take(&mut self.is_lent);
+        if self.connection.is_over {
+            // Nothing follows a close or a violation: a message that was in progress never ends.
+            self.connection.release(self.pool);
+        } else if is_lent {
             if self.connection.message.is_none() {
                 self.pool.give_back(&mut self.connection.data);
             }
