@@ -2,5 +2,6 @@
 
 mod channels;
 mod close_codes;
+mod frames;
 mod runner;
 mod utf8;
