@@ -15,6 +15,7 @@ use super::raw::Raw;
 /// A running `corecast serve`. Dropping it kills and reaps the process.
 pub(crate) struct Server {
     process: Process,
+    shards: usize,
     /// Where clients connect.
     pub(crate) clients: SocketAddr,
     /// Where the demo page and metrics are.
@@ -80,6 +81,25 @@ impl Server {
     #[track_caller]
     pub(crate) fn connect(&self, path: &str) -> Client {
         self.to(path).open()
+    }
+
+    /// One client on each shard, in the order of the shards. The kernel spreads connections by their ports, so it
+    /// takes some more to meet every shard.
+    #[track_caller]
+    pub(crate) fn connect_on_every_shard(&self, path: &str) -> Vec<Client> {
+        const ATTEMPTS: usize = 500;
+        let mut clients: Vec<Option<Client>> = (0..self.shards).map(|_| None).collect();
+        for _ in 0..ATTEMPTS {
+            let client = self.connect(path);
+            let place = &mut clients[client.shard() as usize];
+            if place.is_none() {
+                *place = Some(client);
+            }
+            if clients.iter().all(Option::is_some) {
+                return clients.into_iter().flatten().collect();
+            }
+        }
+        panic!("{ATTEMPTS} connections did not reach all {} shards", self.shards);
     }
 
     /// A connection on this path, to be refined and opened.
@@ -201,7 +221,7 @@ impl Start {
         };
         let admin = address(&line, "http://");
         let clients = address(&process.log.wait_for("clients: ").expect("it comes before"), "ws://");
-        Ok(Server { process, clients, admin })
+        Ok(Server { process, shards: self.shards, clients, admin })
     }
 
     fn command(&self) -> Command {
