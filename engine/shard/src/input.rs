@@ -24,10 +24,13 @@ impl Core {
         self.counters.bytes_in.add(bytes.len() as u64);
         let now = self.now;
         let Some(conn) = self.conns.find(id) else { return };
-        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
-            heartbeat.heard(now);
+        let is_held_back = conn.is_stalled || conn.is_paused;
+        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
+            && heartbeat.heard(now)
+        {
+            self.set_timer(id);
         }
-        if conn.is_stalled || conn.is_paused {
+        if is_held_back {
             self.hold(io, id, bytes);
         } else {
             self.act(io, assembly, id, bytes);
@@ -101,11 +104,14 @@ impl Core {
             return;
         }
         conn.is_paused = false;
-        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
-            heartbeat.paused(false, now);
+        let is_half_closed = conn.is_half_closed;
+        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
+            && heartbeat.paused(false, now)
+        {
+            self.set_timer(id);
         }
         io.resume(id);
-        if conn.is_half_closed {
+        if is_half_closed {
             self.half_closed(id, io);
         }
     }

@@ -19,7 +19,7 @@ pub enum Verdict {
 pub struct Heartbeat {
     interval: Duration,
     pong_timeout: Duration,
-    /// The next deadline; moved lazily: `heard` only notes the time.
+    /// The next deadline; moved lazily: `heard` only notes the time, unless a pong was awaited.
     due: Instant,
     heard: Instant,
     missed: u16,
@@ -44,22 +44,22 @@ impl Heartbeat {
         }
     }
 
-    /// Something arrived: whatever it is, the peer lives.
-    pub fn heard(&mut self, now: Instant) {
+    /// Something arrived: whatever it is, the peer lives. Whether that moved the deadline, which may be earlier now.
+    pub fn heard(&mut self, now: Instant) -> bool {
         self.heard = now;
         self.missed = 0;
-        if self.is_awaiting {
-            self.is_awaiting = false;
+        let was_awaiting = std::mem::take(&mut self.is_awaiting);
+        if was_awaiting {
             self.due = now + self.interval;
         }
+        was_awaiting
     }
 
-    /// Reading stops or goes on; while it is stopped no pong can be seen, so none is missed.
-    pub fn paused(&mut self, is_paused: bool, now: Instant) {
+    /// Reading stops or goes on; while it is stopped no pong can be seen, so none is missed. Whether that moved the
+    /// deadline.
+    pub fn paused(&mut self, is_paused: bool, now: Instant) -> bool {
         self.is_paused = is_paused;
-        if !is_paused {
-            self.heard(now);
-        }
+        !is_paused && self.heard(now)
     }
 
     /// When [`Heartbeat::on_deadline`] is to be asked, at the earliest.
@@ -120,13 +120,23 @@ mod tests {
     fn any_sign_of_life_starts_over() {
         let start = Instant::now();
         let mut it = heartbeat(start);
-        it.heard(start + 10 * SECOND);
+        assert!(!it.heard(start + 10 * SECOND), "the deadline stays");
         assert_eq!(it.on_deadline(start + 30 * SECOND), Verdict::Nothing);
         assert_eq!(it.on_deadline(start + 40 * SECOND), Verdict::SendPing);
         it.on_deadline(start + 45 * SECOND);
-        it.heard(start + 46 * SECOND);
+        assert!(it.heard(start + 46 * SECOND), "the deadline moves");
         assert_eq!(it.deadline(), Some(start + 76 * SECOND));
         assert_eq!(it.on_deadline(start + 76 * SECOND), Verdict::SendPing);
+    }
+
+    #[test]
+    fn an_answer_may_bring_the_deadline_nearer() {
+        let start = Instant::now();
+        let mut it = Heartbeat::new(SECOND, 5 * SECOND, 3, start);
+        assert_eq!(it.on_deadline(start + SECOND), Verdict::SendPing);
+        assert_eq!(it.deadline(), Some(start + 6 * SECOND));
+        assert!(it.heard(start + 2 * SECOND));
+        assert_eq!(it.deadline(), Some(start + 3 * SECOND));
     }
 
     #[test]
