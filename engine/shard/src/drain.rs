@@ -43,6 +43,11 @@ impl Drain {
         self.deadline = Some(deadline);
     }
 
+    /// When patience is over, whatever is left.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// Whether patience is over.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| now >= deadline)

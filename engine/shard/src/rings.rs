@@ -222,6 +222,11 @@ impl Links {
         self.delivers.full == 0
     }
 
+    /// Whether all deliveries are in the rings: none is staged or waits for room.
+    pub fn deliveries_are_out(&self) -> bool {
+        self.delivers.staged.is_empty()
+    }
+
     /// Moves what was staged into the rings, tails published once per ring, and says whom to wake.
     pub fn publish(&mut self) -> ShardSet {
         let mut told = std::mem::take(&mut self.unblocked);

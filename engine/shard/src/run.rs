@@ -88,9 +88,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         let got_on = self.core.retry_stalled(io, &mut self.assembly);
         self.expire(io);
         let has_more_to_settle = self.settle(io);
-        if order == Order::Drain && self.drain(io) {
-            return Next::Stop;
-        }
+        let is_drained = order == Order::Drain && self.drain(io);
         let had_room = self.core.has_room();
         for shard in self.core.links.publish().iter() {
             io.wake(ShardId(shard));
@@ -102,6 +100,10 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
             core.out.flush(&mut core.conns, io, &core.counters)
         };
         self.count(io);
+        // The last marker of this shard may have to wait for room in a ring: others wait for it.
+        if is_drained && self.core.links.deliveries_are_out() || self.core.drain.is_overdue(self.core.now) {
+            return Next::Stop;
+        }
         if has_more_records
             || got_on
             || has_room_again
@@ -111,7 +113,8 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         {
             return Next::Again;
         }
-        self.core.timers.next().map_or(Next::Park, Next::Until)
+        let deadlines = self.core.timers.next().into_iter().chain(self.core.drain.deadline());
+        deadlines.min().map_or(Next::Park, Next::Until)
     }
 }
 
@@ -228,7 +231,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                     core.drain.stage = Stage::Closing;
                 }
                 Stage::Closing if core.conns.is_empty() => return true,
-                _ => return core.drain.is_overdue(core.now),
+                _ => return false,
             }
         }
     }
