@@ -33,7 +33,8 @@ pub struct HttpRequest<'a> {
     pub(crate) origin: Option<&'a [u8]>,
     pub(crate) authorization: Option<&'a [u8]>,
     pub(crate) key: Option<&'a [u8]>,
-    pub(crate) keys: usize,
+    /// What is wrong with a header that came twice and may come once only.
+    pub(crate) repeated: Option<&'static str>,
     pub(crate) version: Option<&'a [u8]>,
     pub(crate) protocols: Vec<&'a [u8]>,
     pub(crate) has_upgrade: bool,
@@ -84,18 +85,29 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
 impl<'a> HttpRequest<'a> {
     fn note(&mut self, name: &str, value: &'a [u8]) {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
-        if is("host") {
-            self.host = Some(value);
+        // Of two values a proxy before us may have judged the other one.
+        let (place, twice) = if is("host") {
+            (&mut self.host, "Host must be given once")
         } else if is("origin") {
-            self.origin = Some(value);
+            (&mut self.origin, "Origin must be given once")
         } else if is("authorization") {
-            self.authorization = Some(value);
+            (&mut self.authorization, "Authorization must be given once")
         } else if is("sec-websocket-key") {
-            self.key = Some(value.trim_ascii());
-            self.keys += 1;
+            (&mut self.key, "Sec-WebSocket-Key must be given once")
         } else if is("sec-websocket-version") {
-            self.version = Some(value.trim_ascii());
-        } else if is("sec-websocket-protocol") {
+            (&mut self.version, "Sec-WebSocket-Version must be given once")
+        } else {
+            return self.note_list(name, value);
+        };
+        if place.replace(value.trim_ascii()).is_some() {
+            self.repeated = Some(twice);
+        }
+    }
+
+    /// Headers that may come in several lines, which together are one list.
+    fn note_list(&mut self, name: &str, value: &'a [u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("sec-websocket-protocol") {
             self.protocols.extend(list(value));
         } else if is("upgrade") {
             self.has_upgrade |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));

@@ -186,6 +186,9 @@ fn check_handshake(request: &HttpRequest<'_>) -> Result<(), Refusal> {
     if request.minor_version != 1 {
         return bad("HTTP/1.1 is needed");
     }
+    if let Some(what) = request.repeated {
+        return bad(what);
+    }
     if request.host.is_none() {
         return bad("the Host header is missing");
     }
@@ -203,8 +206,8 @@ fn check_handshake(request: &HttpRequest<'_>) -> Result<(), Refusal> {
         let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
         key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(is_base64)
     };
-    if request.keys != 1 || !request.key.is_some_and(is_key) {
-        return bad("Sec-WebSocket-Key must be given once: 16 bytes in base64");
+    if !request.key.is_some_and(is_key) {
+        return bad("Sec-WebSocket-Key must be 16 bytes in base64");
     }
     Ok(())
 }
