@@ -3,5 +3,6 @@
 mod channels;
 mod close_codes;
 mod frames;
+mod handshake;
 mod runner;
 mod utf8;

@@ -222,7 +222,7 @@ pub(crate) use section_tests;
 /// A section that nobody runs would look like one that passes.
 #[test]
 fn every_section_of_every_file_is_run() {
-    use crate::{channels, close_codes, frames, utf8};
+    use crate::{channels, close_codes, frames, handshake, utf8};
     fn of<C: Case>() -> (String, String) {
         (C::FILE.to_owned(), C::SECTION.to_owned())
     }
@@ -236,6 +236,8 @@ fn every_section_of_every_file_is_run() {
         of::<frames::Reading>(),
         of::<frames::Writing>(),
         of::<frames::Closing>(),
+        of::<handshake::Request>(),
+        of::<handshake::Refusing>(),
         of::<utf8::Utf8>(),
     ]);
     let mut there = HashSet::new();
