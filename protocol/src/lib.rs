@@ -3,6 +3,8 @@
 //! Sans-IO: bytes and the time come in; events, output and a deadline come out. This crate knows no sockets, no
 //! clock and no channels' meaning.
 
+#![forbid(unsafe_code)]
+
 pub mod envelope;
 pub mod error;
 pub mod ws;

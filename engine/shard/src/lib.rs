@@ -3,6 +3,8 @@
 //! It joins the driver (bytes and sockets), the protocol (frames and envelopes) and the hub (meaning), and knows
 //! no kernel interface: the same code runs on io_uring, on epoll and in simulation.
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod conn;
 mod core;

@@ -1,0 +1,246 @@
+//! A publish allocates nothing once the pools are warm: whole shards on real sockets under a counting allocator.
+//!
+//! The clients live in the same process and are counted too, so they read and write fixed buffers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use corecast_driver::epoll::Epoll;
+use corecast_driver::listener::{ListenOptions, listen};
+use corecast_driver::uring::{Uring, probe};
+use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
+use corecast_hub::rules::Namespaces;
+use corecast_hub::{Hub, HubConfig, HubLimits};
+use corecast_protocol::ws::handshake::{Mode, Policy, parse_client_response, write_client_request};
+use corecast_shard::rings::{Links, RingConfig, mesh};
+use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLimits, ShardLoop};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const SUBSCRIBERS_PER_SHARD: usize = 4;
+const ROUNDS: usize = 2_000;
+
+/// Shards in this process, on real sockets.
+struct Shards {
+    address: SocketAddr,
+    node: Arc<Node>,
+    wakers: Vec<Waker>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Shards {
+    fn start<D: Driver + 'static>(count: usize, build: fn(DriverConfig) -> std::io::Result<D>) -> Self {
+        let mut address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let node = Node::new();
+        let (handles_in, handles) = channel();
+        let mut starts = Vec::new();
+        let mut threads = Vec::new();
+        for (shard, links) in mesh(count, RingConfig::default()).into_iter().enumerate() {
+            let listener = listen(address, &ListenOptions::default()).unwrap();
+            address = listener.local_addr().unwrap();
+            let driver = DriverConfig {
+                shard: ShardId(shard as u16),
+                listener: Some(listener),
+                connections_max: 512,
+                recv_buffers: 64,
+                recv_buffer_bytes: 4096,
+                queue_entries: 256,
+            };
+            let (peers_in, peers) = channel::<Vec<WakeHandle>>();
+            starts.push(peers_in);
+            let (handles_in, node) = (handles_in.clone(), Arc::clone(&node));
+            threads.push(thread::spawn(move || {
+                let mut driver = build(driver).unwrap();
+                handles_in.send((shard, driver.wake_handle(), driver.waker())).unwrap();
+                driver.connect(peers.recv().unwrap());
+                driver.run(shard_loop(shard, count, links, node)).unwrap();
+            }));
+        }
+        let mut all: Vec<_> = (0..count).map(|_| handles.recv().unwrap()).collect();
+        all.sort_by_key(|(shard, ..)| *shard);
+        let peers: Vec<_> = all.iter().map(|(_, handle, _)| handle.clone()).collect();
+        for start in &starts {
+            start.send(peers.clone()).unwrap();
+        }
+        Self { address, node, wakers: all.into_iter().map(|(.., waker)| waker).collect(), threads }
+    }
+
+    fn stop(self) {
+        self.node.order(Order::Drain);
+        self.wakers.iter().for_each(Waker::wake);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn shard_loop<L>(shard: usize, shards: usize, links: Links, node: Arc<Node>) -> ShardLoop<L> {
+    let (shard, shards) = (shard as u16, shards as u16);
+    let policy = Policy {
+        prefix: String::new(),
+        mode: Mode::Development,
+        demo_endpoint: false,
+        echo: false,
+        allowed_origins: Vec::new(),
+    };
+    let hub = Hub::new(HubConfig {
+        shard,
+        shards,
+        node: "test".into(),
+        version: "0".into(),
+        seed: 7,
+        limits: HubLimits::default(),
+        namespaces: Namespaces::built_in(true),
+        heartbeat_interval_ms: 30_000,
+        message_bytes: 1 << 20,
+    });
+    let config = ShardConfig { shard, shards, policy, limits: ShardLimits::default() };
+    ShardLoop::new(config, hub, links, node, Arc::new(Counters::default()), Instant::now())
+}
+
+/// A client with a fixed buffer.
+struct Client {
+    stream: TcpStream,
+    buffer: Box<[u8; 4096]>,
+    shard: u64,
+}
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut request = Vec::new();
+        write_client_request("127.0.0.1", "/ws", KEY, "", &mut request);
+        stream.write_all(&request).unwrap();
+        let mut response = Vec::new();
+        while parse_client_response(&response, KEY).unwrap().is_none() {
+            // Byte by byte: the first frame must stay in the socket.
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            response.push(byte[0]);
+        }
+        let mut client = Self { stream, buffer: Box::new([0; 4096]), shard: 0 };
+        let established: serde_json::Value = serde_json::from_slice(client.message()).unwrap();
+        client.shard = established["shard"].as_u64().unwrap();
+        client
+    }
+
+    /// The payload of the next frame.
+    fn message(&mut self) -> &[u8] {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).unwrap();
+        assert_eq!(head[0], 0x81, "a whole text message");
+        let mut length = usize::from(head[1]);
+        if length == 126 {
+            self.stream.read_exact(&mut head).unwrap();
+            length = usize::from(u16::from_be_bytes(head));
+        }
+        self.stream.read_exact(&mut self.buffer[..length]).unwrap();
+        &self.buffer[..length]
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        self.stream.write_all(frame).unwrap();
+    }
+}
+
+/// A masked text frame.
+fn frame(text: &str) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let mut frame = vec![0x81];
+    match text.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        long => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&u16::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&mask);
+    frame.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// As many clients on each shard as wanted: the kernel chooses where a connection goes.
+fn clients(address: SocketAddr, shards: usize, per_shard: usize) -> Vec<Client> {
+    let mut clients: Vec<Client> = Vec::new();
+    while clients.len() < shards * per_shard {
+        let client = Client::connect(address);
+        if clients.iter().filter(|it| it.shard == client.shard).count() < per_shard {
+            clients.push(client);
+        }
+    }
+    clients
+}
+
+/// Blocks allocated by `rounds` publishes of each publisher, once as many have warmed the pools.
+fn blocks_allocated(clients: &mut [Client], publishers: &[usize], publish: &[u8], rounds: usize) -> u64 {
+    let mut before = 0;
+    for round in 0..2 * rounds {
+        if round == rounds {
+            before = dhat::HeapStats::get().total_blocks;
+        }
+        for publisher in publishers {
+            clients[*publisher].send(publish);
+            for (index, client) in clients.iter_mut().enumerate() {
+                // The publisher hears of its own message, and that it was accepted.
+                for _ in 0..if index == *publisher { 2 } else { 1 } {
+                    assert!(client.message().starts_with(b"{\"type\":\""), "an envelope");
+                }
+            }
+        }
+    }
+    dhat::HeapStats::get().total_blocks - before
+}
+
+fn allocates_nothing<D: Driver + 'static>(shards: usize, build: fn(DriverConfig) -> std::io::Result<D>) {
+    let running = Shards::start(shards, build);
+    let mut clients = clients(running.address, shards, SUBSCRIBERS_PER_SHARD);
+    let subscribe = frame(r#"{"type":"subscribe","channel":"conversation:1"}"#);
+    for client in &mut clients {
+        client.send(&subscribe);
+        assert!(client.message().starts_with(br#"{"type":"subscribed""#), "the answer");
+    }
+    let publishers: Vec<usize> =
+        (0..shards as u64).map(|shard| clients.iter().position(|it| it.shard == shard).unwrap()).collect();
+    let publish =
+        frame(r#"{"type":"publish","id":"7","channel":"conversation:1","payload":{"content":"hi"}}"#);
+    let blocks = blocks_allocated(&mut clients, &publishers, &publish, ROUNDS);
+    assert_eq!(blocks, 0, "blocks allocated by {} publishes on {shards} shards", ROUNDS * publishers.len());
+    drop(clients);
+    running.stop();
+}
+
+/// One test, because the allocator counts for the whole process.
+#[test]
+fn a_publish_allocates_nothing_on_one_shard_and_on_two() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let barrier = Arc::new(Barrier::new(2));
+    let before = dhat::HeapStats::get().total_blocks;
+    let other = {
+        let barrier = Arc::clone(&barrier);
+        thread::spawn(move || {
+            barrier.wait();
+            std::hint::black_box(Box::new(1));
+        })
+    };
+    barrier.wait();
+    other.join().unwrap();
+    assert!(dhat::HeapStats::get().total_blocks > before, "the allocator counts other threads' blocks");
+
+    for shards in [1, 2] {
+        allocates_nothing(shards, Epoll::new);
+        match probe().available {
+            Ok(()) => allocates_nothing(shards, Uring::new),
+            Err(error) => eprintln!("io_uring is not available here ({error}): tested on epoll alone"),
+        }
+    }
+}
