@@ -41,7 +41,10 @@ pub(crate) fn parse_iso(text: &str) -> Option<u64> {
     }
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    // A day that is none, such as 30 February, comes back from the calendar as another one.
+    let is_day =
+        (1..=12).contains(&month) && civil(days(year, month, day)) == (year, month as u64, day as u64);
+    if !is_day || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     let mut rest = text.get(19..)?;
@@ -56,7 +59,11 @@ pub(crate) fn parse_iso(text: &str) -> Option<u64> {
         [] | [b'Z' | b'z'] => 0,
         [sign @ (b'+' | b'-'), a, b, b':', c, d] if [a, b, c, d].iter().all(|it| it.is_ascii_digit()) => {
             let two = |high: u8, low: u8| i64::from(high - b'0') * 10 + i64::from(low - b'0');
-            let minutes = two(*a, *b) * 60 + two(*c, *d);
+            let (hours, minutes) = (two(*a, *b), two(*c, *d));
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let minutes = hours * 60 + minutes;
             if *sign == b'+' { minutes } else { -minutes }
         }
         _ => return None,
