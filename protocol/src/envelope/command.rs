@@ -8,7 +8,8 @@ use std::borrow::Cow;
 /// A client's request id, echoed in the reply.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RequestId<'a> {
-    /// 1 to 64 bytes, as JSON string contents still escaped as they came: echoed byte for byte.
+    /// A string of 1 to 64 bytes, here as JSON string contents, still escaped as they came (384 bytes at most):
+    /// echoed byte for byte.
     Text(&'a str),
     /// 0 to 2^53-1.
     Number(u64),

@@ -15,6 +15,9 @@ use crate::envelope::{text, time};
 /// Messages of one `batch` at most.
 pub const BATCH_MESSAGES_MAX: usize = 256;
 
+/// Bytes of a request id that is a string, at most.
+const ID_BYTES_MAX: usize = 64;
+
 /// The largest integer of the wire: 2^53-1.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
@@ -271,11 +274,11 @@ impl<'a> Fields<'a> {
         match value.kind {
             Kind::Text => {
                 let contents = &self.text[value.start + 1..value.end - 1];
-                if (1..=64).contains(&contents.len()) {
-                    Ok(Some(RequestId::Text(contents)))
-                } else {
-                    Err(right())
-                }
+                // The string's bytes count, not those of its escapes, six at most for one.
+                let fits = |length: usize| (1..=ID_BYTES_MAX).contains(&length);
+                let is_right = fits(contents.len())
+                    || contents.len() <= 6 * ID_BYTES_MAX && fits(text::unescape(contents).len());
+                if is_right { Ok(Some(RequestId::Text(contents))) } else { Err(right()) }
             }
             Kind::Number => integer(self.raw(value)).map(|id| Some(RequestId::Number(id))).ok_or_else(right),
             _ => Err(right()),
@@ -316,7 +319,7 @@ impl<'a> Fields<'a> {
     fn timestamp(&self) -> Result<Option<u64>, Refused> {
         let Some(value) = self.find(Key::Timestamp) else { return Ok(None) };
         let parsed = match value.kind {
-            Kind::Text => time::parse_iso(&self.text[value.start + 1..value.end - 1]),
+            Kind::Text => time::parse_iso(&text::unescape(&self.text[value.start + 1..value.end - 1])),
             _ => integer(self.raw(value)),
         };
         let right = "milliseconds since the Unix epoch or an ISO 8601 time";
