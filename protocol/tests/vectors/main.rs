@@ -2,6 +2,7 @@
 
 mod channels;
 mod close_codes;
+mod commands;
 mod frames;
 mod handshake;
 mod runner;
