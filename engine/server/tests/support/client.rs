@@ -63,14 +63,33 @@ impl Connect {
     /// Completes the handshake and reads `connection_established`.
     #[track_caller]
     pub(crate) fn open(self) -> Client {
-        let mut client = self.open_only();
+        match self.try_open() {
+            Ok(client) => client,
+            Err(error) => panic!("the handshake failed: {error}"),
+        }
+    }
+
+    /// Completes the handshake and reads `connection_established`, unless the handshake is refused.
+    ///
+    /// # Errors
+    /// The refusal.
+    #[track_caller]
+    pub(crate) fn try_open(self) -> Result<Client, String> {
+        let mut client = self.handshake()?;
         client.established = client.expect("connection_established");
-        client
+        Ok(client)
     }
 
     /// Completes the handshake.
     #[track_caller]
     pub(crate) fn open_only(self) -> Client {
+        match self.handshake() {
+            Ok(client) => client,
+            Err(error) => panic!("the handshake failed: {error}"),
+        }
+    }
+
+    fn handshake(self) -> Result<Client, String> {
         let stream = stream(self.address, self.receive_buffer);
         let uri = format!("ws://{}{}", self.address, self.path).parse().expect("a URI");
         let mut request = ClientRequestBuilder::new(uri);
@@ -80,10 +99,9 @@ impl Connect {
         for protocol in self.protocols {
             request = request.with_sub_protocol(protocol);
         }
-        match client_with_config(request, stream, None) {
-            Ok((socket, response)) => Client { socket, response, established: Value::Null },
-            Err(error) => panic!("the handshake failed: {error}"),
-        }
+        let (socket, response) =
+            client_with_config(request, stream, None).map_err(|error| error.to_string())?;
+        Ok(Client { socket, response, established: Value::Null })
     }
 }
 

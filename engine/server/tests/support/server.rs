@@ -83,6 +83,20 @@ impl Server {
         self.to(path).open()
     }
 
+    /// A client on this path as soon as there is a place for it: what another client left is given back soon, but
+    /// not before that client knows.
+    #[track_caller]
+    pub(crate) fn connect_when_free(&self, path: &str) -> Client {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.to(path).try_open() {
+                Ok(client) => return client,
+                Err(error) => assert!(Instant::now() < until, "no place is given back: {error}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// One client on each shard, in the order of the shards. The kernel spreads connections by their ports, so it
     /// takes some more to meet every shard.
     #[track_caller]
