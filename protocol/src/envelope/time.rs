@@ -2,29 +2,26 @@
 //!
 //! The calendar is Howard Hinnant's `days_from_civil` (proleptic Gregorian), exact for all years used here.
 
-/// Appends `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+/// Appends `YYYY-MM-DDTHH:MM:SS.mmmZ`; from the year 10000 on `+YYYYYY-…`, as JavaScript writes and reads it.
 pub(crate) fn write_iso(unix_ms: u64, out: &mut Vec<u8>) {
     let (days, ms) = ((unix_ms / 86_400_000) as i64, unix_ms % 86_400_000);
     let (year, month, day) = civil(days);
-    let mut pad = |value: u64, width: u32| {
+    let mut pad = |before: Option<u8>, value: u64, width: u32| {
+        out.extend(before);
         for place in (0..width).rev() {
             out.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
         }
     };
-    pad(year as u64, 4);
-    for (value, width, before) in [
-        (month, 2, b'-'),
-        (day, 2, b'-'),
-        (ms / 3_600_000, 2, b'T'),
-        (ms / 60_000 % 60, 2, b':'),
-        (ms / 1000 % 60, 2, b':'),
-        (ms % 1000, 3, b'.'),
-    ] {
-        out.push(before);
-        for place in (0..width).rev() {
-            out.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
-        }
+    match year {
+        0..=9999 => pad(None, year as u64, 4),
+        _ => pad(Some(b'+'), year as u64, 6),
     }
+    pad(Some(b'-'), month, 2);
+    pad(Some(b'-'), day, 2);
+    pad(Some(b'T'), ms / 3_600_000, 2);
+    pad(Some(b':'), ms / 60_000 % 60, 2);
+    pad(Some(b':'), ms / 1000 % 60, 2);
+    pad(Some(b'.'), ms % 1000, 3);
     out.push(b'Z');
 }
 
