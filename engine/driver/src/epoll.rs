@@ -9,7 +9,7 @@ mod sys;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -223,6 +223,8 @@ impl EpollIo {
                     }
                     self.free.pop();
                     self.stats.accepted += 1;
+                    // A client of IPv4 on a listener of both is one of IPv4.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     let generation = self.slots[index as usize].generation;
                     self.slots[index as usize] = Slot::open(generation, stream);
                     self.events.push_back(Event::Accepted { conn: ConnId { index, generation }, peer });
