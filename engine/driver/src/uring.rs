@@ -183,9 +183,24 @@ impl UringIo {
                         self.arm_waker();
                     }
                 }
-                // A cancelled operation completes by itself; that a wake-up came is all there is to it.
+                // A cancelled operation completes by itself.
+                Op::Cancel if done.has_missed() => self.cancel_again(done.token.target()),
+                // That a wake-up came is all there is to it.
                 Op::Cancel | Op::Woken => {}
             }
+        }
+    }
+
+    /// A cancellation missed: asks again where the operation is still in flight and unwanted.
+    fn cancel_again(&mut self, target: Token) {
+        let is_in_flight = match target.op() {
+            Op::Recv | Op::Send => self.awaits_cancelled(target),
+            Op::Accept => self.accepts.awaits_cancelled(target.index()),
+            Op::Waker => self.is_waker_armed,
+            _ => false,
+        };
+        if is_in_flight {
+            self.ring.cancel(target);
         }
     }
 

@@ -53,6 +53,11 @@ impl Accepts {
     pub(super) fn armed(&self) -> usize {
         self.places.len() - self.idle.len()
     }
+
+    /// Whether an accept is in flight that nobody wants any more.
+    pub(super) fn awaits_cancelled(&self, place: u32) -> bool {
+        !self.is_on && !self.idle.contains(&place)
+    }
 }
 
 impl UringIo {

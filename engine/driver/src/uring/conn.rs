@@ -76,6 +76,16 @@ impl UringIo {
         slot.map(|slot| (conn, slot))
     }
 
+    /// Whether a cancelled operation of a connection is still in flight.
+    pub(super) fn awaits_cancelled(&mut self, token: Token) -> bool {
+        let conn = ConnId { index: token.index(), generation: token.generation() };
+        self.slot(conn).is_some_and(|slot| match token.op() {
+            Op::Recv => slot.is_recv_armed && slot.is_recv_cancelled,
+            Op::Send => slot.batch.is_some() && slot.is_send_cancelled,
+            _ => false,
+        })
+    }
+
     pub(super) fn arm_recv(&mut self, index: u32) {
         let token = self.token(Op::Recv, index);
         let slot = &mut self.slots[index as usize];

@@ -23,25 +23,27 @@ pub(super) enum Op {
     Shutdown,
     Disconnect,
     Close,
-    Cancel,
     Wake,
     Woken,
     Waker,
+    Cancel,
 }
+
+/// Marks the request to cancel the operation that the rest of the token names.
+const CANCEL: u64 = 1 << 63;
 
 /// `user_data`: the operation, the slot's generation and the slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Token(pub(super) u64);
 
 impl Token {
-    const OPS: [Op; 10] = [
+    const OPS: [Op; 9] = [
         Op::Recv,
         Op::Send,
         Op::Accept,
         Op::Shutdown,
         Op::Disconnect,
         Op::Close,
-        Op::Cancel,
         Op::Wake,
         Op::Woken,
         Op::Waker,
@@ -53,7 +55,12 @@ impl Token {
     }
 
     pub(super) fn op(self) -> Op {
-        Self::OPS[(self.0 >> 56) as usize]
+        if self.0 & CANCEL == 0 { Self::OPS[(self.0 >> 56) as usize] } else { Op::Cancel }
+    }
+
+    /// What a token of [`Op::Cancel`] was to cancel.
+    pub(super) fn target(self) -> Self {
+        Self(self.0 & !CANCEL)
     }
 
     pub(super) fn generation(self) -> u32 {
@@ -71,6 +78,14 @@ pub(super) struct Done {
     pub(super) token: Token,
     pub(super) result: i32,
     pub(super) flags: u32,
+}
+
+impl Done {
+    /// Whether a cancellation found nothing to end. That does not mean that there is nothing: between two tries, with
+    /// its next one queued as work of this thread, an operation is in none of the tables that the kernel searches.
+    pub(super) fn has_missed(self) -> bool {
+        self.result == -libc::ENOENT || self.result == -libc::EALREADY
+    }
 }
 
 /// One io_uring with its table of direct descriptors.
@@ -132,11 +147,12 @@ impl Ring {
         }
     }
 
-    /// Asks for the end of an operation, which completes by itself.
+    /// Asks for the end of an operation, which completes by itself. The request may miss it (see
+    /// [`Done::has_missed`]).
     pub(super) fn cancel(&mut self, token: Token) {
         let entry = opcode::AsyncCancel::new(token.0).build();
         // SAFETY: the entry holds no pointers.
-        unsafe { self.push(entry, Token::new(Op::Cancel, 0, 0)) };
+        unsafe { self.push(entry, Token(token.0 | CANCEL)) };
     }
 
     /// Submits, runs deferred work, and waits for a completion: not at all, for a time, or as long as it takes.
