@@ -3,7 +3,9 @@
 //! A case drives a scripted shard from the test's thread and talks to it through ordinary sockets; whatever it looks
 //! at itself, a recorder judges the order of all calls and events. A new driver joins with one `Subject`.
 
+mod accepting;
 mod client;
+mod closing;
 mod faulty;
 mod reading;
 mod recorder;
@@ -91,10 +93,24 @@ cases! {
         pause_holds_the_peer_back,
         pause_and_resume_in_a_stream,
         pause_on_data,
+        stopped_from_the_first_moment,
         pause_and_resume_out_of_turn;
     starving:
         all_buffers_held,
         starved_connections_live_on,
         gone_while_starved,
         leases_outlive_their_connection;
+    closing:
+        graceful_close_sends_everything,
+        reset_is_a_reset,
+        reset_overtakes_a_graceful_close,
+        peer_resets,
+        both_sides_at_once,
+        slots_are_reused_at_once;
+    accepting:
+        peer_addresses,
+        full_table,
+        accepting_off_and_on,
+        accepting_flickers,
+        a_thousand_at_once;
 }

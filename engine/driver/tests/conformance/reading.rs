@@ -10,7 +10,7 @@ use std::time::Duration;
 use corecast_driver::listener::ListenOptions;
 use corecast_driver::{Close, CloseCause, ConnId};
 
-use super::client::{assert_same, end_of, pattern, read, read_to_end, write};
+use super::client::{assert_same, connect, end_of, pattern, read, read_to_end, write};
 use super::rig::{Rig, Setup, Subject};
 use super::script::Happened;
 
@@ -187,6 +187,35 @@ pub(crate) fn pause_on_data<S: Subject>() {
         assert_same(&rig.wait_data(conn, wanted.len()), &wanted);
         assert!(rig.look(|it| it.lives[&conn].pauses) > 10, "each burst pauses");
         drop(thread.join());
+    }
+    rig.end(());
+}
+
+/// Paused or closed in the very turn in which it was accepted, with bytes there already: neither waits for the peer.
+pub(crate) fn stopped_from_the_first_moment<S: Subject>() {
+    let setup = Setup { recv_buffers: 512, recv_buffer_bytes: 64, ..Setup::default() };
+    let rig = Rig::<S>::with(setup);
+    for round in 0..20 {
+        rig.run(|turn| turn.io.accepting(false));
+        rig.run(|_| {});
+        let client = connect(rig.address);
+        let wanted = pattern(round, 64 * 200);
+        write(&client, &wanted);
+        rig.react(move |turn, happened| match happened {
+            Happened::Accepted(conn) if round % 2 == 0 => turn.pause(*conn),
+            Happened::Accepted(conn) => turn.close(*conn, Close::Reset),
+            _ => {}
+        });
+        rig.run(|turn| turn.io.accepting(true));
+        let conn = rig.accepted(&client);
+        if round % 2 == 0 {
+            rig.wait_paused(conn);
+            rig.run(move |turn| turn.resume(conn));
+            assert_same(&rig.wait_data(conn, wanted.len()), &wanted);
+            rig.close(conn, Close::Graceful);
+        } else {
+            rig.wait_closed(conn);
+        }
     }
     rig.end(());
 }

@@ -21,7 +21,7 @@ use super::recorder::{Life, Recorder};
 use super::script::{Happened, Order, Scripted, Shared, Turn};
 
 /// Until then something that must happen has happened; no case takes a hundredth of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A driver under test.
 pub(crate) trait Subject: 'static {
