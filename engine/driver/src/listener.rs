@@ -28,15 +28,7 @@ impl Default for ListenOptions {
 /// # Errors
 /// What the kernel refuses: the address is taken by somebody who does not share it, or is not of this host.
 pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: no pointers; a non-negative result is a descriptor that nobody else owns.
-    let socket = unsafe {
-        let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+    let socket = socket(address)?;
     let fd = socket.as_raw_fd();
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -55,6 +47,27 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpLis
         return Err(io::Error::last_os_error());
     }
     Ok(TcpListener::from(socket))
+}
+
+/// Fails if somebody listens on `address` already, even one who would share it: two servers that do not know of each
+/// other would split the clients between them.
+///
+/// # Errors
+/// `EADDRINUSE`, or that the address is not of this host.
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
+    let socket = socket(address)?;
+    // Old connections of an ended server are no reason to refuse.
+    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(socket.as_raw_fd(), address)
+}
+
+fn socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers; a non-negative result is a descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
 }
 
 fn set(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {

@@ -55,8 +55,12 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     no_limits: bool,
     /// Any other value, as section.key=value; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<String>,
+}
+
+fn assignment(text: &str) -> Result<String, String> {
+    if text.contains('=') { Ok(text.to_owned()) } else { Err("it must be KEY=VALUE".to_owned()) }
 }
 
 impl ServeArgs {

@@ -54,10 +54,15 @@ fn serve(args: &cli::ServeArgs) -> ExitCode {
     }
 }
 
+/// All variables. What is not UTF-8 is no name of ours; as a value it is refused where its key is, or made readable.
+fn environment() -> Vec<(String, String)> {
+    let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    named.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect()
+}
+
 /// The validated settings; or all that is wrong with them, on standard error, and exit code 2.
 fn load(args: &cli::ServeArgs) -> Result<Settings, ExitCode> {
-    let sources =
-        Sources { file: args.config.clone(), environment: std::env::vars().collect(), flags: args.values() };
+    let sources = Sources { file: args.config.clone(), environment: environment(), flags: args.values() };
     Settings::load(&sources).map_err(|problems| {
         for problem in &problems {
             eprintln!("corecast: {problem}");

@@ -1,14 +1,15 @@
 //! The node: one pinned thread per shard, the control plane beside them, and the order in which all of it ends.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_driver::epoll::Epoll;
-use corecast_driver::listener::listen;
+use corecast_driver::listener::{is_free, listen};
 use corecast_driver::uring::{Uring, probe};
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
 use corecast_hub::rules::Namespaces;
@@ -21,6 +22,9 @@ use crate::control;
 
 /// Descriptors that are not connections: rings, listeners, eventfds, log, admin.
 const DESCRIPTORS_KEPT: usize = 256;
+
+/// How long a port in use may take to become free.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the control plane knows of the running shards.
 #[derive(Clone, Debug)]
@@ -246,6 +250,7 @@ fn connections(settings: &Settings, driver: DriverChoice, shards: usize) -> Resu
 fn listeners(settings: &Settings, shards: usize) -> Result<Vec<TcpListener>> {
     let mut address = settings.listen;
     let mut listeners = Vec::with_capacity(shards);
+    await_free(address).with_context(|| format!("can't listen on {address}"))?;
     for _ in 0..shards {
         let listener = listen(address, &settings.listen_options)
             .with_context(|| format!("can't listen on {address}"))?;
@@ -254,6 +259,20 @@ fn listeners(settings: &Settings, shards: usize) -> Result<Vec<TcpListener>> {
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// The kernel takes a ring down behind the end of its process: the port of a killed one is free some milliseconds
+/// after that.
+fn await_free(address: SocketAddr) -> std::io::Result<()> {
+    let until = Instant::now() + PORT_PATIENCE;
+    loop {
+        match is_free(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(PORT_PATIENCE / 100);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn core_for(

@@ -62,7 +62,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("allowed_origins", Kind::List, "", "origins that may connect; empty for those of the same host name"),
     key("http.prefix", Kind::Text, "", "precedes every path, as /api/v1"),
     key("node.name", Kind::Text, "", "as clients see this node; empty for the host's name"),
-    key("log.level", Kind::Text, "info", "error, warn, info, debug or trace"),
+    key(
+        "log.level",
+        Kind::Word(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "what is logged: this and what is worse",
+    ),
     key("log.format", Kind::Word(&["text", "json"]), "text", "one line per event"),
     integer(
         "socket.backlog",

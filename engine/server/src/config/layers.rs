@@ -39,6 +39,11 @@ pub(crate) enum Value {
     List(Vec<String>),
 }
 
+const OWN_PREFIX: &str = "CORECAST_";
+
+/// The place of what nobody set.
+const DEFAULT: &str = "default";
+
 /// All values, and all problems found on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
@@ -52,12 +57,15 @@ impl Layers {
         let mut layers = Self::default();
         if let Some(path) = &sources.file {
             let place = path.display().to_string();
-            match std::fs::read_to_string(path) {
-                Ok(text) => layers.file(&place, &text),
+            match std::fs::read(path) {
+                Ok(bytes) => layers.bytes(&place, &bytes),
                 Err(error) => layers.problem(&place, format!("can't be read: {error}")),
             }
         }
-        for (name, text) in &sources.environment {
+        // Of two names for one key the hub's own wins, whatever their order in the environment.
+        let (own, others) =
+            sources.environment.iter().partition::<Vec<_>, _>(|(name, _)| name.starts_with(OWN_PREFIX));
+        for (name, text) in others.into_iter().chain(own) {
             layers.variable(name, text);
         }
         for (flag, name, text) in &sources.flags {
@@ -78,6 +86,20 @@ impl Layers {
             let place = format!("profile {profile}");
             if !self.values.contains_key(name) {
                 self.text(&place, name, text);
+            }
+        }
+    }
+
+    fn bytes(&mut self, path: &str, bytes: &[u8]) {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.file(path, text),
+            Err(error) => {
+                let before = &bytes[..error.valid_up_to()];
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+                self.problem(
+                    &format!("{path}:{line}"),
+                    "this is not UTF-8, as the whole file must be".to_owned(),
+                );
             }
         }
     }
@@ -147,7 +169,7 @@ impl Layers {
                 _ => self.problem(&place, format!("must be true or false, not `{text}`")),
             },
             _ => {
-                if let Some(rest) = name.strip_prefix("CORECAST_") {
+                if let Some(rest) = name.strip_prefix(OWN_PREFIX) {
                     self.text(&place, &rest.to_lowercase().replace("__", "."), text);
                 }
             }
@@ -201,7 +223,13 @@ impl Layers {
             Kind::Text | Kind::Word(_) => Value::Text(key.default.to_owned()),
             Kind::List => Value::List(Vec::new()),
         };
-        (value, "default".to_owned())
+        (value, DEFAULT.to_owned())
+    }
+
+    /// Where the first of these keys was set that was set at all: for what is wrong with them together.
+    pub(crate) fn place_of(&self, names: &[&'static str]) -> String {
+        let mut set = names.iter().filter_map(|name| self.values.get(name));
+        set.next().map_or_else(|| DEFAULT.to_owned(), |(_, place)| place.clone())
     }
 
     /// A number, and where it was set.

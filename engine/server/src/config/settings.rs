@@ -125,6 +125,7 @@ impl Reader {
         let policy = self.policy(mode);
         let listen = self.address("listen");
         let admin = self.admin();
+        self.ports_differ(listen, admin.as_ref());
         let driver = self.driver();
         let cpus = self.cpus();
         let shard_limits = self.shard_limits();
@@ -201,6 +202,17 @@ impl Reader {
         }
     }
 
+    fn ports_differ(&mut self, listen: Option<SocketAddr>, admin: Option<&Admin>) {
+        let (Some(listen), Some(Admin::Tcp(admin))) = (listen, admin) else { return };
+        let overlap =
+            listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+        // Port 0 is any that is free.
+        if overlap && listen.port() == admin.port() && listen.port() != 0 {
+            let place = self.layers.place_of(&["admin", "listen"]);
+            self.problem(&place, format!("`admin` needs a port of its own: `listen` is {listen}"));
+        }
+    }
+
     fn driver(&mut self) -> Option<DriverChoice> {
         let (driver, place) = self.layers.text_of("driver");
         match driver.as_str() {
@@ -263,16 +275,17 @@ impl Reader {
     }
 
     fn rings(&mut self) -> Option<RingConfig> {
-        let (inline, place) = self.layers.integer_of("rings.inline_bytes");
         let rings = RingConfig {
             request_bytes: self.number("rings.request_bytes") as usize,
             deliver_bytes: self.number("rings.deliver_bytes") as usize,
             spill_bytes: self.number("rings.spill_bytes") as usize,
-            inline_bytes: inline as usize,
+            inline_bytes: self.number("rings.inline_bytes") as usize,
         };
         let smallest = rings.request_bytes.min(rings.deliver_bytes);
         if rings.inline_bytes + 4 > smallest / 4 {
             let most = (smallest / 4).saturating_sub(4);
+            let place =
+                self.layers.place_of(&["rings.inline_bytes", "rings.request_bytes", "rings.deliver_bytes"]);
             self.problem(
                 &place,
                 format!("`rings.inline_bytes` must be at most a quarter of a ring: {most} or less here"),
@@ -284,12 +297,13 @@ impl Reader {
 
     fn shard_limits(&mut self) -> Option<ShardLimits> {
         let message_bytes = self.number("limits.message_bytes");
-        let (outbox_bytes, place) = self.layers.integer_of("limits.outbox_bytes");
+        let outbox_bytes = self.number("limits.outbox_bytes");
         if outbox_bytes < 2 * message_bytes {
             let what = format!(
                 "`limits.outbox_bytes` must be at least twice `limits.message_bytes`: {} or more here, not {outbox_bytes}",
                 2 * message_bytes
             );
+            let place = self.layers.place_of(&["limits.outbox_bytes", "limits.message_bytes"]);
             self.problem(&place, what);
             return None;
         }
