@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use corecast_driver::{ConnId, Io};
+use corecast_driver::ConnId;
 use corecast_hub::{ConnKey, Delivery, Effect, Effects, Hub, Now};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
@@ -85,23 +85,23 @@ impl Core {
     }
 
     /// Does what the hub wants done, until nothing is left to do.
-    pub(crate) fn carry_out(&mut self, io: &mut impl Io) {
+    pub(crate) fn carry_out(&mut self) {
         while !self.fx.list.is_empty() {
             let mut fx = std::mem::take(&mut self.fx);
             for effect in &fx.list {
-                self.carry_out_one(&fx, *effect, io);
+                self.carry_out_one(&fx, *effect);
             }
             fx.clear();
             // What closing connections caused meanwhile comes next, in the memory that is already there.
             fx.append(&mut self.fx);
             self.fx = fx;
             while let Some(id) = self.overflowed.pop() {
-                self.disconnect_slow(id, io);
+                self.disconnect_slow(id);
             }
         }
     }
 
-    fn carry_out_one(&mut self, fx: &Effects, effect: Effect, io: &mut impl Io) {
+    fn carry_out_one(&mut self, fx: &Effects, effect: Effect) {
         match effect {
             Effect::Deliver { message, recipients, delivery } => {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
@@ -120,7 +120,7 @@ impl Core {
             Effect::Refused { conn, refusal } => self.not_admitted(id_of(conn), refusal),
             Effect::Close { conn, code, reason } => {
                 let reason = std::str::from_utf8(fx.span(reason)).unwrap_or("INTERNAL");
-                self.begin_close(id_of(conn), code, reason, io);
+                self.begin_close(id_of(conn), code, reason);
             }
         }
     }

@@ -4,12 +4,16 @@
 //! who has all request markers has seen every request there will be, and sends a marker behind its last delivery.
 //! Who has all delivery markers has every message in an outbox: only now connections are closed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corecast_hub::{Class, ShardSet};
 
 /// The record that marks the end of a ring; the hub's records are never empty.
 pub(crate) const MARKER: &[u8] = &[];
+
+/// How long new connections are still answered once all others are being closed. Who waited to be accepted when
+/// the drain began is answered by then; who comes later should find another node.
+const ANSWERING: Duration = Duration::from_secs(1);
 
 /// Where the drain of this shard is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,18 +38,55 @@ pub(crate) struct Drain {
     requests_ended: ShardSet,
     deliveries_ended: ShardSet,
     deadline: Option<Instant>,
+    /// When clients are told to go although not all that was accepted has been delivered.
+    close_by: Option<Instant>,
+    /// When new connections are no longer accepted; set while they are, once the others are being closed.
+    accept_until: Option<Instant>,
+    /// Ticks since the last connection came or went.
+    idle_ticks: u32,
 }
 
 impl Drain {
-    /// A drain begins; it ends at the deadline, whatever is left.
-    pub(crate) fn begin(&mut self, deadline: Instant) {
+    /// A drain begins; it ends when `timeout` has passed, whatever is left. A quarter of that is kept for telling
+    /// clients, should another shard not keep up.
+    pub(crate) fn begin(&mut self, now: Instant, timeout: Duration) {
         self.stage = Stage::Quieting;
-        self.deadline = Some(deadline);
+        self.deadline = Some(now + timeout);
+        self.close_by = Some(now + timeout * 3 / 4);
     }
 
-    /// When patience is over, whatever is left.
+    /// All clients were told.
+    pub(crate) fn closing(&mut self, now: Instant) {
+        self.stage = Stage::Closing;
+        self.close_by = None;
+        self.accept_until = Some(now + ANSWERING);
+    }
+
+    /// Whether new connections are to be refused by the kernel from now on; said once.
+    pub(crate) fn stops_accepting(&mut self, now: Instant) -> bool {
+        self.accept_until.take_if(|until| now >= *until).is_some()
+    }
+
+    /// Whether clients are to be told to go, whatever other shards still owe.
+    pub(crate) fn must_close(&self, now: Instant) -> bool {
+        self.close_by.is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Notes how many connections there are; whether there are none and a further look at the accept queue has
+    /// found it empty.
+    pub(crate) fn is_deserted(&mut self, connections: usize) -> bool {
+        self.idle_ticks = if connections == 0 { self.idle_ticks + 1 } else { 0 };
+        self.idle_ticks > 2
+    }
+
+    /// Whether the accept queue is still to be looked at once more before the end.
+    pub(crate) fn looks_again(&self, connections: usize) -> bool {
+        self.stage == Stage::Closing && connections == 0 && self.idle_ticks <= 2
+    }
+
+    /// When the drain is to be looked at without an event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        [self.deadline, self.close_by, self.accept_until].into_iter().flatten().min()
     }
 
     /// Whether patience is over.

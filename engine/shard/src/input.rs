@@ -44,7 +44,7 @@ impl Core {
         while at < bytes.len() {
             let Some(conn) = self.conns.find(id) else { return };
             match conn.phase {
-                Phase::Handshake { .. } => match self.request(io, id, &bytes[at..]) {
+                Phase::Handshake { .. } => match self.request(id, &bytes[at..]) {
                     Some(taken) => at += taken,
                     None => return,
                 },
@@ -142,10 +142,10 @@ impl Core {
         while self.is_open(id) && reader.consumed() < length && self.may_read(id) {
             match reader.next() {
                 None => break,
-                Some(Ok(event)) => self.event(io, id, event),
+                Some(Ok(event)) => self.event(id, event),
                 Some(Err(violation)) => {
-                    self.violated(id, &violation, io);
-                    self.carry_out(io);
+                    self.violated(id, &violation);
+                    self.carry_out();
                 }
             }
         }
@@ -183,10 +183,10 @@ impl Core {
         self.try_finish(id, io);
     }
 
-    fn event(&mut self, io: &mut impl Io, id: ConnId, event: Event<'_>) {
+    fn event(&mut self, id: ConnId, event: Event<'_>) {
         match event {
-            Event::Text(text) => self.text(io, id, text),
-            Event::Binary(bytes) => self.binary(io, id, bytes),
+            Event::Text(text) => self.text(id, text),
+            Event::Binary(bytes) => self.binary(id, bytes),
             Event::Ping(payload) => {
                 let pong = self.out.encode(Opcode::Pong, payload);
                 if let Some(conn) = self.conns.find(id) {
@@ -195,8 +195,8 @@ impl Core {
             }
             Event::Pong(_) => {}
             Event::Close(close) => {
-                self.peer_closed(id, close.map(|(code, _)| code), io);
-                self.carry_out(io);
+                self.peer_closed(id, close.map(|(code, _)| code));
+                self.carry_out();
             }
         }
     }
@@ -217,42 +217,42 @@ impl Core {
         }
     }
 
-    fn binary(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) {
+    fn binary(&mut self, id: ConnId, bytes: &[u8]) {
         match self.spoke(id) {
             Some(true) => self.echo(id, Opcode::Binary, bytes),
             Some(false) => {
                 let reason =
                     "INVALID_MESSAGE: binary frames are MessagePack, which this version does not speak";
-                self.begin_close(id, CloseCode::Unsupported, reason, io);
-                self.carry_out(io);
+                self.begin_close(id, CloseCode::Unsupported, reason);
+                self.carry_out();
             }
             None => {}
         }
     }
 
-    fn text(&mut self, io: &mut impl Io, id: ConnId, text: &str) {
+    fn text(&mut self, id: ConnId, text: &str) {
         match self.spoke(id) {
             Some(true) => self.echo(id, Opcode::Text, text.as_bytes()),
-            Some(false) => self.message(io, id, text),
+            Some(false) => self.message(id, text),
             None => {}
         }
     }
 
-    fn message(&mut self, io: &mut impl Io, id: ConnId, text: &str) {
+    fn message(&mut self, id: ConnId, text: &str) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
         match envelope::parse(text, &mut self.scanner) {
             Ok(request) => match request.command {
-                Command::Batch { messages } => return self.batch(io, id, &text[messages]),
+                Command::Batch { messages } => return self.batch(id, &text[messages]),
                 _ => self.hub.apply(now, key, &request, &mut self.fx),
             },
             Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
         }
-        self.carry_out(io);
+        self.carry_out();
     }
 
     /// Each message of a batch as if it came alone, in order. Batches hold no batches.
-    fn batch(&mut self, io: &mut impl Io, id: ConnId, messages: &str) {
+    fn batch(&mut self, id: ConnId, messages: &str) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
         for text in envelope::batch_messages(messages) {
@@ -268,7 +268,7 @@ impl Core {
                 Ok(request) => self.hub.apply(now, key, &request, &mut self.fx),
                 Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
             }
-            self.carry_out(io);
+            self.carry_out();
         }
     }
 }

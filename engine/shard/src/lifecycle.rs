@@ -16,9 +16,20 @@ use crate::core::Core;
 /// `/ws/echo` takes what conformance tests send: 65,536 fragments and an empty one that ends them.
 const ECHO_LIMITS: ws::Limits = ws::Limits { message_bytes: 16 << 20, fragments: 65_537 };
 
+/// What follows the close frame that this side sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The peer's close frame.
+    AwaitsClose,
+    /// Our FIN: a peer that broke the protocol is not listened to.
+    Violated,
+    /// The end: the peer's close frame came first.
+    Answered,
+}
+
 impl Core {
     /// Bytes of a request; returns how many were taken once it is complete and the connection reads on.
-    pub(crate) fn request(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn request(&mut self, id: ConnId, bytes: &[u8]) -> Option<usize> {
         let conn = self.conns.find(id)?;
         // A request in pieces is put together in the place for held-back input.
         let mut whole = std::mem::take(&mut conn.held);
@@ -38,7 +49,7 @@ impl Core {
                 None
             }
             Ok(Parsed::Complete { request, consumed }) => {
-                self.complete_request(io, id, &request);
+                self.complete_request(id, &request);
                 Some(consumed - before)
             }
             Err(refusal) => {
@@ -48,9 +59,9 @@ impl Core {
         }
     }
 
-    fn complete_request(&mut self, io: &mut impl Io, id: ConnId, request: &HttpRequest<'_>) {
+    fn complete_request(&mut self, id: ConnId, request: &HttpRequest<'_>) {
         match route(request, &self.config.policy) {
-            Ok(Route::Upgrade(upgrade)) => self.upgrade(io, id, &upgrade),
+            Ok(Route::Upgrade(upgrade)) => self.upgrade(id, &upgrade),
             Ok(Route::Health) => self.respond(id, 200, "OK", "ok\n"),
             Ok(Route::Ready) if self.drain.is_on() => {
                 self.respond(id, 503, "Service Unavailable", "draining\n")
@@ -60,7 +71,7 @@ impl Core {
         }
     }
 
-    fn upgrade(&mut self, io: &mut impl Io, id: ConnId, upgrade: &Upgrade<'_>) {
+    fn upgrade(&mut self, id: ConnId, upgrade: &Upgrade<'_>) {
         let accept = self.out.raw(|bytes| write_accept(upgrade, bytes));
         let browser = upgrade.has_origin.then(|| accept.clone());
         if self.drain.is_on() {
@@ -103,7 +114,8 @@ impl Core {
         };
         let now = self.hub_now();
         self.hub.open(now, key, open, &mut self.fx);
-        self.carry_out(io);
+        self.set_timer(id);
+        self.carry_out();
     }
 
     fn open_echo(&mut self, id: ConnId, accept: Frame) {
@@ -124,7 +136,11 @@ impl Core {
         let message_limits =
             ws::Limits { message_bytes: limits.message_bytes, fragments: limits.message_fragments };
         conn.codec = Some(ws::Connection::new(ws::Role::Server, message_limits));
-        conn.phase = Phase::Open(Client::new(false, pings_as_messages, limits, self.now));
+        let mut client = Client::new(false, pings_as_messages, limits, self.now);
+        if let Some(heartbeat) = client.heartbeat.as_mut().filter(|_| conn.is_paused) {
+            heartbeat.paused(true, self.now);
+        }
+        conn.phase = Phase::Open(client);
         self.opened(id);
     }
 
@@ -158,6 +174,16 @@ impl Core {
         };
         self.node.leave();
         self.refuse(id, &Refusal::TooMany(text), upgrade);
+    }
+
+    /// The homes' answer is not waited for any longer.
+    pub(crate) fn give_up_admission(&mut self, id: ConnId, refusal: &Refusal) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let Phase::Admission(admission) = &conn.phase else { return };
+        let upgrade = admission.is_browser.then(|| admission.accept.clone());
+        self.forget(id);
+        self.refuse(id, refusal, upgrade);
+        self.carry_out();
     }
 
     fn respond(&mut self, id: ConnId, status: u16, reason: &str, body: &str) {
@@ -194,34 +220,27 @@ impl Core {
             conn.codec = Some(codec);
         }
         conn.phase = Phase::Closing(Closing { awaits_close, is_finished: false, is_answered: false, until });
+        self.look_again(id);
         self.set_timer(id);
     }
 
     /// Queues a close frame behind what waits, and forgets the client.
-    pub(crate) fn begin_close(&mut self, id: ConnId, code: CloseCode, reason: &str, io: &mut impl Io) {
-        self.leave(id, code, reason, true, false, io);
+    pub(crate) fn begin_close(&mut self, id: ConnId, code: CloseCode, reason: &str) {
+        self.leave(id, code, reason, Ending::AwaitsClose);
     }
 
     /// The peer broke the protocol: nothing it sends is read any more.
-    pub(crate) fn violated(&mut self, id: ConnId, violation: &ws::Violation, io: &mut impl Io) {
+    pub(crate) fn violated(&mut self, id: ConnId, violation: &ws::Violation) {
         self.counters.violations.add(1);
-        self.leave(id, violation.code, violation.reason, false, false, io);
+        self.leave(id, violation.code, violation.reason, Ending::Violated);
     }
 
     /// The peer sent its close frame: answer with the same code.
-    pub(crate) fn peer_closed(&mut self, id: ConnId, code: Option<CloseCode>, io: &mut impl Io) {
-        self.leave(id, code.unwrap_or(CloseCode::Normal), "", false, true, io);
+    pub(crate) fn peer_closed(&mut self, id: ConnId, code: Option<CloseCode>) {
+        self.leave(id, code.unwrap_or(CloseCode::Normal), "", Ending::Answered);
     }
 
-    fn leave(
-        &mut self,
-        id: ConnId,
-        code: CloseCode,
-        reason: &str,
-        awaits_close: bool,
-        is_answered: bool,
-        io: &mut impl Io,
-    ) {
+    fn leave(&mut self, id: ConnId, code: CloseCode, reason: &str, ending: Ending) {
         let until = self.now + self.config.limits.close_timeout;
         let Some(conn) = self.conns.find(id) else { return };
         let Phase::Open(client) = &conn.phase else { return };
@@ -231,17 +250,24 @@ impl Core {
         if let Some(codec) = &mut conn.codec {
             codec.close_sent();
         }
-        conn.phase = Phase::Closing(Closing { awaits_close, is_finished: false, is_answered, until });
-        if std::mem::take(&mut conn.is_paused) {
-            io.resume(id);
-        }
-        // The peer's close frame may wait behind what was held back.
-        if !conn.held.is_empty() && !conn.is_stalled {
+        conn.phase = Phase::Closing(Closing {
+            awaits_close: ending == Ending::AwaitsClose,
+            is_finished: false,
+            is_answered: ending == Ending::Answered,
+            until,
+        });
+        self.look_again(id);
+        self.left(key, is_echo);
+        self.set_timer(id);
+    }
+
+    /// Who is on the way out is read again: its close frame may wait behind what was held back.
+    fn look_again(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.find(id) else { return };
+        if conn.is_paused && !conn.is_stalled {
             conn.is_stalled = true;
             self.stalled.push_back(id);
         }
-        self.left(key, is_echo);
-        self.set_timer(id);
     }
 
     /// A client is no longer one: the hub forgets it.
@@ -254,7 +280,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn disconnect_slow(&mut self, id: ConnId, io: &mut impl Io) {
+    pub(crate) fn disconnect_slow(&mut self, id: ConnId) {
         let Some(conn) = self.conns.find(id) else { return };
         if !matches!(conn.phase, Phase::Open(_)) {
             return;
@@ -264,7 +290,7 @@ impl Core {
         self.counters.dropped.add(waiting as u64);
         self.counters.slow_disconnects.add(1);
         let reason = "SLOW_CONSUMER: the outbox was full; reconnect and resume";
-        self.begin_close(id, CloseCode::SlowConsumer, reason, io);
+        self.begin_close(id, CloseCode::SlowConsumer, reason);
     }
 
     /// A connection on its way out may be ready for its last step.
@@ -298,20 +324,33 @@ impl Core {
         match conn.phase {
             Phase::Closing(_) => self.try_finish(id, io),
             Phase::Gone => {}
-            _ => self.abandon(id, Close::Graceful, io),
+            _ => self.let_go(id, io),
         }
     }
 
+    /// The peer will say nothing more: what waits for it leaves, as long as it reads.
+    fn let_go(&mut self, id: ConnId, io: &mut impl Io) {
+        self.forget(id);
+        let until = self.now + self.config.limits.close_timeout;
+        if let Some(conn) = self.conns.find(id) {
+            let closing = Closing { awaits_close: false, is_finished: true, is_answered: true, until };
+            conn.phase = Phase::Closing(closing);
+        }
+        self.set_timer(id);
+        self.try_finish(id, io);
+        self.carry_out();
+    }
+
     /// Ends a connection without further words.
-    pub(crate) fn abandon(&mut self, id: ConnId, how: Close, io: &mut impl Io) {
+    pub(crate) fn abandon(&mut self, id: ConnId, io: &mut impl Io) {
         self.forget(id);
         if let Some(conn) = self.conns.find(id) {
             conn.phase = Phase::Gone;
             conn.outbox.clear(&mut self.out.queues);
             self.timers.clear(id.index);
-            io.close(id, how);
+            io.close(id, Close::Reset);
         }
-        self.carry_out(io);
+        self.carry_out();
     }
 
     /// Takes a connection out of the hub, whatever it was there.
@@ -334,7 +373,7 @@ impl Core {
     }
 
     /// The driver is done with a connection.
-    pub(crate) fn closed(&mut self, id: ConnId, assembly: &mut ws::AssemblyPool, io: &mut impl Io) {
+    pub(crate) fn closed(&mut self, id: ConnId, assembly: &mut ws::AssemblyPool) {
         self.forget(id);
         if let Some(mut conn) = self.conns.remove(id) {
             conn.outbox.clear(&mut self.out.queues);
@@ -343,7 +382,7 @@ impl Core {
             }
             self.timers.clear(id.index);
         }
-        self.carry_out(io);
+        self.carry_out();
     }
 
     /// A connection's deadline has passed.
@@ -355,34 +394,33 @@ impl Core {
                 self.counters.timeouts.add(1);
                 self.refuse(id, &Refusal::Timeout, None);
             }
-            Phase::Admission(_) | Phase::Closing(_) => {
+            Phase::Admission(_) => {
                 self.counters.timeouts.add(1);
-                self.abandon(id, Close::Reset, io);
+                self.give_up_admission(id, &Refusal::Full);
             }
-            Phase::Open(_) => self.client_expired(id, io),
+            Phase::Closing(_) => {
+                self.counters.timeouts.add(1);
+                self.abandon(id, io);
+            }
+            Phase::Open(_) => self.client_expired(id),
             Phase::Gone => {}
         }
     }
 
-    fn client_expired(&mut self, id: ConnId, io: &mut impl Io) {
+    fn client_expired(&mut self, id: ConnId) {
         let (now, unix_ms, idle_timeout) = (self.now, self.unix_ms, self.config.limits.idle_timeout);
         let Some(conn) = self.conns.find(id) else { return };
         let Some(client) = conn.client() else { return };
         if !idle_timeout.is_zero() && now >= client.last_message + idle_timeout {
             self.counters.timeouts.add(1);
-            return self.close_and_carry_out(
-                id,
-                CloseCode::Idle,
-                "TIMEOUT: idle (limits.idle_timeout_ms)",
-                io,
-            );
+            return self.close_and_carry_out(id, CloseCode::Idle, "TIMEOUT: idle (limits.idle_timeout_ms)");
         }
         let pings_as_messages = client.pings_as_messages;
         match client.heartbeat.as_mut().map(|it| it.on_deadline(now)) {
             Some(Verdict::Dead) => {
                 self.counters.timeouts.add(1);
                 let reason = "TIMEOUT: no answer to pings (limits.missed_pongs)";
-                return self.close_and_carry_out(id, CloseCode::NoPong, reason, io);
+                return self.close_and_carry_out(id, CloseCode::NoPong, reason);
             }
             Some(Verdict::SendPing) => {
                 let ping = if pings_as_messages {
@@ -399,8 +437,8 @@ impl Core {
         self.set_timer(id);
     }
 
-    fn close_and_carry_out(&mut self, id: ConnId, code: CloseCode, reason: &str, io: &mut impl Io) {
-        self.begin_close(id, code, reason, io);
-        self.carry_out(io);
+    fn close_and_carry_out(&mut self, id: ConnId, code: CloseCode, reason: &str) {
+        self.begin_close(id, code, reason);
+        self.carry_out();
     }
 }

@@ -107,7 +107,10 @@ impl Outbox {
     ) -> Pushed {
         let queue = self.queue.get_or_insert_with(|| pool.take());
         // Behind an empty queue a consumer that keeps up never reaches the policies.
-        if self.in_flight && delivery.policy == SlowPolicy::Conflate && queue.replace(frame, delivery) {
+        if self.in_flight
+            && delivery.policy == SlowPolicy::Conflate
+            && queue.replace(frame, delivery, limits.bytes)
+        {
             return Pushed::Replaced;
         }
         let mut dropped = 0;
@@ -203,10 +206,18 @@ impl Queue {
         self.entries.make_contiguous().sort_by_key(|entry| std::cmp::Reverse(entry.priority));
     }
 
-    fn replace(&mut self, frame: &Frame, delivery: Delivery) -> bool {
-        let same = |entry: &&mut Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
-        let Some(entry) = self.entries.iter_mut().rev().find(same) else { return false };
-        self.bytes = self.bytes - entry.frame.len() + frame.len();
+    /// Puts a message in the place of an older one of its kind. Where that would be too many bytes the older one
+    /// goes all the same, and the new one is to be queued as others are.
+    fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> bool {
+        let same = |entry: &Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
+        let Some(index) = self.entries.iter().rposition(same) else { return false };
+        let entry = &mut self.entries[index];
+        self.bytes -= entry.frame.len();
+        if self.bytes + frame.len() > bytes_max {
+            self.entries.remove(index);
+            return false;
+        }
+        self.bytes += frame.len();
         entry.frame = frame.clone();
         true
     }
@@ -366,6 +377,20 @@ mod tests {
         it.push("b1", two);
         assert_eq!(it.push("a2", one), Pushed::Replaced);
         assert_eq!(it.drain(), "a2b1");
+    }
+
+    #[test]
+    fn conflation_keeps_to_the_bytes() {
+        let mut it = Fixture::new();
+        it.block();
+        let on = |channel| on(channel, SlowPolicy::Conflate, Priority::Normal);
+        it.push("a", on(1));
+        it.push("b", on(2));
+        assert_eq!(it.push(&"x".repeat(60), on(1)), Pushed::Replaced);
+        // Larger than what is left: the older one of its kind goes, and one of another kind.
+        assert_eq!(it.push(&"y".repeat(60), on(2)), Pushed::Dropped(1));
+        assert_eq!(it.outbox.bytes(), 60);
+        assert_eq!(it.drain(), "y".repeat(60));
     }
 
     #[test]

@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use corecast_driver::{Close, ConnId, Event, Io, Next, Shard, ShardId};
+use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::{Class, Hub};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
 use corecast_protocol::ws::AssemblyPool;
 use corecast_protocol::ws::frame::Opcode;
+use corecast_protocol::ws::handshake::Refusal;
 
 use crate::config::{Node, Order, ShardConfig};
 use crate::conn::{Conn, Phase};
@@ -84,17 +85,18 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
             return Next::Stop;
         }
         self.take_events(io);
-        let has_more_records = self.take_records(io);
+        let has_more_records = self.take_records();
         let got_on = self.core.retry_stalled(io, &mut self.assembly);
         self.expire(io);
-        let has_more_to_settle = self.settle(io);
+        let has_more_to_settle = self.settle();
         let is_drained = order == Order::Drain && self.drain(io);
-        let had_room = self.core.has_room();
+        let (had_room, had_deliver_room) = (self.core.has_room(), self.core.links.deliver_room());
         for shard in self.core.links.publish().iter() {
             io.wake(ShardId(shard));
         }
         // What was held back for lack of room can go on at once.
-        let has_room_again = !had_room && self.core.has_room();
+        let has_room_again =
+            !had_room && self.core.has_room() || !had_deliver_room && self.core.links.deliver_room();
         let has_more_to_send = {
             let core = &mut self.core;
             core.out.flush(&mut core.conns, io, &core.counters)
@@ -109,6 +111,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
             || has_room_again
             || has_more_to_settle
             || has_more_to_send
+            || self.core.drain.looks_again(self.core.conns.len())
             || !self.core.links.park()
         {
             return Next::Again;
@@ -131,7 +134,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                 Event::Sent { conn, batch, result } => self.sent(io, conn, batch, result),
                 Event::Eof { conn } => self.core.half_closed(conn, io),
                 Event::Paused { .. } => {}
-                Event::Closed { conn, .. } => self.core.closed(conn, &mut self.assembly, io),
+                Event::Closed { conn, .. } => self.core.closed(conn, &mut self.assembly),
             }
         }
         self.events = events;
@@ -148,9 +151,15 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         self.core.out.recycle(batch);
         let Some(conn) = self.core.conns.find(id) else { return };
         conn.outbox.sent();
+        if let Phase::Closing(closing) = &mut conn.phase {
+            // A slow reader is given time for as long as it reads.
+            closing.until = self.core.now + self.core.config.limits.close_timeout;
+            self.core.set_timer(id);
+        }
+        let Some(conn) = self.core.conns.find(id) else { return };
         if result.is_err() {
             if !matches!(conn.phase, Phase::Gone) {
-                self.core.abandon(id, Close::Reset, io);
+                self.core.abandon(id, io);
             }
         } else if conn.outbox.is_waiting() {
             self.core.out.mark(conn);
@@ -160,7 +169,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
     }
 
     /// Acts on records of other shards; whether more are there that could be acted on.
-    fn take_records(&mut self, io: &mut impl Io) -> bool {
+    fn take_records(&mut self) -> bool {
         let mut left = RECORDS_PER_TICK;
         while left > 0 {
             let Some((from, record)) = self.delivers.next() else {
@@ -169,7 +178,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                 }
                 break;
             };
-            self.core.record(io, from, Class::Deliver, record);
+            self.core.record(from, Class::Deliver, record);
             left -= 1;
         }
         let delivers_left = left == 0;
@@ -182,7 +191,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                 }
                 break;
             };
-            self.core.record(io, from, Class::Request, record);
+            self.core.record(from, Class::Request, record);
             left -= 1;
         }
         delivers_left || left == 0
@@ -198,13 +207,13 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
     }
 
     /// Tells homes what changed; whether more is to be told at once.
-    fn settle(&mut self, io: &mut impl Io) -> bool {
+    fn settle(&mut self) -> bool {
         if !self.core.has_room() {
             return false;
         }
         let now = self.core.hub_now();
         let has_more = self.core.hub.settle(now, SETTLE_PER_TICK, &mut self.core.fx);
-        self.core.carry_out(io);
+        self.core.carry_out();
         has_more
     }
 
@@ -215,7 +224,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         loop {
             match core.drain.stage {
                 Stage::Serving => {
-                    core.drain.begin(core.now + core.config.limits.drain_timeout);
+                    core.drain.begin(core.now, core.config.limits.drain_timeout);
                     core.quiet(io);
                 }
                 Stage::Quieting if core.is_quiet() => {
@@ -227,10 +236,15 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                     core.drain.stage = Stage::AwaitingDeliveries;
                 }
                 Stage::AwaitingDeliveries if core.drain.deliveries_are_over(others) => {
-                    core.close_all(io);
-                    core.drain.stage = Stage::Closing;
+                    core.close_all();
                 }
-                Stage::Closing if core.conns.is_empty() => return true,
+                Stage::Closing => {
+                    if core.drain.stops_accepting(core.now) {
+                        io.accepting(false);
+                    }
+                    return core.drain.is_deserted(core.conns.len());
+                }
+                _ if core.drain.must_close(core.now) => core.close_all(),
                 _ => return false,
             }
         }
@@ -252,13 +266,13 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
 }
 
 impl Core {
-    fn record(&mut self, io: &mut impl Io, from: u16, class: Class, record: &[u8]) {
+    fn record(&mut self, from: u16, class: Class, record: &[u8]) {
         if record == MARKER {
             return self.drain.marker(from, class);
         }
         let now = self.hub_now();
         self.hub.remote(now, from, class, record, &mut self.fx);
-        self.carry_out(io);
+        self.carry_out();
     }
 
     /// Stops reading from all clients: what they sent before is still acted on.
@@ -278,10 +292,16 @@ impl Core {
         self.stalled.is_empty() || self.has_room()
     }
 
-    fn close_all(&mut self, io: &mut impl Io) {
+    /// Tells every client to go. Who has not become one yet is refused.
+    fn close_all(&mut self) {
+        self.drain.closing(self.now);
         for index in self.conns.indices().collect::<Vec<_>>() {
             let Some(conn) = self.conns.at(index) else { continue };
             let id = conn.id;
+            if let Phase::Admission(_) = conn.phase {
+                self.give_up_admission(id, &Refusal::Draining);
+                continue;
+            }
             let Some(client) = conn.client() else { continue };
             if !client.is_echo {
                 let mut message = Vec::new();
@@ -289,8 +309,8 @@ impl Core {
                 let frame = self.out.encode(Opcode::Text, &message);
                 self.out.reply(conn, frame);
             }
-            self.begin_close(id, CloseCode::GoingAway, "DRAINING: this node is going away", io);
+            self.begin_close(id, CloseCode::GoingAway, "DRAINING: this node is going away");
         }
-        self.carry_out(io);
+        self.carry_out();
     }
 }

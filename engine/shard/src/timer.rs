@@ -119,7 +119,9 @@ impl Timers {
             if bits != 0 {
                 let slot = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - first) % SLOTS;
-                return Some(self.start + self.tick * (self.current + ahead as u64) as u32);
+                // In 64 bits: 32 bits of ticks are over after 497 days.
+                let nanos = (self.tick.as_nanos() as u64) * (self.current + ahead as u64);
+                return Some(self.start + Duration::from_nanos(nanos));
             }
         }
         None
@@ -162,6 +164,17 @@ mod tests {
             4 => prop_oneof![0u64..50, 0u64..120_000].prop_map(Step::Sleep),
         ];
         prop::collection::vec(step, 0..60)
+    }
+
+    #[test]
+    fn two_years_of_ticks_are_counted() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start, TICK);
+        let now = start + Duration::from_secs(2 * 365 * 86_400);
+        let mut expired = Vec::new();
+        timers.expire(now, &mut expired);
+        timers.set(0, now + Duration::from_secs(1));
+        assert!(timers.next().expect("something is due") > now);
     }
 
     proptest! {
