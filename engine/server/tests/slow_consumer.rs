@@ -10,6 +10,7 @@ on_all_layouts!(
     bytes_fill_an_outbox_too,
     the_oldest_messages_are_dropped,
     the_latest_value_replaces_the_ones_before,
+    a_burst_replaces_only_its_own_kind,
     replies_that_nobody_reads_hold_their_asker_back,
 );
 
@@ -144,6 +145,22 @@ fn the_latest_value_replaces_the_ones_before(start: Start) {
     slow.assert_quiet();
     bystander.assert_quiet();
     assert_eq!((server.metric("slow_disconnects_total"), server.metric("dropped_total")), (0, 0));
+}
+
+/// A burst of one event takes no other event's latest value away, not even from a consumer that keeps up.
+fn a_burst_replaces_only_its_own_kind(start: Start) {
+    let server = small(start).start();
+    let mut ann = server.connect("/ws/demo");
+    ann.subscribe("metrics:1");
+    let message = |event: &str, number: u64| json!({"type": "publish", "channel": "metrics:1", "event": event, "payload": number});
+    let mut messages = vec![message("rare", 7)];
+    messages.extend((0..3 * OUTBOX_MESSAGES).map(|number| message("often", number)));
+    let mut publisher = server.connect("/ws/demo");
+    publisher.send_json(&json!({"type": "batch", "messages": messages}));
+    let rare = ann.expect("message");
+    assert_eq!((&rare["event"], &rare["payload"]), (&json!("rare"), &json!(7)));
+    while ann.expect("message")["payload"] != 3 * OUTBOX_MESSAGES - 1 {}
+    assert_eq!(server.metric("dropped_total"), 0);
 }
 
 /// Who asks without reading the answers is not disconnected and loses none: its input waits.

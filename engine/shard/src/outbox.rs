@@ -106,9 +106,10 @@ impl Outbox {
         limits: OutboxLimits,
     ) -> Pushed {
         let queue = self.queue.get_or_insert_with(|| pool.take());
-        // Behind an empty queue a consumer that keeps up never reaches the policies.
-        if self.in_flight
-            && delivery.policy == SlowPolicy::Conflate
+        // Behind an empty queue a consumer that keeps up never reaches the policies, unless one tick fills it: then a
+        // message replaces its own kind before it takes the place of another.
+        if delivery.policy == SlowPolicy::Conflate
+            && (self.in_flight || !queue.has_room(frame.len(), limits))
             && queue.replace(frame, delivery, limits.bytes)
         {
             return Pushed::Replaced;
@@ -391,6 +392,19 @@ mod tests {
         assert_eq!(it.push(&"y".repeat(60), on(2)), Pushed::Dropped(1));
         assert_eq!(it.outbox.bytes(), 60);
         assert_eq!(it.drain(), "y".repeat(60));
+    }
+
+    #[test]
+    fn a_burst_replaces_only_its_own_kind() {
+        let mut it = Fixture::new();
+        let on = |channel| on(channel, SlowPolicy::Conflate, Priority::Normal);
+        it.push("rare", on(1));
+        for text in ["b1", "b2", "b3"] {
+            assert_eq!(it.push(text, on(2)), Pushed::Queued);
+        }
+        assert_eq!(it.push("b4", on(2)), Pushed::Replaced);
+        assert_eq!(it.push("b5", on(2)), Pushed::Replaced);
+        assert_eq!(it.drain(), "rareb1b2b5");
     }
 
     #[test]
