@@ -36,10 +36,13 @@ impl AssemblyPool {
         let lent = match buffer {
             Some(lent) => lent,
             None => {
-                if self.in_use + self.buffer_bytes > self.bytes_max {
+                let room = self.bytes_max.saturating_sub(self.in_use);
+                if self.buffer_bytes > room {
                     return Err(Exhausted);
                 }
-                let lent = self.free.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes));
+                // Near the bound a buffer that grew is too much.
+                let free = self.free.pop().filter(|buffer| buffer.capacity() <= room);
+                let lent = free.unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes));
                 self.in_use += lent.capacity();
                 buffer.insert(lent)
             }
