@@ -1,4 +1,4 @@
-//! What the host allows this process: descriptors.
+//! What the host allows this process: descriptors, locked memory.
 
 use std::io;
 
@@ -21,4 +21,12 @@ pub fn raise_descriptors() -> io::Result<usize> {
     }
     // A table of more slots than this costs memory without use.
     Ok(limit.rlim_cur.min(1 << 20) as usize)
+}
+
+/// Bytes of memory that this process may lock; `None` where nobody counts: without a limit, and for root.
+pub fn locked_memory() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the first call; the second takes nothing.
+    let (result, user) = unsafe { (libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit), libc::geteuid()) };
+    (result == 0 && user != 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }

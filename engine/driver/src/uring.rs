@@ -93,6 +93,15 @@ impl Uring {
         };
         Ok(Self { io })
     }
+
+    /// Bytes of one driver's rings that may count against the limit of locked memory (Linux 6.14 and later).
+    pub fn locked_bytes(queue_entries: u32, recv_buffers: u16) -> u64 {
+        let entries = u64::from(queue_entries.next_power_of_two());
+        // 64 bytes per submission and 4 for its index, 16 per completion, 16 per receive buffer.
+        entries * (64 + 4)
+            + entries * u64::from(ring::COMPLETIONS_PER_SUBMISSION) * 16
+            + u64::from(recv_buffers) * 16
+    }
 }
 
 /// A blocking one: io_uring polls it, and never blocks on it.

@@ -5,10 +5,10 @@ mod metrics;
 
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use corecast_shard::Order;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::{Admin, Settings};
@@ -37,21 +37,37 @@ enum Listener {
     Unix(UnixListener),
 }
 
-/// Starts the control plane.
+/// A control plane that holds its address and sees signals, and waits for shards to control.
+pub(crate) struct Prepared {
+    runtime: tokio::runtime::Runtime,
+    listener: Listener,
+    address: String,
+    signals: [Signal; 2],
+}
+
+/// Takes the admin address and watches signals; before the first client connects.
 ///
 /// # Errors
 /// If the admin address can't be used.
-pub(crate) fn start(settings: &Settings, running: Running) -> Result<Control> {
+pub(crate) fn prepare(settings: &Settings) -> Result<Prepared> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the control plane's runtime can't be built")?;
     let (listener, address) = runtime.block_on(listener(settings))?;
-    let (stop, stopped) = oneshot::channel();
     let signals = runtime.block_on(async { signals() })?;
-    let thread = thread::Builder::new()
-        .name("control".to_owned())
-        .spawn(move || {
+    Ok(Prepared { runtime, listener, address, signals })
+}
+
+impl Prepared {
+    /// Controls these shards, on a thread of its own.
+    ///
+    /// # Errors
+    /// If there can be no further thread.
+    pub(crate) fn start(self, running: Running) -> Result<Control> {
+        let Self { runtime, listener, address, signals } = self;
+        let (stop, stopped) = oneshot::channel();
+        let run = move || {
             let watched = running.clone();
             runtime.spawn(async move { watch(signals, &watched).await });
             runtime.block_on(async move {
@@ -67,9 +83,10 @@ pub(crate) fn start(settings: &Settings, running: Running) -> Result<Control> {
                     _ = stopped => {}
                 }
             });
-        })
-        .context("the control plane's thread can't be started")?;
-    Ok(Control { address, stop, thread })
+        };
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(run);
+        Ok(Control { address, stop, thread: thread.context("the control plane's thread can't be started")? })
+    }
 }
 
 async fn listener(settings: &Settings) -> Result<(Listener, String)> {
@@ -91,6 +108,9 @@ async fn listener(settings: &Settings) -> Result<(Listener, String)> {
             if std::fs::symlink_metadata(path)
                 .is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()))
             {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    bail!("admin can't listen on {}: another server does", path.display());
+                }
                 let _ = std::fs::remove_file(path);
             }
             let listener = UnixListener::bind(path)
@@ -101,13 +121,13 @@ async fn listener(settings: &Settings) -> Result<(Listener, String)> {
 }
 
 /// The signals that end the node; watched from before the first connection on.
-fn signals() -> Result<[tokio::signal::unix::Signal; 2]> {
+fn signals() -> Result<[Signal; 2]> {
     let watch = |kind| signal(kind).context("signals can't be watched");
     Ok([watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?])
 }
 
 /// The first signal drains, the second ends at once.
-async fn watch(mut signals: [tokio::signal::unix::Signal; 2], running: &Running) {
+async fn watch(mut signals: [Signal; 2], running: &Running) {
     let [terminate, interrupt] = &mut signals;
     let mut next = async || {
         tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" }
@@ -122,7 +142,7 @@ async fn watch(mut signals: [tokio::signal::unix::Signal; 2], running: &Running)
 
 impl Running {
     /// Tells all shards.
-    fn tell(&self, order: Order) {
+    pub(crate) fn tell(&self, order: Order) {
         self.node.order(order);
         for waker in self.wakers.iter() {
             waker.wake();

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capacity;
 mod cli;
 mod config;
 mod control;

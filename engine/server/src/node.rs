@@ -10,18 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_driver::epoll::Epoll;
 use corecast_driver::listener::{is_free, listen};
-use corecast_driver::uring::{Uring, probe};
+use corecast_driver::uring::Uring;
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Hub, HubConfig};
+use corecast_hub::{Hub, HubConfig, ShardSet};
+use corecast_protocol::ws::handshake::Mode;
 use corecast_shard::rings::{Links, mesh};
-use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
+use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLoop};
 
+use crate::capacity::{self, Capacity};
 use crate::config::{DriverChoice, Settings};
 use crate::control;
-
-/// Descriptors that are not connections: rings, listeners, eventfds, log, admin.
-const DESCRIPTORS_KEPT: usize = 256;
 
 /// How long a port in use may take to become free.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
@@ -33,7 +32,8 @@ pub(crate) struct Running {
     pub(crate) counters: Arc<[Arc<Counters>]>,
     pub(crate) wakers: Arc<[Waker]>,
     pub(crate) listen: SocketAddr,
-    pub(crate) prefix: String,
+    /// Where people without a token connect.
+    pub(crate) path: String,
     pub(crate) started: Instant,
     pub(crate) driver: &'static str,
 }
@@ -63,10 +63,14 @@ struct Plan {
 /// # Errors
 /// What the host refuses at start, and what ends a shard before its time.
 pub(crate) fn run(settings: &Settings) -> Result<()> {
-    let driver = choose_driver(settings.driver)?;
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let shards = if settings.shards == 0 { cores.len().max(1) } else { settings.shards };
-    let (connections, per_shard) = connections(settings, driver, shards)?;
+    // Sets of shards have 128 places; a host with more cores is served by as many as that.
+    let most = ShardSet::SHARDS_MAX;
+    let shards = if settings.shards == 0 { cores.len().clamp(1, most) } else { settings.shards };
+    let driver = capacity::choose_driver(settings, shards)?;
+    let capacity = Capacity::of(settings, driver, shards)?;
+    // From here on a signal is seen, and whoever uses the admin port already is found before any client connects.
+    let control = control::prepare(settings)?;
     let listeners = listeners(settings, shards)?;
     let listen = listeners[0].local_addr().context("the listener has no address")?;
     let node = Node::new();
@@ -76,6 +80,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let seed = u64::from_le_bytes(seed);
 
     let (ready_in, ready_out) = channel();
+    let (ended_in, ended) = channel();
     let mut starts = Vec::new();
     let mut threads = Vec::new();
     for (shard, (links, listener)) in mesh(shards, settings.rings).into_iter().zip(listeners).enumerate() {
@@ -87,24 +92,27 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
             driver: DriverConfig {
                 shard: ShardId(shard as u16),
                 listener: Some(listener),
-                connections_max: per_shard as u32,
+                connections_max: capacity.table as u32,
                 recv_buffers: settings.recv_buffers,
                 recv_buffer_bytes: settings.recv_buffer_bytes,
                 queue_entries: settings.queue_entries,
             },
-            config: shard_config(settings, shard, shards, connections),
+            config: shard_config(settings, shard, shards, &capacity),
             hub: hub_config(settings, shard, shards, seed),
             links,
             counters: Arc::clone(&counters[shard]),
             node: Arc::clone(&node),
             peers,
         };
-        let ready = ready_in.clone();
+        let (ready, ended) = (ready_in.clone(), ended_in.clone());
         let name = format!("shard-{shard}");
-        let thread = thread::Builder::new().name(name).spawn(move || shard_thread(driver, plan, &ready));
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            // Nobody listens any more when the start has failed.
+            let _ = ended.send(shard_thread(driver, plan, &ready));
+        });
         threads.push(thread.context("a thread can't be started")?);
     }
-    drop(ready_in);
+    drop((ready_in, ended_in));
     let wakers = exchange(&ready_out, &starts, shards)?;
     let driver_name = if driver == DriverChoice::Epoll { "epoll" } else { "uring" };
     let running = Running {
@@ -112,21 +120,25 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         counters,
         wakers: wakers.into(),
         listen,
-        prefix: settings.policy.prefix.clone(),
+        path: path(settings),
         started: Instant::now(),
         driver: driver_name,
     };
-    let control = control::start(settings, running)?;
+    let control = control.start(running.clone())?;
     tracing::info!(
-        "corecast {} in {} mode: {shards} shards on {driver_name}, up to {connections} connections",
+        "corecast {} in {} mode: {shards} shards on {driver_name}, up to {} connections ({})",
         env!("CARGO_PKG_VERSION"),
-        settings.mode_name()
+        settings.mode_name(),
+        capacity.connections,
+        capacity.bound
     );
-    let demo =
-        if settings.policy.mode == corecast_protocol::ws::handshake::Mode::Demo { "/demo" } else { "" };
-    tracing::info!("clients: ws://{listen}{}/ws{demo}", settings.policy.prefix);
+    tracing::info!("clients: ws://{listen}{}", running.path);
     tracing::info!("demo page and metrics: {}", control.address);
-    let outcome = join(threads);
+    let outcome = await_end(&ended, &running);
+    for thread in threads {
+        // In release builds a panic has aborted the process already.
+        thread.join().map_err(|_| anyhow!("a shard panicked"))?;
+    }
     control.stop();
     outcome
 }
@@ -149,12 +161,26 @@ fn exchange(
     Ok(wakers)
 }
 
-fn join(threads: Vec<thread::JoinHandle<Result<()>>>) -> Result<()> {
+/// Where a client without a token connects.
+fn path(settings: &Settings) -> String {
+    let endpoint = match settings.policy.mode {
+        Mode::Demo => "/ws/demo",
+        Mode::Development => "/ws/dev",
+        Mode::Production => "/ws",
+    };
+    format!("{}{endpoint}", settings.policy.prefix)
+}
+
+/// Until all shards have ended. One that fails takes the others with it: channels whose home it was are gone, and
+/// clients of the others would wait for it in vain.
+fn await_end(ended: &Receiver<Result<()>>, running: &Running) -> Result<()> {
     let mut outcome = Ok(());
-    for thread in threads {
-        // In release builds a panic has aborted the process already.
-        let ended = thread.join().map_err(|_| anyhow!("a shard panicked"))?;
-        outcome = outcome.and(ended);
+    while let Ok(end) = ended.recv() {
+        if let Err(error) = end {
+            tracing::error!("{error:#}: ending the node");
+            running.tell(Order::Stop);
+            outcome = outcome.and(Err(error));
+        }
     }
     outcome
 }
@@ -195,56 +221,6 @@ fn drive<D: Driver>(
     let shard_loop = ShardLoop::new(plan.config, hub, plan.links, plan.node, plan.counters, Instant::now());
     driver.run(shard_loop).with_context(|| format!("shard {shard}"))?;
     Ok(())
-}
-
-/// io_uring unless it is refused; one line says why not.
-fn choose_driver(choice: DriverChoice) -> Result<DriverChoice> {
-    if choice == DriverChoice::Epoll {
-        return Ok(choice);
-    }
-    let probe = probe();
-    match (probe.available, choice) {
-        (Ok(()), _) => Ok(DriverChoice::Uring),
-        (Err(error), DriverChoice::Uring) => {
-            bail!("io_uring is not available here ({error}, kernel {}): use --driver epoll", probe.release)
-        }
-        (Err(error), _) => {
-            let lacks = if probe.missing.is_empty() {
-                String::new()
-            } else {
-                format!(", lacks {}", probe.missing.join(", "))
-            };
-            tracing::warn!(
-                "io_uring is refused ({error}, kernel {}{lacks}): using epoll, which is slower",
-                probe.release
-            );
-            Ok(DriverChoice::Epoll)
-        }
-    }
-}
-
-/// How many connections the node takes, and how large each shard's table is.
-fn connections(settings: &Settings, driver: DriverChoice, shards: usize) -> Result<(usize, usize)> {
-    let descriptors =
-        corecast_driver::limits::raise_descriptors().context("the descriptor limit can't be read")?;
-    let table_max = descriptors.saturating_sub(DESCRIPTORS_KEPT);
-    if table_max < 64 {
-        bail!("{descriptors} descriptors are too few: raise the limit (ulimit -n) to 1,024 or more");
-    }
-    // Direct descriptors count per ring, ordinary ones per process.
-    let most = if driver == DriverChoice::Epoll { table_max } else { table_max * shards };
-    let wanted = settings.connections;
-    if wanted > most {
-        bail!(
-            "limits.connections = {wanted}, but {descriptors} descriptors allow {most}: raise ulimit -n or add shards"
-        );
-    }
-    // The last 256 slots of a table answer 503 instead of leaving clients without an answer.
-    let margin = 256.min(table_max / 4);
-    let connections = if wanted == 0 { most - margin * shards.min(most / table_max) } else { wanted };
-    // The kernel spreads connections over shards by hash: a table has room for an uneven share.
-    let share = if shards == 1 { connections } else { connections.div_ceil(shards) * 5 / 4 + 64 };
-    Ok((connections, (share + margin).min(table_max)))
 }
 
 fn listeners(settings: &Settings, shards: usize) -> Result<Vec<TcpListener>> {
@@ -290,9 +266,10 @@ fn core_for(
     }
 }
 
-fn shard_config(settings: &Settings, shard: usize, shards: usize, connections: usize) -> ShardConfig {
+fn shard_config(settings: &Settings, shard: usize, shards: usize, capacity: &Capacity) -> ShardConfig {
     let mut limits = settings.shard_limits.clone();
-    limits.connections = connections;
+    limits.connections = capacity.connections;
+    limits.connections_here = capacity.table - capacity.margin;
     ShardConfig { shard: shard as u16, shards: shards as u16, policy: settings.policy.clone(), limits }
 }
 

@@ -26,6 +26,8 @@ pub struct ShardConfig {
 pub struct ShardLimits {
     /// Connections of the whole node; more are answered 503.
     pub connections: usize,
+    /// Connections of this shard, whatever their state; more are answered 503.
+    pub connections_here: usize,
     /// Bytes of one message.
     pub message_bytes: usize,
     /// Fragments of one message.
@@ -56,6 +58,7 @@ impl Default for ShardLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_here: 10_000,
             message_bytes: 1 << 20,
             message_fragments: 1024,
             json_depth: 64,

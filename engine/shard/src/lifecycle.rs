@@ -83,7 +83,8 @@ impl Core {
             let what = "?as= must be 1 to 255 bytes without white space, `*` or control characters";
             return self.refuse(id, &Refusal::BadRequest(what), None);
         }
-        if !self.node.admit(self.config.limits.connections) {
+        let has_place = self.conns.len() <= self.config.limits.connections_here;
+        if !has_place || !self.node.admit(self.config.limits.connections) {
             return self.refuse(id, &Refusal::Full, browser);
         }
         if upgrade.endpoint == Endpoint::Echo {

@@ -10,6 +10,9 @@ use io_uring::{IoUring, opcode, squeue};
 
 use crate::api::WakeHandle;
 
+/// Places for completions per submission: multishot operations complete many times.
+pub(super) const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
 /// `IORING_ENTER_GETEVENTS`: run the deferred work and flush completions.
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -107,7 +110,7 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_submit_all()
             .setup_clamp()
-            .setup_cqsize(entries * 4)
+            .setup_cqsize(entries * COMPLETIONS_PER_SUBMISSION)
             .build(entries)?;
         // Saves a look-up of the descriptor per system call.
         let _is_registered = ring.submitter().register_ring_fd().is_ok();

@@ -169,7 +169,9 @@ impl Layers {
                 _ => self.problem(&place, format!("must be true or false, not `{text}`")),
             },
             _ => {
-                if let Some(rest) = name.strip_prefix(OWN_PREFIX) {
+                if let Some(rest) = name.strip_prefix(OWN_PREFIX)
+                    && !is_service_link(rest)
+                {
                     self.text(&place, &rest.to_lowercase().replace("__", "."), text);
                 }
             }
@@ -232,6 +234,11 @@ impl Layers {
         set.next().map_or_else(|| DEFAULT.to_owned(), |(_, place)| place.clone())
     }
 
+    /// Whether anybody chose a value.
+    pub(crate) fn is_set(&self, name: &'static str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// A number, and where it was set.
     pub(crate) fn integer_of(&self, name: &'static str) -> (u64, String) {
         match self.of(name) {
@@ -263,6 +270,11 @@ impl Layers {
             _ => unreachable!("the key is a list"),
         }
     }
+}
+
+/// What Kubernetes puts into the environment of every pod beside a service named `corecast`.
+fn is_service_link(rest: &str) -> bool {
+    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }
 
 fn unknown(name: &str) -> String {
@@ -311,6 +323,13 @@ mod tests {
             8
         );
         assert_eq!(load(file, &[("WS_MAX_CONNECTIONS", "9")]).integer_of("limits.connections").0, 9);
+        let links = [
+            ("CORECAST_SERVICE_HOST", "10.0.0.1"),
+            ("CORECAST_PORT", "tcp://x"),
+            ("CORECAST_PORT_80_TCP", "x"),
+        ];
+        assert!(load("", &links).problems.is_empty(), "service links are not ours");
+        assert_eq!(load("", &[("CORECAST_PROT", "x")]).problems.len(), 1, "a slip is");
         let layers = load("", &[("WS_ENDPOINT", "/api/v1/ws/demo")]);
         assert_eq!(layers.text_of("http.prefix").0, "/api/v1");
     }

@@ -51,7 +51,8 @@ pub(crate) struct Settings {
     pub(crate) driver: DriverChoice,
     pub(crate) policy: Policy,
     pub(crate) node_name: String,
-    pub(crate) log_level: String,
+    /// `None` where nobody chose one.
+    pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
     pub(crate) listen_options: ListenOptions,
     pub(crate) recv_buffers: u16,
@@ -139,7 +140,7 @@ impl Reader {
             driver: driver?,
             policy,
             node_name: self.node_name(),
-            log_level: self.layers.text_of("log.level").0,
+            log_level: self.layers.is_set("log.level").then(|| self.layers.text_of("log.level").0),
             log_format: match self.layers.text_of("log.format").0.as_str() {
                 "json" => LogFormat::Json,
                 _ => LogFormat::Text,
@@ -149,7 +150,11 @@ impl Reader {
             recv_buffer_bytes: self.number("shard.recv_buffer_bytes") as u32,
             queue_entries: self.number("shard.queue_entries") as u32,
             rings: rings?,
-            connections: self.number("limits.connections") as usize,
+            connections: if self.layers.flag_of("no_limits").0 {
+                0
+            } else {
+                self.number("limits.connections") as usize
+            },
             shard_limits: shard_limits?,
             hub_limits: self.hub_limits(),
             has_default_namespace: mode != Mode::Production,
@@ -314,6 +319,7 @@ impl Reader {
         Some(ShardLimits {
             // Set once the node knows what descriptors allow.
             connections: 0,
+            connections_here: 0,
             message_bytes: message_bytes as usize,
             message_fragments: self.number("limits.message_fragments") as u32,
             json_depth: self.number("limits.json_depth") as usize,

@@ -44,7 +44,7 @@ async fn page() -> impl IntoResponse {
 async fn config(State(running): State<Running>) -> impl IntoResponse {
     Json(serde_json::json!({
         "port": running.listen.port(),
-        "path": format!("{}/ws/demo", running.prefix),
+        "path": running.path,
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }
