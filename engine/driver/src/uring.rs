@@ -57,6 +57,7 @@ pub struct UringIo {
     /// Where the eventfd's value is read to; boxed, for the kernel writes there.
     waker_value: Box<u64>,
     is_waker_armed: bool,
+    is_stopping: bool,
     now: Instant,
     unix_ms: u64,
     stats: IoStats,
@@ -87,6 +88,7 @@ impl Uring {
             waker,
             waker_value: Box::new(0),
             is_waker_armed: false,
+            is_stopping: false,
             now: Instant::now(),
             unix_ms: 0,
             stats: IoStats::default(),
@@ -188,7 +190,7 @@ impl UringIo {
                 }
                 Op::Waker => {
                     self.is_waker_armed = false;
-                    if done.result != -libc::ECANCELED {
+                    if done.result != -libc::ECANCELED && !self.is_stopping {
                         self.arm_waker();
                     }
                 }
@@ -235,6 +237,7 @@ impl UringIo {
     /// Ends all operations; whether the kernel has let go of all memory.
     fn stop(&mut self) -> io::Result<bool> {
         let until = Instant::now() + STOP_TIMEOUT;
+        self.is_stopping = true;
         self.set_accepting(false);
         self.ring.cancel(Token::new(Op::Waker, 0, 0));
         for index in 0..self.slots.len() as u32 {

@@ -11,7 +11,7 @@ use io_uring::{cqueue, opcode};
 
 use super::UringIo;
 use super::ring::{Done, Op, Token};
-use crate::api::{ConnId, Event};
+use crate::api::{Close, ConnId, Event};
 
 /// Accepts armed at once at most.
 const ACCEPTS_MAX: usize = 64;
@@ -105,7 +105,12 @@ impl UringIo {
         slot.open();
         self.live += 1;
         self.stats.accepted += 1;
-        self.events.push_back(Event::Accepted { conn: ConnId { index, generation }, peer });
+        let conn = ConnId { index, generation };
+        if self.is_stopping {
+            // It came before its accept could be cancelled, and nobody is left to serve it.
+            return self.start_close(conn, Close::Reset);
+        }
+        self.events.push_back(Event::Accepted { conn, peer });
         self.arm_recv(index);
     }
 }
