@@ -1,6 +1,6 @@
 //! Clients: ordinary sockets, blocking, with a bound on how long a read may take.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -53,13 +53,19 @@ pub(crate) fn write(mut stream: &TcpStream, bytes: &[u8]) {
 }
 
 /// Waits for the end of the connection, whatever arrives before: `Some` error of a reset, `None` for a FIN.
-pub(crate) fn end_of(mut stream: &TcpStream) -> Option<std::io::ErrorKind> {
+///
+/// # Panics
+/// If nobody ends it.
+pub(crate) fn end_of(mut stream: &TcpStream) -> Option<ErrorKind> {
     let mut bytes = [0; 4096];
     loop {
         match stream.read(&mut bytes) {
             Ok(0) => return None,
             Ok(_) => {}
-            Err(error) => return Some(error.kind()),
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::WouldBlock, "nobody ended the connection");
+                return Some(error.kind());
+            }
         }
     }
 }

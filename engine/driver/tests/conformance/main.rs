@@ -13,6 +13,8 @@ mod rig;
 mod script;
 mod sending;
 mod starving;
+mod stopping;
+mod waking;
 
 use std::io;
 
@@ -113,4 +115,16 @@ cases! {
         accepting_off_and_on,
         accepting_flickers,
         a_thousand_at_once;
+    waking:
+        until,
+        again,
+        wakers_from_outside,
+        failed_wakes_are_reported,
+        waking_a_shard_that_is_gone,
+        no_wake_is_lost;
+    stopping:
+        stop_frees_everything,
+        stop_in_the_first_turn,
+        stop_while_woken,
+        stop_while_clients_come;
 }

@@ -44,7 +44,7 @@ pub(crate) struct Setup {
     pub(crate) recv_buffers: u16,
     pub(crate) recv_buffer_bytes: u32,
     /// Wake-up targets of shards 1 and on; the rig's own shard is 0.
-    pub(crate) others: Vec<WakeHandle>,
+    pub(crate) others: fn() -> Vec<WakeHandle>,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -56,7 +56,7 @@ impl Default for Setup {
             connections_max: 64,
             recv_buffers: 16,
             recv_buffer_bytes: 1024,
-            others: Vec::new(),
+            others: Vec::new,
             fault: None,
         }
     }
@@ -122,6 +122,7 @@ impl<S: Subject> Rig<S> {
         let shared = Shared::new(setup.connections_max);
         let (ready, ready_out) = sync_channel(1);
         orders.send(Box::new(first)).expect("the receiver is here");
+        let others = (setup.others)();
         let is_faulty = setup.fault.is_some();
         let recv_buffers = usize::from(setup.recv_buffers);
         let thread = {
@@ -137,7 +138,7 @@ impl<S: Subject> Rig<S> {
                 };
                 let mut driver = S::build(config).expect("the host offers this driver");
                 let own = driver.wake_handle();
-                driver.connect([vec![own.clone()], setup.others].concat());
+                driver.connect([vec![own.clone()], others].concat());
                 ready.send((own, driver.waker())).expect("the test waits");
                 drop(ready);
                 let scripted = Scripted::new(orders_out, shared);
@@ -300,6 +301,7 @@ impl<S: Subject> Rig<S> {
         drop(clients);
         self.run(|turn| {
             turn.state.reaction = None;
+            turn.state.routine = None;
             turn.state.release();
         });
         self.close_all();

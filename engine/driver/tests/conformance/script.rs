@@ -15,6 +15,9 @@ pub(crate) type Order<L> = Box<dyn FnOnce(&mut Turn<'_, L>) + Send>;
 /// What the shard does by itself when something happens.
 pub(crate) type Reaction<L> = Box<dyn FnMut(&mut Turn<'_, L>, &Happened) + Send>;
 
+/// What the shard does by itself in every turn.
+pub(crate) type Routine<L> = Box<dyn FnMut(&mut Turn<'_, L>) + Send>;
+
 /// An event without its bytes, which the recorder has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Happened {
@@ -60,6 +63,8 @@ pub(crate) struct State<L> {
     pub(crate) held: Vec<(ConnId, L)>,
     pub(crate) is_holding: bool,
     pub(crate) reaction: Option<Reaction<L>>,
+    /// What it does in every turn, after events and orders.
+    pub(crate) routine: Option<Routine<L>>,
     pub(crate) next: Next,
 }
 
@@ -78,6 +83,7 @@ impl<L> Scripted<L> {
             held: Vec::new(),
             is_holding: false,
             reaction: None,
+            routine: None,
             next: Next::Park,
         };
         Self { orders, shared, events: VecDeque::new(), state }
@@ -107,6 +113,10 @@ impl<I: Io> Shard<I> for Scripted<I::Lease> {
                     break;
                 }
             }
+        }
+        if let Some(mut routine) = turn.state.routine.take() {
+            routine(&mut turn);
+            turn.state.routine = Some(routine);
         }
         let stats = turn.io.stats();
         let mut recorder = shared.lock();
