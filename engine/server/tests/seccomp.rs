@@ -30,8 +30,8 @@ fn filter() -> &'static str {
         assert!(output.status.success(), "the example can be built");
         let lines = String::from_utf8(output.stdout).expect("cargo prints JSON");
         let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let paths = artifacts.filter_map(|it| it["executable"].as_str().map(str::to_owned));
-        paths.last().expect("cargo says where the example is")
+        let mut paths = artifacts.filter_map(|it| it["executable"].as_str().map(str::to_owned));
+        paths.next().expect("cargo says where the example is")
     })
 }
 
