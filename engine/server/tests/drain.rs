@@ -278,7 +278,7 @@ fn answer(index: usize, mut raw: Raw) -> String {
     let (body, end) = raw.read_to_end();
     assert_eq!(end, End::Fin, "connection {index}");
     let response = Response::parse(&[head.as_bytes(), &body].concat());
-    if response.status == 503 && index % 3 == 0 {
+    if response.status == 503 && index.is_multiple_of(3) {
         assert!(response.header("retry-after").is_some(), "{response:?}");
         assert!(response.body.contains("going away"), "{response:?}");
     }
