@@ -11,6 +11,7 @@ mod ring;
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::api::{
 use crate::buffers::Batch;
 use accept::Accepts;
 use buffers::RecvBuffers;
-use conn::Slot;
+use conn::{Gather, Slot};
 use ring::{Op, Ring, Token};
 
 pub use buffers::Lease;
@@ -51,6 +52,8 @@ pub struct UringIo {
     events: VecDeque<Event<Lease>>,
     /// Connections that stopped reading because no buffer was left.
     starved: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "the kernel has their addresses while they are in use")]
+    gathers: Vec<Box<Gather>>,
     peers: Vec<WakeHandle>,
     wake_failures: Vec<ShardId>,
     waker: Waker,
@@ -70,6 +73,10 @@ impl Uring {
     /// `EPERM` or `ENOSYS` where io_uring is refused, `EMFILE` where `connections_max` is above `RLIMIT_NOFILE`,
     /// `ENOMEM` where locked memory is too short.
     pub fn new(config: DriverConfig) -> io::Result<Self> {
+        if config.connections_max > Token::INDEX_MAX {
+            let what = format!("at most {} connections per ring", Token::INDEX_MAX);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let ring = Ring::new(config.queue_entries, config.connections_max)?;
         let buffers = RecvBuffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
         let waker = Waker(Arc::new(eventfd()?.into()));
@@ -83,6 +90,7 @@ impl Uring {
             accepts: Accepts::new(config.listener),
             events: VecDeque::with_capacity(1024),
             starved: Vec::new(),
+            gathers: Vec::new(),
             peers: Vec::new(),
             wake_failures: Vec::new(),
             waker,
@@ -130,32 +138,38 @@ impl Driver for Uring {
         self.io.peers = peers;
     }
 
-    fn run<S: Shard<UringIo>>(mut self, mut shard: S) -> io::Result<S> {
-        let io = &mut self.io;
-        io.arm_waker();
-        io.arm_accepts();
-        loop {
-            io.read_clocks();
-            match shard.tick(io) {
-                Next::Stop => break,
-                Next::Again => io.enter(Some(Duration::ZERO))?,
-                Next::Park => io.enter(None)?,
-                Next::Until(time) => {
-                    let left = time.saturating_duration_since(Instant::now());
-                    io.enter(Some(left))?;
-                }
-            }
+    fn run<S: Shard<UringIo>>(self, mut shard: S) -> io::Result<S> {
+        // The kernel may use the buffers until every operation has completed. Where that can't be awaited, after an
+        // error or a panic, leaking them is the only sound thing to do.
+        let mut this = ManuallyDrop::new(self);
+        let served = this.io.serve(&mut shard);
+        let stopped = this.io.stop();
+        if matches!(stopped, Ok(true)) {
+            drop(ManuallyDrop::into_inner(this));
         }
-        let is_quiet = self.io.stop()?;
-        if !is_quiet {
-            // The kernel may still write into the buffers: leaking them is the only sound thing to do.
-            std::mem::forget(self);
-        }
+        served.and(stopped)?;
         Ok(shard)
     }
 }
 
 impl UringIo {
+    fn serve(&mut self, shard: &mut impl Shard<Self>) -> io::Result<()> {
+        self.arm_waker();
+        self.arm_accepts();
+        loop {
+            self.read_clocks();
+            match shard.tick(self) {
+                Next::Stop => return Ok(()),
+                Next::Again => self.enter(Some(Duration::ZERO))?,
+                Next::Park => self.enter(None)?,
+                Next::Until(time) => {
+                    let left = time.saturating_duration_since(Instant::now());
+                    self.enter(Some(left))?;
+                }
+            }
+        }
+    }
+
     fn read_clocks(&mut self) {
         self.now = Instant::now();
         self.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
@@ -166,6 +180,7 @@ impl UringIo {
         self.feed_starved();
         self.arm_accepts();
         let wait = if self.events.is_empty() { wait } else { Some(Duration::ZERO) };
+        let wait = [wait, self.accepts.rest(self.now)].into_iter().flatten().min();
         self.stats.enters += 1;
         self.ring.enter(wait)?;
         self.complete();

@@ -181,8 +181,15 @@ fn clients(address: SocketAddr, shards: usize, per_shard: usize) -> Vec<Client> 
     clients
 }
 
-/// Blocks allocated by `rounds` publishes of each publisher, once as many have warmed the pools.
-fn blocks_allocated(clients: &mut [Client], publishers: &[usize], publish: &[u8], rounds: usize) -> u64 {
+/// Blocks allocated by each publisher publishing so many messages at once, `rounds` times, once as many have warmed
+/// the pools.
+fn blocks_allocated(
+    clients: &mut [Client],
+    publishers: &[usize],
+    publish: &[u8],
+    messages: usize,
+    rounds: usize,
+) -> u64 {
     let mut before = 0;
     for round in 0..2 * rounds {
         if round == rounds {
@@ -192,7 +199,7 @@ fn blocks_allocated(clients: &mut [Client], publishers: &[usize], publish: &[u8]
             clients[*publisher].send(publish);
             for (index, client) in clients.iter_mut().enumerate() {
                 // The publisher hears of its own message, and that it was accepted.
-                for _ in 0..if index == *publisher { 2 } else { 1 } {
+                for _ in 0..messages * if index == *publisher { 2 } else { 1 } {
                     assert!(client.message().starts_with(b"{\"type\":\""), "an envelope");
                 }
             }
@@ -213,8 +220,14 @@ fn allocates_nothing<D: Driver + 'static>(shards: usize, build: fn(DriverConfig)
         (0..shards as u64).map(|shard| clients.iter().position(|it| it.shard == shard).unwrap()).collect();
     let publish =
         frame(r#"{"type":"publish","id":"7","channel":"conversation:1","payload":{"content":"hi"}}"#);
-    let blocks = blocks_allocated(&mut clients, &publishers, &publish, ROUNDS);
+    let blocks = blocks_allocated(&mut clients, &publishers, &publish, 1, ROUNDS);
     assert_eq!(blocks, 0, "blocks allocated by {} publishes on {shards} shards", ROUNDS * publishers.len());
+    // Too large to be copied together, and two at once: sent from several places in one call.
+    let large = "x".repeat(2000);
+    let text = format!(r#"{{"type":"publish","id":"7","channel":"conversation:1","payload":"{large}"}}"#);
+    let publish = frame(&text).repeat(2);
+    let blocks = blocks_allocated(&mut clients, &publishers, &publish, 2, ROUNDS / 4);
+    assert_eq!(blocks, 0, "blocks allocated by large publishes on {shards} shards");
     drop(clients);
     running.stop();
 }

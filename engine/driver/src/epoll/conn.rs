@@ -132,7 +132,7 @@ impl EpollIo {
             None => Some(libc::ENOTCONN),
             Some(slot) if slot.closing.is_some() || slot.wants_finish => Some(libc::EPIPE),
             Some(slot) => {
-                debug_assert!(slot.batch.is_none(), "one batch in flight per connection");
+                assert!(slot.batch.is_none(), "one batch in flight per connection");
                 None
             }
         };

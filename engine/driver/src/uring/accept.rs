@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{DestinationSlot, Fd};
 use io_uring::{cqueue, opcode};
@@ -16,6 +17,9 @@ use crate::api::{Close, ConnId, Event};
 /// Accepts armed at once at most.
 const ACCEPTS_MAX: usize = 64;
 
+/// Between accepts while the kernel is short of descriptors or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(super) struct Accepts {
     listener: Option<TcpListener>,
@@ -23,6 +27,8 @@ pub(super) struct Accepts {
     /// Places that are not armed.
     idle: Vec<u32>,
     is_on: bool,
+    /// The kernel was short of something: accepting again at once would fail again.
+    rests_until: Option<Instant>,
 }
 
 /// Where the kernel writes an address.
@@ -47,11 +53,17 @@ impl Accepts {
             listener,
             places: (0..count).map(|_| place()).collect(),
             idle: (0..count as u32).collect(),
+            rests_until: None,
         }
     }
 
     pub(super) fn armed(&self) -> usize {
         self.places.len() - self.idle.len()
+    }
+
+    /// For how long no accept is armed.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        self.rests_until.map(|until| until.saturating_duration_since(now))
     }
 
     /// Whether an accept is in flight that nobody wants any more.
@@ -63,9 +75,10 @@ impl Accepts {
 impl UringIo {
     /// Arms as many accepts as there are free slots.
     pub(super) fn arm_accepts(&mut self) {
-        if !self.accepts.is_on {
+        if !self.accepts.is_on || self.accepts.rests_until.is_some_and(|until| self.now < until) {
             return;
         }
+        self.accepts.rests_until = None;
         let Some(listener) = self.accepts.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
         while self.live + self.accepts.armed() < self.slots.len() {
             let Some(index) = self.accepts.idle.pop() else { return };
@@ -94,13 +107,17 @@ impl UringIo {
         let place = done.token.index();
         self.accepts.idle.push(place);
         if done.result < 0 {
-            // The client gave up, or the kernel is short of something: the next tick arms it again.
+            // The client gave up: the next tick arms it again. Or the kernel is short of something.
+            if [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&-done.result) {
+                self.accepts.rests_until = Some(self.now + ACCEPT_REST);
+            }
             return;
         }
         let index = done.result as u32;
         let peer = address(&self.accepts.places[place as usize].address);
         let slot = &mut self.slots[index as usize];
-        debug_assert!(!slot.is_live, "the kernel reuses a slot only after its close");
+        // What the earlier connection has in flight points into its slot.
+        assert!(!slot.is_live, "the kernel reuses a slot only after its close");
         let generation = slot.generation;
         slot.open();
         self.live += 1;

@@ -40,6 +40,9 @@ const CANCEL: u64 = 1 << 63;
 pub(super) struct Token(pub(super) u64);
 
 impl Token {
+    /// Slots of a table at most.
+    pub(super) const INDEX_MAX: u32 = 1 << 24;
+
     const OPS: [Op; 9] = [
         Op::Recv,
         Op::Send,
@@ -53,7 +56,7 @@ impl Token {
     ];
 
     pub(super) fn new(op: Op, generation: u32, index: u32) -> Self {
-        debug_assert!(index < 1 << 24, "a table has fewer slots");
+        debug_assert!(index < Self::INDEX_MAX, "a table has fewer slots");
         Self((op as u64) << 56 | u64::from(index) << 32 | u64::from(generation))
     }
 

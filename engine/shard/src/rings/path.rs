@@ -109,7 +109,7 @@ impl Sender {
             let Some(record) = self.staged_large.pop_front() else { break };
             self.staged_large_bytes -= record.len();
             let pushed = self.large.push(record);
-            debug_assert!(pushed.is_ok(), "the room was checked");
+            assert!(pushed.is_ok(), "the room was checked");
         }
         write(&mut self.ring, &self.staged[self.at..self.at + bytes]);
         self.at += bytes;
