@@ -7,6 +7,7 @@ mod client;
 mod compare;
 mod cpu;
 mod hiccup;
+mod json_cost;
 mod reference;
 mod report;
 mod scenario;
@@ -31,7 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, connect, two-shards, echo,
-    /// slow-consumer, ramp
+    /// slow-consumer, ramp, json-cost
     Run {
         scenario: String,
         /// corecast (the binary beside this one), floor, raw, tungstenite, or a command line with {port}
@@ -67,6 +68,9 @@ enum Command {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// What json-cost counts
+    #[command(hide = true)]
+    JsonCostWork { recipients: u32, publishes: u32 },
     /// How long this machine holds up an idle loop, per core
     Hiccup {
         #[arg(long, default_value_t = 3)]
@@ -88,6 +92,10 @@ fn main() -> ExitCode {
 /// Whether everything that was promised arrived.
 fn run(command: Command) -> Result<bool> {
     match command {
+        Command::Run { scenario, .. } if scenario == "json-cost" => json_cost::run(),
+        Command::JsonCostWork { recipients, publishes } => {
+            json_cost::work(recipients, publishes).map(|()| true)
+        }
         Command::Run { scenario, server, overrides, json } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides);
             let before = hiccup::measure(1);
