@@ -21,6 +21,20 @@ need_package() { # COMMAND PACKAGE
   as_root apt-get install -y -qq "$2" >/dev/null
 }
 
+# rustup fetches the stable toolchain from the Rust project. Debian packages it from Debian 13 on.
+rust() {
+  say "installing Rust"
+  if apt-cache show rustup >/dev/null 2>&1; then
+    need_package rustup rustup
+    rustup default stable
+  else
+    need_package curl curl
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt,clippy
+    # shellcheck disable=SC1091
+    . "$HOME/.cargo/env"
+  fi
+}
+
 # A C compiler for the linker, and Rust 1.88 or later.
 setup() {
   need_package cc build-essential
@@ -29,9 +43,7 @@ setup() {
     [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
   fi
   if ! command -v cargo >/dev/null; then
-    # Debian packages rustup from Debian 13 on; it fetches the stable toolchain from the Rust project.
-    need_package rustup rustup
-    rustup default stable
+    rust
   fi
   local version
   version=$(cargo --version | sed 's/cargo 1\.\([0-9]*\).*/\1/')

@@ -18,7 +18,14 @@ each() { # FUNCTION: called with key, value and reason of each line
   while IFS='|' read -r key value why; do "$1" "$key" "$value" "$why"; done <<< "$values"
 }
 
-current() { sysctl -n "$1" 2>/dev/null || true; }
+# Where the kernel keeps a value: reading it there needs no program that a user's path may lack.
+file_of() { echo "/proc/sys/${1//.//}"; }
+
+current() { cat "$(file_of "$1")" 2>/dev/null || true; }
+
+set_value() { # KEY VALUE
+  { echo "$2" > "$(file_of "$1")"; } 2>/dev/null
+}
 
 # Whether the host's value serves: for switches and for the low-water mark equality, otherwise at least ours.
 serves() { # KEY VALUE
