@@ -20,6 +20,8 @@ on_both_drivers!(
     without_an_idle_timeout_nobody_is_idle,
     who_does_not_answer_a_close_is_reset,
     who_never_reads_is_reset,
+    who_never_reads_and_says_no_more_is_reset,
+    who_says_no_more_still_gets_its_answers,
 );
 
 const SHORT_MS: u64 = 60;
@@ -216,4 +218,41 @@ fn who_never_reads_is_reset(start: Start) {
     server.wait_for_metric("connections", |connections| connections == 1);
     publisher.assert_quiet();
     drop(slow);
+}
+
+/// FIN without a close frame, and a window that never opens: nothing would ever end such a connection by itself.
+fn who_never_reads_and_says_no_more_is_reset(start: Start) {
+    let server = start
+        .set("socket.send_buffer_bytes", 4096)
+        .set("limits.heartbeat_interval_ms", 0)
+        .set("limits.close_timeout_ms", SHORT_MS)
+        .start();
+    let mut slow = Raw::with_receive_buffer(server.clients, Some(4096)).upgrade("/ws/demo");
+    slow.send(&masked(0x81, br#"{"type":"subscribe","channel":"conversation:1"}"#));
+    let mut publisher = server.connect("/ws/demo");
+    server.wait_for_metric("messages_in_total", |messages| messages == 1);
+    let filler = json!("x".repeat(4000));
+    for _ in 0..200 {
+        publisher.publish("conversation:1", &filler);
+    }
+    slow.finish();
+    server.wait_for_metric("connections", |connections| connections == 1);
+    assert_eq!(server.metric("timeouts_total"), 1);
+    publisher.assert_quiet();
+    drop(slow);
+}
+
+/// As a script does that pipes its messages in and reads what comes back.
+fn who_says_no_more_still_gets_its_answers(start: Start) {
+    let server = start.start();
+    let mut raw = raw(&server);
+    for _ in 0..50 {
+        raw.send(&masked(0x81, br#"{"type":"ping","id":1}"#));
+    }
+    raw.finish();
+    for _ in 0..50 {
+        assert_eq!(raw.frame().opcode, 1, "an answer");
+    }
+    assert_eq!(raw.read_to_end(), (Vec::new(), End::Fin));
+    assert_forgotten(&server);
 }
