@@ -143,7 +143,8 @@ pub enum Event<L> {
         /// Who.
         conn: ConnId,
     },
-    /// Reading stopped, after [`Io::pause`]; no `Data` follows until [`Io::resume`].
+    /// Reading stopped, after [`Io::pause`]; no `Data` and no `Eof` follows until [`Io::resume`]. Told once for each
+    /// pause; a pause that is taken back or followed by a close before it was answered stays without an answer.
     Paused {
         /// Who.
         conn: ConnId,
@@ -201,7 +202,8 @@ pub trait Io {
     /// Moves the events that are ready to the end of `out`.
     fn take(&mut self, out: &mut VecDeque<Event<Self::Lease>>);
 
-    /// Sends a batch: all of it or an error. One batch may be in flight per connection.
+    /// Sends a batch: all of it or an error. One batch may be in flight per connection. One for a connection that is
+    /// finished, closing or gone comes back with an error, even after its `Closed`.
     fn send(&mut self, conn: ConnId, batch: Batch);
 
     /// Stops reading: TCP carries the pressure back to the peer.
@@ -213,7 +215,10 @@ pub trait Io {
     /// FIN after what was sent; reading goes on.
     fn finish(&mut self, conn: ConnId);
 
-    /// Ends the connection; `Closed` follows once nothing is in flight.
+    /// Ends the connection; `Closed` follows once nothing is in flight, and no `Data` or `Eof` before it.
+    ///
+    /// Bytes of the peer that were never read make the kernel answer with a reset even where it is graceful: who must
+    /// be heard to the end calls [`Io::finish`] first, and closes after the peer's `Eof`.
     fn close(&mut self, conn: ConnId, how: Close);
 
     /// Wakes another shard; reaches the kernel before every `send` that is called after it.

@@ -55,6 +55,8 @@ pub struct EpollIo {
     free: Vec<u32>,
     buffers: Rc<Buffers>,
     starved: Vec<u32>,
+    /// Connections that were paused in this turn.
+    pausing: Vec<ConnId>,
     ready: Vec<libc::epoll_event>,
     events: VecDeque<Event<Lease>>,
     waker: Waker,
@@ -124,6 +126,7 @@ impl Epoll {
             free: (0..config.connections_max).rev().collect(),
             buffers: Rc::new(Buffers(RefCell::new(buffers))),
             starved: Vec::new(),
+            pausing: Vec::new(),
             ready: Vec::with_capacity(EVENTS_MAX),
             events: VecDeque::with_capacity(1024),
             waker: Waker(Arc::new(waker.into())),
@@ -170,6 +173,7 @@ impl Driver for Epoll {
 
 impl EpollIo {
     fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.answer_pauses();
         self.feed_starved();
         self.listen()?;
         let mut time = if self.events.is_empty() { time } else { Some(Duration::ZERO) };

@@ -52,6 +52,8 @@ pub struct UringIo {
     events: VecDeque<Event<Lease>>,
     /// Connections that stopped reading because no buffer was left.
     starved: Vec<u32>,
+    /// Connections that were paused in this turn and had nothing in flight.
+    pausing: Vec<ConnId>,
     #[expect(clippy::vec_box, reason = "the kernel has their addresses while they are in use")]
     gathers: Vec<Box<Gather>>,
     peers: Vec<WakeHandle>,
@@ -90,6 +92,7 @@ impl Uring {
             accepts: Accepts::new(config.listener),
             events: VecDeque::with_capacity(1024),
             starved: Vec::new(),
+            pausing: Vec::new(),
             gathers: Vec::new(),
             peers: Vec::new(),
             wake_failures: Vec::new(),
@@ -177,6 +180,7 @@ impl UringIo {
 
     /// Submits what is queued, waits as told (`None`: for any completion), and acts on completions.
     fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.answer_pauses();
         self.feed_starved();
         self.arm_accepts();
         let wait = if self.events.is_empty() { wait } else { Some(Duration::ZERO) };

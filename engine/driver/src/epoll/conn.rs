@@ -21,6 +21,8 @@ pub(super) struct Slot {
     interest: i32,
     is_eof: bool,
     is_paused: bool,
+    /// `Paused` is told with the end of the turn.
+    owes_paused: bool,
     pub(super) is_starved: bool,
     wants_finish: bool,
     closing: Option<Close>,
@@ -90,7 +92,7 @@ impl EpollIo {
         let conn = self.id(index);
         for _ in 0..READS_MAX {
             let slot = &mut self.slots[index as usize];
-            if slot.is_eof || slot.is_paused || slot.closing.is_some() {
+            if slot.is_eof || slot.is_paused || slot.is_starved || slot.closing.is_some() {
                 return;
             }
             let Some(mut stream) = slot.stream.as_ref() else { return };
@@ -187,15 +189,29 @@ impl EpollIo {
             return;
         }
         slot.is_paused = true;
+        slot.owes_paused = true;
         slot.is_starved = false;
         self.starved.retain(|index| *index != conn.index);
-        self.events.push_back(Event::Paused { conn });
+        self.pausing.push(conn);
         self.update(conn.index);
+    }
+
+    /// Answers the pauses of this turn that were not taken back in it.
+    pub(super) fn answer_pauses(&mut self) {
+        let mut pausing = std::mem::take(&mut self.pausing);
+        for conn in pausing.drain(..) {
+            let Some(slot) = self.slot(conn) else { continue };
+            if std::mem::take(&mut slot.owes_paused) && slot.closing.is_none() {
+                self.events.push_back(Event::Paused { conn });
+            }
+        }
+        self.pausing = pausing;
     }
 
     pub(super) fn resume_reading(&mut self, conn: ConnId) {
         let Some(slot) = self.slot(conn) else { return };
         slot.is_paused = false;
+        slot.owes_paused = false;
         self.update(conn.index);
     }
 

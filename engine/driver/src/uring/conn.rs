@@ -23,6 +23,8 @@ pub(super) struct Slot {
     is_recv_cancelled: bool,
     is_eof: bool,
     wants_pause: bool,
+    /// Nothing is left to wait for before `Paused`, which is told with the end of the turn.
+    owes_paused: bool,
     wants_finish: bool,
     is_send_cancelled: bool,
     is_disconnected: bool,
@@ -155,9 +157,10 @@ impl UringIo {
         }
         slot.wants_pause = true;
         if !slot.is_recv_armed {
+            slot.owes_paused = true;
             slot.is_starved = false;
             self.starved.retain(|index| *index != conn.index);
-            self.events.push_back(Event::Paused { conn });
+            self.pausing.push(conn);
         } else if !slot.is_recv_cancelled {
             slot.is_recv_cancelled = true;
             let token = self.token(Op::Recv, conn.index);
@@ -165,9 +168,23 @@ impl UringIo {
         }
     }
 
+    /// Answers the pauses of this turn that were not taken back in it: an answer to an earlier one would be taken for
+    /// the answer to the last.
+    pub(super) fn answer_pauses(&mut self) {
+        let mut pausing = std::mem::take(&mut self.pausing);
+        for conn in pausing.drain(..) {
+            let Some(slot) = self.slot(conn) else { continue };
+            if std::mem::take(&mut slot.owes_paused) && slot.closing.is_none() {
+                self.events.push_back(Event::Paused { conn });
+            }
+        }
+        self.pausing = pausing;
+    }
+
     pub(super) fn resume_reading(&mut self, conn: ConnId) {
-        let Some(slot) = self.slot(conn) else { return };
+        let Some(slot) = self.slot(conn).filter(|slot| slot.wants_pause) else { return };
         slot.wants_pause = false;
+        slot.owes_paused = false;
         // Where the cancelled receive is still awaited, its end arms the next one.
         self.arm_recv(conn.index);
     }
