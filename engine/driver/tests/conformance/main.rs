@@ -96,6 +96,7 @@ cases! {
         pause_and_resume_in_a_stream,
         pause_on_data,
         stopped_from_the_first_moment,
+        pause_and_resume_in_one_turn,
         pause_and_resume_out_of_turn;
     starving:
         all_buffers_held,

@@ -207,7 +207,7 @@ pub(crate) fn stopped_from_the_first_moment<S: Subject>() {
             _ => {}
         });
         rig.run(|turn| turn.io.accepting(true));
-        let conn = rig.accepted(&client);
+        let conn = rig.wait("Accepted", |it| it.order.get(round as usize).copied());
         if round % 2 == 0 {
             rig.wait_paused(conn);
             rig.run(move |turn| turn.resume(conn));
@@ -218,6 +218,33 @@ pub(crate) fn stopped_from_the_first_moment<S: Subject>() {
         }
     }
     rig.end(());
+}
+
+/// Changing one's mind within a turn: only the last word is answered, and once.
+pub(crate) fn pause_and_resume_in_one_turn<S: Subject>() {
+    let rig = Rig::<S>::new();
+    let (client, conn) = rig.client();
+    rig.run(move |turn| turn.pause(conn));
+    rig.wait_paused(conn);
+    write(&client, &pattern(18, 10_000));
+    // Nothing is armed now, so the driver could answer the first pause at once, and read because of the resume.
+    rig.run(move |turn| {
+        turn.resume(conn);
+        turn.pause(conn);
+        turn.resume(conn);
+        turn.pause(conn);
+    });
+    rig.wait_paused(conn);
+    rig.run(move |turn| {
+        turn.resume(conn);
+        turn.pause(conn);
+        turn.resume(conn);
+    });
+    assert_same(&rig.wait_data(conn, 10_000), &pattern(18, 10_000));
+    rig.run(move |turn| turn.pause(conn));
+    rig.wait_paused(conn);
+    rig.run(move |turn| turn.resume(conn));
+    rig.end(client);
 }
 
 /// Calls that have nothing to do, or nothing to wait for.

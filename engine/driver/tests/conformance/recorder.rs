@@ -39,7 +39,6 @@ pub(crate) struct Life {
     wants_pause: bool,
     /// `Paused` was taken, and reading was not resumed since.
     pub(crate) is_paused: bool,
-    pauses_asked: usize,
     is_close_asked: bool,
 }
 
@@ -87,7 +86,6 @@ impl Recorder {
         let Some(life) = self.open(conn) else { return };
         if !life.wants_pause && !life.is_close_asked {
             life.wants_pause = true;
-            life.pauses_asked += 1;
         }
     }
 
@@ -141,7 +139,6 @@ impl Recorder {
             in_flight: None,
             wants_pause: false,
             is_paused: false,
-            pauses_asked: 0,
             is_close_asked: false,
         };
         self.lives.insert(conn, life);
@@ -189,8 +186,12 @@ impl Recorder {
     fn paused(&mut self, conn: ConnId) {
         let Some(life) = self.subject(conn, "Paused") else { return };
         life.pauses += 1;
-        life.is_paused = life.wants_pause;
-        if life.pauses > life.pauses_asked {
+        let is_second = std::mem::replace(&mut life.is_paused, true);
+        let is_wanted = life.wants_pause;
+        if is_second {
+            self.violated(conn, "Paused twice");
+        }
+        if !is_wanted {
             self.violated(conn, "Paused without pause");
         }
     }

@@ -252,7 +252,9 @@ impl<S: Subject> Rig<S> {
     pub(crate) fn accepted(&self, stream: &TcpStream) -> ConnId {
         let peer = stream.local_addr().expect("it is connected");
         self.wait("Accepted", |recorder| {
-            recorder.order.iter().rev().find(|conn| recorder.lives[conn].peer == peer).copied()
+            // Of the living: ports are used again.
+            let is_it = |life: &Life| life.peer == peer && life.closed.is_none();
+            recorder.order.iter().rev().find(|conn| is_it(&recorder.lives[conn])).copied()
         })
     }
 
