@@ -64,7 +64,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
         Err(_) => return Err(Refusal::BadRequest("this is not an HTTP/1.1 request")),
     };
-    let target = head.path.unwrap_or("/");
+    let target = origin_form(head.path.unwrap_or("/"));
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -80,6 +80,16 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
         request.note(header.name, header.value);
     }
     Ok(Parsed::Complete { request, consumed })
+}
+
+/// RFC 9112 section 3.2.2: "a server MUST accept the absolute-form in requests".
+fn origin_form(target: &str) -> &str {
+    let scheme = ["http://", "https://", "ws://", "wss://"]
+        .into_iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let Some(scheme) = scheme else { return target };
+    let authority = &target[scheme.len()..];
+    authority.find(['/', '?']).map_or("/", |end| &authority[end..])
 }
 
 impl<'a> HttpRequest<'a> {

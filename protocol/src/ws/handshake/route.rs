@@ -215,9 +215,6 @@ fn check_handshake(request: &HttpRequest<'_>) -> Result<(), Refusal> {
 fn is_origin_allowed(request: &HttpRequest<'_>, policy: &Policy) -> bool {
     let Some(origin) = request.origin else { return true };
     let Ok(origin) = std::str::from_utf8(origin) else { return false };
-    if policy.mode == Mode::Development && policy.allowed_origins.is_empty() {
-        return true;
-    }
     if !policy.allowed_origins.is_empty() {
         let is_same = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
         return policy.allowed_origins.iter().any(is_same);
