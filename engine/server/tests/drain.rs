@@ -99,7 +99,7 @@ type Promises = HashMap<u64, u64>;
 
 /// Publishes as fast as answers come, up to a bound of unanswered ones, until the server closes.
 fn publish_until_closed(mut client: Client, name: usize) -> Promises {
-    const UNANSWERED_MAX: u64 = 64;
+    const UNANSWERED_MAX: u64 = 500;
     let (mut sent, mut promises) = (0, Promises::new());
     loop {
         while sent - (promises.len() as u64) < UNANSWERED_MAX {
@@ -156,7 +156,8 @@ fn every_answered_publish_is_delivered_through_tiny_rings(start: Start) {
     let tiny = patient(start)
         .set("rings.request_bytes", 1024)
         .set("rings.deliver_bytes", 1024)
-        .set("rings.spill_bytes", 1024)
+        // Much is on its way between shards, in small pieces.
+        .set("rings.spill_bytes", 65_536)
         .set("rings.inline_bytes", 128);
     sigterm_under_load(tiny);
 }
@@ -178,7 +179,7 @@ fn sigterm_under_load(start: Start) {
         publishers.push(thread::spawn(move || publish_until_closed(client, name)));
     }
     // In full swing.
-    while delivered.load(Ordering::Relaxed) < 2000 {
+    while delivered.load(Ordering::Relaxed) < 10_000 {
         assert!(subscribers.iter().all(|it| !it.is_finished()), "nobody is closed before the signal");
         thread::yield_now();
     }
