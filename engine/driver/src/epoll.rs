@@ -28,7 +28,7 @@ const EVENTS_MAX: usize = 1024;
 /// Connections accepted per tick.
 const ACCEPTS_PER_TICK: usize = 64;
 
-/// How long accepting rests when the process is out of descriptors.
+/// How long accepting rests when the kernel refuses.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 const WAKER: u64 = u64::MAX;
@@ -49,7 +49,7 @@ pub struct EpollIo {
     listener: Option<TcpListener>,
     is_accepting: bool,
     is_listening: bool,
-    /// Out of descriptors: accepting goes on at this time.
+    /// The kernel refused for a reason that lasts: accepting goes on at this time.
     rests_until: Option<Instant>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -237,11 +237,12 @@ impl EpollIo {
                 Err(error) => match error.raw_os_error() {
                     // This client gave up; the next may be there.
                     Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    Some(libc::EAGAIN) => return,
+                    // Out of descriptors or memory, or worse: asking again at once would spin.
+                    _ => {
                         self.rests_until = Some(Instant::now() + ACCEPT_REST);
                         return;
                     }
-                    _ => return,
                 },
             }
         }

@@ -63,7 +63,8 @@ impl Accepts {
 
     /// For how long no accept is armed.
     pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
-        self.rests_until.map(|until| until.saturating_duration_since(now))
+        // While accepting is off nothing waits for the rest to be over.
+        self.rests_until.filter(|_| self.is_on).map(|until| until.saturating_duration_since(now))
     }
 
     /// Whether an accept is in flight that nobody wants any more.
@@ -107,8 +108,10 @@ impl UringIo {
         let place = done.token.index();
         self.accepts.idle.push(place);
         if done.result < 0 {
-            // The client gave up: the next tick arms it again. Or the kernel is short of something.
-            if [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].contains(&-done.result) {
+            // Cancelled, or the client gave up: the next tick arms it again. Or the kernel is short of something, or
+            // worse: asking again at once would spin.
+            let passing = [libc::ECANCELED, libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EAGAIN];
+            if !passing.contains(&-done.result) {
                 self.accepts.rests_until = Some(self.now + ACCEPT_REST);
             }
             return;
