@@ -1,10 +1,12 @@
 //! Accepting: every client once, none beyond the table, none while it is off; who waits stays in the kernel's queue.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
 use std::thread::spawn;
 
 use corecast_driver::Close;
 use corecast_driver::listener::{ListenOptions, listen};
+use socket2::SockRef;
 
 use super::client::{connect, end_of, read, reset, write};
 use super::rig::{Rig, Setup, Subject, alone};
@@ -116,6 +118,35 @@ pub(crate) fn accepting_flickers<S: Subject>() {
     }
     assert_eq!(rig.stats().accepted, 200);
     rig.end(clients);
+}
+
+/// Accepting fails for good: the connections that are there live on, and the loop does not spin over it.
+pub(crate) fn accepting_fails<S: Subject>() {
+    let (tell, told) = channel();
+    let listener = move |setup: &Setup| {
+        let listener = listen(setup.address, &setup.options).expect("a free port");
+        tell.send(listener.try_clone().expect("a descriptor is free")).expect("the receiver is here");
+        listener
+    };
+    let mut rig = Rig::<S>::listening(Setup::default(), listener, |_| {});
+    let listener = told.recv().expect("it was sent");
+    let (client, conn) = rig.client();
+    // From here on each accept fails at once.
+    SockRef::from(&listener).shutdown(Shutdown::Both).expect("it listens");
+    rig.run(|_| {});
+    rig.assert_asleep("no accept can work");
+    write(&client, b"unharmed");
+    assert_eq!(rig.wait_data(conn, 8), b"unharmed");
+    rig.run(move |turn| turn.send(conn, &[b"me too"]));
+    assert_eq!(read(&client, 6), b"me too");
+    // Long enough for every rest between two tries to be over.
+    rig.run(|turn| turn.io.accepting(false));
+    for _ in 0..5 {
+        rig.assert_asleep("accepting is off");
+    }
+    rig.stop();
+    drop((client, listener));
+    rig.assert_nothing_left();
 }
 
 const THOUSAND: usize = 1000;

@@ -30,6 +30,11 @@ pub(crate) trait Subject: 'static {
     /// Entries of the submission queue: few of them let everything overflow all the time.
     const QUEUE_ENTRIES: u32;
 
+    /// Why this host does not offer the driver: a container may refuse io_uring, and then the server uses epoll.
+    fn refusal() -> Option<io::Error> {
+        None
+    }
+
     fn build(config: DriverConfig) -> io::Result<Self::Driver>;
 }
 
