@@ -232,13 +232,18 @@ fn read_late(start: Start, rest: Duration) {
     assert_ends_cleanly(&mut server);
 }
 
-/// Connections that the kernel has taken and the server has not: it is stopped while they come.
 fn who_waits_to_be_accepted_is_answered(start: Start) {
-    // More than are accepted in one turn.
-    const WAITING: usize = 400;
-    let mut server = patient(start).start();
+    // More than are accepted in one turn. The signal and the connections meet in another way each time.
+    for waiting in [3, 40, 100, 100, 300] {
+        signal_while_they_wait(patient(start.clone()), waiting);
+    }
+}
+
+/// Connections that the kernel has taken and the server has not: it is stopped while they come.
+fn signal_while_they_wait(start: Start, waiting: usize) {
+    let mut server = start.start();
     server.signal("STOP");
-    let waiting: Vec<Raw> = (0..WAITING)
+    let waiting: Vec<Raw> = (0..waiting)
         .map(|index| {
             let mut raw = server.raw();
             let request = match index % 3 {
