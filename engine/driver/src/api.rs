@@ -227,6 +227,10 @@ pub trait Io {
     /// Takes new connections, or leaves them in the accept queue.
     fn accepting(&mut self, on: bool);
 
+    /// Accepts no more, for good: the kernel refuses who connects from now on, and resets who waits to be accepted.
+    /// A driver without a listener has nothing to do.
+    fn stop_listening(&mut self) {}
+
     /// A shard whose wake-up failed since the last call.
     fn wake_failure(&mut self) -> Option<ShardId>;
 

@@ -313,6 +313,14 @@ impl Io for EpollIo {
         self.is_accepting = on && self.listener.is_some();
     }
 
+    fn stop_listening(&mut self) {
+        // Its end takes it out of the epoll instance as well.
+        if let Some(listener) = self.listener.take() {
+            crate::listener::stop(&listener);
+        }
+        (self.is_accepting, self.is_listening, self.rests_until) = (false, false, None);
+    }
+
     fn wake_failure(&mut self) -> Option<ShardId> {
         self.wake_failures.pop()
     }

@@ -61,6 +61,12 @@ pub fn is_free(address: SocketAddr) -> io::Result<()> {
     bind(socket.as_raw_fd(), address)
 }
 
+/// The kernel refuses who connects from now on, whoever else holds the socket.
+pub(crate) fn stop(listener: &TcpListener) {
+    // SAFETY: no pointers. It can't fail for a socket that listens.
+    let _result = unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 fn socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers; a non-negative result is a descriptor that nobody else owns.

@@ -330,6 +330,11 @@ impl Io for UringIo {
         self.set_accepting(on);
     }
 
+    fn stop_listening(&mut self) {
+        self.set_accepting(false);
+        self.accepts.stop_listening();
+    }
+
     fn wake_failure(&mut self) -> Option<ShardId> {
         self.wake_failures.pop()
     }

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
@@ -28,6 +28,7 @@ on_all_layouts!(
 
 on_both_drivers!(
     a_slow_reader_is_given_time_while_it_reads,
+    late_connections_are_not_left_waiting,
     who_never_reads_holds_up_nobody_beyond_the_timeout,
     who_never_answers_a_close_holds_up_nobody_beyond_the_timeout,
     half_a_handshake_holds_up_nobody_beyond_its_own_timeout,
@@ -318,6 +319,23 @@ fn new_connections_are_refused(start: Start) {
     assert_ends_cleanly(&mut server);
     let after = TcpStream::connect(server.clients).expect_err("nobody listens");
     assert_eq!(after.kind(), ErrorKind::ConnectionRefused);
+}
+
+fn late_connections_are_not_left_waiting(start: Start) {
+    let mut server = patient(start).start();
+    let mut silent = silent(&server);
+    begin(&server, "TERM");
+    assert_eq!(silent.frame_of(8).close().0, 1001);
+    // First the server itself answers; who comes when that is over is refused by the kernel.
+    let until = Instant::now() + DEADLINE;
+    while TcpStream::connect(server.clients).is_ok() {
+        assert!(Instant::now() < until, "the port stays open");
+        refused_politely(&server);
+        thread::sleep(Duration::from_millis(20));
+    }
+    silent.send(&masked(0x88, &1001_u16.to_be_bytes()));
+    assert_eq!(silent.read_to_end().1, End::Fin);
+    assert_ends_cleanly(&mut server);
 }
 
 fn refused_politely(server: &Server) {

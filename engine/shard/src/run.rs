@@ -240,7 +240,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                 }
                 Stage::Closing => {
                     if core.drain.stops_accepting(core.now) {
-                        io.accepting(false);
+                        io.stop_listening();
                     }
                     return core.drain.is_deserted(core.conns.len());
                 }

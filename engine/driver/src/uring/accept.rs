@@ -57,6 +57,13 @@ impl Accepts {
         }
     }
 
+    /// Closing the descriptor would not do: accepts in flight keep the socket open.
+    pub(super) fn stop_listening(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            crate::listener::stop(&listener);
+        }
+    }
+
     pub(super) fn armed(&self) -> usize {
         self.places.len() - self.idle.len()
     }
