@@ -1,5 +1,6 @@
 //! A WebSocket client: tungstenite on a blocking socket, so that frames are judged by somebody else's code.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
@@ -156,6 +157,7 @@ impl Client {
             match self.socket.read() {
                 Ok(Message::Text(text)) => return serde_json::from_str(&text).expect("the hub sends JSON"),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
                 other => panic!("a message was awaited, not {other:?}"),
             }
         }

@@ -181,6 +181,8 @@ impl Raw {
         match self.stream.read(&mut buffer) {
             Ok(0) => panic!("the server ended the connection; unread: {:?}", self.rest),
             Ok(count) => self.rest.extend_from_slice(&buffer[..count]),
+            // A read with a time-out is interrupted when the host stops this process for a moment.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("bytes were awaited, not {error}"),
         }
     }
