@@ -16,7 +16,7 @@ mod server;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use scenario::{Overrides, Scenario};
@@ -35,9 +35,9 @@ enum Command {
     /// slow-consumer, ramp, json-cost
     Run {
         scenario: String,
-        /// corecast (the binary beside this one), floor, raw, tungstenite, or a command line with {port}
-        #[arg(long, default_value = "corecast")]
-        server: String,
+        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, or a command line with {port}
+        #[arg(long)]
+        server: Option<String>,
         #[command(flatten)]
         overrides: Overrides,
         /// Write the result as JSON
@@ -92,12 +92,20 @@ fn main() -> ExitCode {
 /// Whether everything that was promised arrived.
 fn run(command: Command) -> Result<bool> {
     match command {
-        Command::Run { scenario, .. } if scenario == "json-cost" => json_cost::run(),
+        Command::Run { scenario, server, overrides, json } if scenario == "json-cost" => {
+            if server.is_some() || overrides != Overrides::default() {
+                bail!(
+                    "json-cost counts instructions in this very program: it takes no --server and no numbers"
+                );
+            }
+            json_cost::run(json.as_deref())
+        }
         Command::JsonCostWork { recipients, publishes } => {
             json_cost::work(recipients, publishes).map(|()| true)
         }
         Command::Run { scenario, server, overrides, json } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides);
+            let server = server.unwrap_or_else(|| "corecast".to_owned());
             let before = hiccup::measure(1);
             let result = scenario.run(&server)?;
             let after = hiccup::measure(1);

@@ -37,7 +37,7 @@ enum Kind {
 }
 
 /// Numbers to be used in place of a scenario's own.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 pub(crate) struct Overrides {
     /// Connections
     #[arg(long)]
@@ -350,6 +350,10 @@ pub(crate) fn smoke() -> Result<bool> {
         let result = tiny.run(reference).with_context(|| reference)?;
         println!("{}", result.line());
         is_clean &= result.is_clean();
+    }
+    match crate::json_cost::smoke()? {
+        Some(line) => println!("json-cost      {line}"),
+        None => println!("json-cost      left out: there is no valgrind"),
     }
     Ok(is_clean)
 }
