@@ -5,6 +5,7 @@ pub mod event;
 mod json;
 pub mod name;
 mod scan;
+mod special;
 mod text;
 mod time;
 

@@ -98,6 +98,12 @@ keys! {
 }
 
 impl Key {
+    /// Its bit in a set of keys.
+    fn bit(self) -> u64 {
+        const { assert!(Self::COUNT <= 64, "a set of keys is a number of 64 bits") };
+        1 << self as u32
+    }
+
     /// Whether it belongs to the envelope of a publish; everything else is payload where `payload` is absent.
     fn is_of_publish(self) -> bool {
         (self as usize) <= Self::Nonce as usize && !matches!(self, Self::Channels | Self::Events)
@@ -108,15 +114,23 @@ impl Key {
 #[derive(Debug)]
 pub struct Scanner {
     depth_max: usize,
+    /// The members of the envelope, by key; only those that the message in hand has are of it.
+    values: [Value; Key::COUNT],
     /// The spans of members that would be payload if there were none.
-    members: Vec<(u32, u32)>,
+    members: Vec<(usize, usize)>,
     payload: Vec<u8>,
 }
 
 impl Scanner {
     /// A scanner that allows `depth_max` levels of nesting, the message itself counted; at most 128.
     pub fn new(depth_max: usize) -> Self {
-        Self { depth_max: depth_max.clamp(1, DEPTH_MAX), members: Vec::new(), payload: Vec::new() }
+        let nothing = Value { start: 0, end: 0, kind: Kind::Null, has_escapes: false };
+        Self {
+            depth_max: depth_max.clamp(1, DEPTH_MAX),
+            values: [nothing; Key::COUNT],
+            members: Vec::new(),
+            payload: Vec::new(),
+        }
     }
 }
 
@@ -125,22 +139,13 @@ impl Scanner {
 /// # Errors
 /// `INVALID_JSON`, `INVALID_MESSAGE` or `UNKNOWN_TYPE`.
 pub fn parse<'a>(text: &'a str, scanner: &'a mut Scanner) -> Result<Request<'a>, Rejection> {
-    let mut fields = Fields { text, found: [None; Key::COUNT], duplicate: None };
-    scanner.members.clear();
-    let scanned = fields.scan(scanner);
-    // An id that can't be read must not hide what else is wrong; where nothing is, it is the fault.
-    let (id, id_fault) = match fields.id() {
-        Ok(id) => (id, None),
-        Err(fault) => (None, Some(fault)),
-    };
-    let fault = scanned.err().or(id_fault).or(fields.duplicate.map(Refused::duplicate));
-    let command = match fault {
-        Some(fault) => Err(fault),
-        None => fields.command(scanner),
-    };
-    match command {
-        Ok(command) => Ok(Request { id, command }),
-        Err(refused) => Err(refused.with_id(id)),
+    let Scanner { depth_max, values, members, payload } = scanner;
+    members.clear();
+    let mut fields = Fields { text, values, found: 0, duplicate: None, members };
+    match fields.request(*depth_max, payload) {
+        Ok(request) => Ok(request),
+        // An id that can't be read must not hide what else is wrong.
+        Err(refused) => Err(refused.with_id(fields.id().unwrap_or(None))),
     }
 }
 
@@ -149,7 +154,7 @@ pub fn batch_messages(array: &str) -> impl Iterator<Item = &str> {
     let mut cursor = Cursor::new(array);
     cursor.at = 1;
     std::iter::from_fn(move || {
-        cursor.skip_space();
+        cursor.token();
         cursor.eat(b',');
         let value = cursor.value(DEPTH_MAX).ok()?;
         array.get(value.start..value.end)
@@ -192,6 +197,7 @@ impl From<Fault> for Refused {
                 code: ErrorCode::InvalidJson,
                 message: format!("not JSON at byte {}: expected {what}", fault.at).into(),
             },
+            Problem::NoObject => Self::invalid("a message is an object with a `type`"),
             Problem::TooDeep => {
                 Self::invalid(format!("nested too deep at byte {} (limits.json_depth)", fault.at))
             }
@@ -202,62 +208,86 @@ impl From<Fault> for Refused {
 /// The members of one message, as spans.
 struct Fields<'a> {
     text: &'a str,
-    found: [Option<Value>; Key::COUNT],
+    values: &'a mut [Value; Key::COUNT],
+    /// A bit for each key that the message has.
+    found: u64,
     duplicate: Option<Key>,
+    members: &'a mut Vec<(usize, usize)>,
 }
 
 impl<'a> Fields<'a> {
-    /// The one pass: validates everything and notes where the members lie.
-    fn scan(&mut self, scanner: &mut Scanner) -> Result<(), Refused> {
-        let mut cursor = Cursor::new(self.text);
-        cursor.skip_space();
-        if cursor.peek() != Some(b'{') {
-            cursor.value(scanner.depth_max)?;
-            cursor.finish()?;
-            return Err(Refused::invalid("a message is an object with a `type`"));
+    #[inline]
+    fn request(&mut self, depth_max: usize, payload: &'a mut Vec<u8>) -> Result<Request<'a>, Refused> {
+        self.scan(depth_max)?;
+        let id = self.id()?;
+        if let Some(key) = self.duplicate {
+            return Err(Refused::duplicate(key));
         }
-        cursor.at += 1;
-        cursor.skip_space();
-        if !cursor.eat(b'}') {
-            loop {
-                self.member(&mut cursor, scanner)?;
-                cursor.skip_space();
-                if cursor.eat(b'}') {
-                    break;
-                }
-                cursor.expect(b',', "a comma or the end of an object")?;
-                cursor.skip_space();
-            }
-        }
-        Ok(cursor.finish()?)
+        Ok(Request { id, command: self.command(payload)? })
     }
 
-    fn member(&mut self, cursor: &mut Cursor<'a>, scanner: &mut Scanner) -> Result<(), Refused> {
+    /// The one pass: validates everything and notes where the members lie.
+    #[inline]
+    fn scan(&mut self, depth_max: usize) -> Result<(), Fault> {
+        let mut cursor = Cursor::new(self.text);
+        if cursor.token() != b'{' {
+            cursor.value(depth_max)?;
+            cursor.finish()?;
+            return Err(Fault { at: 0, what: Problem::NoObject });
+        }
+        cursor.at += 1;
+        if cursor.token() == b'}' {
+            cursor.at += 1;
+            return cursor.finish();
+        }
+        loop {
+            self.member(&mut cursor, depth_max - 1)?;
+            match cursor.token() {
+                b',' => {
+                    cursor.at += 1;
+                    cursor.token();
+                }
+                b'}' => break,
+                _ => return cursor.fault("a comma or the end of an object"),
+            }
+        }
+        cursor.at += 1;
+        cursor.finish()
+    }
+
+    #[inline]
+    fn member(&mut self, cursor: &mut Cursor<'a>, depth: usize) -> Result<(), Fault> {
         let start = cursor.at;
         let has_escapes = cursor.string()?;
-        let contents = &self.text[start + 1..cursor.at - 1];
+        let contents = start + 1..cursor.at - 1;
         let key = match has_escapes {
-            false => Key::find(contents.as_bytes()),
-            true => Key::find(text::unescape(contents).as_bytes()),
+            false => Key::find(&self.text.as_bytes()[contents]),
+            true => Key::find(text::unescape(&self.text[contents]).as_bytes()),
         };
-        cursor.skip_space();
-        cursor.expect(b':', "a colon behind a key")?;
-        let value = cursor.value(scanner.depth_max - 1)?;
+        cursor.colon()?;
+        let value = cursor.value(depth)?;
         if !key.is_some_and(Key::is_of_publish) {
-            scanner.members.push((start as u32, value.end as u32));
+            self.members.push((start, value.end));
         }
         if let Some(key) = key {
-            let place = &mut self.found[key as usize];
-            if place.replace(value).is_some() {
+            if self.has(key) {
                 self.duplicate = self.duplicate.or(Some(key));
             }
+            self.found |= key.bit();
+            self.values[key as usize] = value;
         }
         Ok(())
     }
 
+    fn has(&self, key: Key) -> bool {
+        self.found & key.bit() != 0
+    }
+
     /// The member, unless it is absent or null.
+    #[inline]
     fn find(&self, key: Key) -> Option<Value> {
-        self.found[key as usize].filter(|value| value.kind != Kind::Null)
+        let value = self.values[key as usize];
+        (self.has(key) && value.kind != Kind::Null).then_some(value)
     }
 
     fn raw(&self, value: Value) -> &'a str {
@@ -265,7 +295,8 @@ impl<'a> Fields<'a> {
     }
 
     fn bytes(&self, key: Key) -> Option<&'a [u8]> {
-        self.found[key as usize].map(|value| self.raw(value).as_bytes())
+        let value = self.values[key as usize];
+        self.has(key).then(|| &self.text.as_bytes()[value.start..value.end])
     }
 
     fn id(&self) -> Result<Option<RequestId<'a>>, Refused> {
@@ -285,12 +316,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    #[inline]
     fn text(&self, key: Key) -> Result<Option<Name<'a>>, Refused> {
         match self.find(key) {
             None => Ok(None),
-            Some(value) => {
-                string(self.raw(value), value.kind).map(Some).ok_or_else(|| Refused::field(key, "a string"))
-            }
+            Some(value) => string(self.text, value).map(Some).ok_or_else(|| Refused::field(key, "a string")),
         }
     }
 
@@ -333,8 +363,9 @@ impl<'a> Fields<'a> {
             return Err(right());
         }
         let mut names = Vec::new();
-        for item in items(self.raw(value)) {
-            names.push(string(item.0, item.1).ok_or_else(right)?);
+        let array = self.raw(value);
+        for item in items(array) {
+            names.push(string(array, item).ok_or_else(right)?);
         }
         Ok(Some(names))
     }
@@ -359,14 +390,14 @@ impl<'a> Fields<'a> {
         Ok(Position { epoch: self.needed_text(Key::Epoch)?, offset })
     }
 
-    fn command(&self, scanner: &'a mut Scanner) -> Result<Command<'a>, Refused> {
+    fn command(&self, payload: &'a mut Vec<u8>) -> Result<Command<'a>, Refused> {
         let kind = self.needed_text(Key::Type)?;
         Ok(match kind.as_ref() {
-            "publish" => Command::Publish(self.publish(None, scanner)?),
-            "chat_message" => Command::Publish(self.publish(Some("chat_message"), scanner)?),
-            "chat_message_chunk" => Command::Publish(self.publish(Some("chat_message_chunk"), scanner)?),
-            "agent_status_update" => Command::Publish(self.publish(Some("agent_status_update"), scanner)?),
-            "user_typing" => Command::Publish(self.publish(Some("user_typing"), scanner)?),
+            "publish" => Command::Publish(self.publish(None, payload)?),
+            "chat_message" => Command::Publish(self.publish(Some("chat_message"), payload)?),
+            "chat_message_chunk" => Command::Publish(self.publish(Some("chat_message_chunk"), payload)?),
+            "agent_status_update" => Command::Publish(self.publish(Some("agent_status_update"), payload)?),
+            "user_typing" => Command::Publish(self.publish(Some("user_typing"), payload)?),
             "subscribe" => Command::Subscribe(self.subscribe()?),
             "unsubscribe" => Command::Unsubscribe { channels: self.needed_channels()? },
             "ping" | "connection_heartbeat" => Command::Ping,
@@ -403,7 +434,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn publish(&self, event: Option<&'static str>, scanner: &'a mut Scanner) -> Result<Publish<'a>, Refused> {
+    fn publish(&self, event: Option<&'static str>, payload: &'a mut Vec<u8>) -> Result<Publish<'a>, Refused> {
         let channel = self.text(Key::Channel)?;
         let target = match (channel, self.find(Key::To)) {
             (Some(channel), None) => Target::Channel(channel),
@@ -435,24 +466,23 @@ impl<'a> Fields<'a> {
             timestamp: self.timestamp()?,
             payload: match self.bytes(Key::Payload) {
                 Some(payload) => Payload::Value(payload),
-                None => Payload::Members(Cow::Borrowed(self.members(scanner))),
+                None => Payload::Members(Cow::Borrowed(self.members(payload))),
             },
         })
     }
 
     /// The object of all members that are not of the envelope, each as it came.
-    fn members(&self, scanner: &'a mut Scanner) -> &'a [u8] {
-        let out = &mut scanner.payload;
+    fn members(&self, out: &'a mut Vec<u8>) -> &'a [u8] {
         out.clear();
         out.push(b'{');
-        for (index, (start, end)) in scanner.members.iter().enumerate() {
+        for (index, (start, end)) in self.members.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(&self.text.as_bytes()[*start as usize..*end as usize]);
+            out.extend_from_slice(&self.text.as_bytes()[*start..*end]);
         }
         out.push(b'}');
-        &scanner.payload
+        out
     }
 
     fn subscribe(&self) -> Result<Subscribe<'a>, Refused> {
@@ -480,10 +510,11 @@ impl<'a> Fields<'a> {
             return Err(right());
         }
         let (mut epoch, mut offset) = (None, None);
-        for (key, item, kind) in members(self.raw(value)) {
+        let object = self.raw(value);
+        for (key, item) in members(object) {
             match key.as_ref() {
-                "epoch" => epoch = string(item, kind),
-                "offset" => offset = integer(item),
+                "epoch" => epoch = string(object, item),
+                "offset" => offset = integer(&object[item.start..item.end]),
                 _ => {}
             }
         }
@@ -497,13 +528,15 @@ impl<'a> Fields<'a> {
             return Err(right());
         }
         let mut positions = Vec::new();
-        for (channel, item, kind) in members(self.raw(value)) {
-            if kind != Kind::Array {
+        let object = self.raw(value);
+        for (channel, item) in members(object) {
+            if item.kind != Kind::Array {
                 return Err(right());
             }
-            let mut parts = items(item);
-            let epoch = parts.next().and_then(|(item, kind)| string(item, kind)).ok_or_else(right)?;
-            let offset = parts.next().and_then(|(item, _)| integer(item)).ok_or_else(right)?;
+            let array = &object[item.start..item.end];
+            let mut parts = items(array);
+            let epoch = parts.next().and_then(|part| string(array, part)).ok_or_else(right)?;
+            let offset = parts.next().and_then(|it| integer(&array[it.start..it.end])).ok_or_else(right)?;
             positions.push((channel, Position { epoch, offset }));
         }
         Ok(positions)
@@ -519,9 +552,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The text of a validated value, if it is a string.
-fn string(raw: &str, kind: Kind) -> Option<Name<'_>> {
-    (kind == Kind::Text).then(|| text::unescape(&raw[1..raw.len() - 1]))
+/// What a validated value of `text` says, if it is a string.
+#[inline]
+fn string(text: &str, value: Value) -> Option<Name<'_>> {
+    let contents = (value.kind == Kind::Text).then(|| &text[value.start + 1..value.end - 1])?;
+    Some(if value.has_escapes { text::unescape(contents) } else { Cow::Borrowed(contents) })
 }
 
 /// 0 to 2^53-1, written without fraction or exponent.
@@ -531,29 +566,25 @@ fn integer(raw: &str) -> Option<u64> {
 }
 
 /// The items of a validated array.
-fn items(array: &str) -> impl Iterator<Item = (&str, Kind)> {
+fn items(array: &str) -> impl Iterator<Item = Value> {
     let mut cursor = Cursor::new(array);
     cursor.at = 1;
     std::iter::from_fn(move || {
-        cursor.skip_space();
+        cursor.token();
         cursor.eat(b',');
-        let value = cursor.value(DEPTH_MAX).ok()?;
-        Some((array.get(value.start..value.end)?, value.kind))
+        cursor.value(DEPTH_MAX).ok()
     })
 }
 
 /// The members of a validated object.
-fn members(object: &str) -> impl Iterator<Item = (Name<'_>, &str, Kind)> {
+fn members(object: &str) -> impl Iterator<Item = (Name<'_>, Value)> {
     let mut cursor = Cursor::new(object);
     cursor.at = 1;
     std::iter::from_fn(move || {
-        cursor.skip_space();
+        cursor.token();
         cursor.eat(b',');
         let key = cursor.value(DEPTH_MAX).ok()?;
-        let name = string(object.get(key.start..key.end)?, key.kind)?;
-        cursor.skip_space();
-        cursor.eat(b':');
-        let value = cursor.value(DEPTH_MAX).ok()?;
-        Some((name, object.get(value.start..value.end)?, value.kind))
+        cursor.colon().ok()?;
+        Some((string(object, key)?, cursor.value(DEPTH_MAX).ok()?))
     })
 }

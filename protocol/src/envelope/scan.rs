@@ -3,6 +3,8 @@
 //! Without recursion: what is open lies in the bits of one number, so depth costs a peer nothing but its bytes.
 //! The input is known to be valid UTF-8.
 
+use crate::envelope::special;
+
 /// Nested arrays and objects at most, whatever is configured: the bits of [`Cursor`]'s stack.
 pub const DEPTH_MAX: usize = 128;
 
@@ -18,6 +20,8 @@ pub(crate) struct Fault {
 pub(crate) enum Problem {
     /// What would have been right here.
     Expected(&'static str),
+    /// JSON, but no object.
+    NoObject,
     /// Nested deeper than allowed.
     TooDeep,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Value {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) kind: Kind,
+    /// Whether it is a string that holds escapes.
+    pub(crate) has_escapes: bool,
 }
 
 /// A position in a text.
@@ -47,19 +53,6 @@ pub(crate) struct Value {
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     pub(crate) at: usize,
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// The high bit of each byte that is `"`, `\` or a control character; exact up to the first such byte.
-pub(crate) fn specials(word: u64) -> u64 {
-    let zero = |x: u64| x.wrapping_sub(ONES) & !x & HIGHS;
-    let quote = zero(word ^ (ONES * 0x22));
-    let backslash = zero(word ^ (ONES * 0x5c));
-    // Bytes below 0x20, not those with the high bit.
-    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-    quote | backslash | control
 }
 
 impl<'a> Cursor<'a> {
@@ -71,53 +64,56 @@ impl<'a> Cursor<'a> {
         Err(Fault { at: self.at, what: Problem::Expected(expected) })
     }
 
-    pub(crate) fn peek(&self) -> Option<u8> {
+    fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    pub(crate) fn skip_space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
+    /// The next byte that is no space, which is not taken; 0 at the end, where it is as wrong as a NUL.
+    #[inline]
+    pub(crate) fn token(&mut self) -> u8 {
+        loop {
+            match self.peek() {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                Some(byte) => return byte,
+                None => return 0,
+            }
         }
     }
 
     /// Takes `byte` if it is next.
+    #[inline]
     pub(crate) fn eat(&mut self, byte: u8) -> bool {
         let is_next = self.peek() == Some(byte);
         self.at += usize::from(is_next);
         is_next
     }
 
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), Fault> {
         if self.eat(byte) { Ok(()) } else { self.fault(name) }
     }
 
     /// A string, from its opening quote to behind its closing one; whether it holds escapes.
+    #[inline]
     pub(crate) fn string(&mut self) -> Result<bool, Fault> {
         self.expect(b'"', "a string")?;
-        let mut has_escapes = false;
+        self.at = special::find(self.bytes, self.at);
+        if self.eat(b'"') { Ok(false) } else { self.string_with_escapes() }
+    }
+
+    /// The rest of a string from its first escape on, unless it is something worse.
+    fn string_with_escapes(&mut self) -> Result<bool, Fault> {
         loop {
-            while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
-                let found = specials(u64::from_le_bytes(*chunk));
-                if found != 0 {
-                    self.at += found.trailing_zeros() as usize / 8;
-                    break;
-                }
-                self.at += 8;
-            }
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(has_escapes);
+                    return Ok(true);
                 }
-                Some(b'\\') => {
-                    has_escapes = true;
-                    self.escape()?;
-                }
-                Some(0..=0x1f) => return self.fault("no raw control character in a string (escape it)"),
-                Some(_) => self.at += 1,
+                Some(b'\\') => self.escape()?,
+                Some(_) => return self.fault("no raw control character in a string (escape it)"),
                 None => return self.fault("the end of a string"),
             }
+            self.at = special::find(self.bytes, self.at);
         }
     }
 
@@ -167,111 +163,124 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// A value without parts; `None` if an array or object begins here.
-    fn scalar(&mut self) -> Result<Option<Kind>, Fault> {
-        let kind = match self.peek() {
-            Some(b'"') => {
-                self.string()?;
-                Kind::Text
-            }
-            Some(b'-' | b'0'..=b'9') => {
-                self.number()?;
-                Kind::Number
-            }
-            Some(b't') => {
-                self.word("true")?;
-                Kind::True
-            }
-            Some(b'f') => {
-                self.word("false")?;
-                Kind::False
-            }
-            Some(b'n') => {
-                self.word("null")?;
-                Kind::Null
-            }
-            Some(b'{' | b'[') => return Ok(None),
-            _ => return self.fault("a value"),
-        };
-        Ok(Some(kind))
+    /// A number or a word.
+    fn literal(&mut self) -> Result<Kind, Fault> {
+        match self.peek() {
+            Some(b'-' | b'0'..=b'9') => self.number().map(|()| Kind::Number),
+            Some(b't') => self.word("true").map(|()| Kind::True),
+            Some(b'f') => self.word("false").map(|()| Kind::False),
+            Some(b'n') => self.word("null").map(|()| Kind::Null),
+            _ => self.fault("a value"),
+        }
     }
 
     /// A whole value, with `depth` more levels allowed.
+    #[inline]
     pub(crate) fn value(&mut self, depth: usize) -> Result<Value, Fault> {
-        self.skip_space();
+        let first = self.token();
         let start = self.at;
-        let kind = match self.scalar()? {
-            Some(kind) => kind,
-            None => self.nested(depth)?,
+        let mut has_escapes = false;
+        let kind = match first {
+            b'"' => {
+                has_escapes = self.string()?;
+                Kind::Text
+            }
+            b'{' | b'[' => {
+                self.nested(depth)?;
+                if first == b'{' { Kind::Object } else { Kind::Array }
+            }
+            _ => self.literal()?,
         };
-        Ok(Value { start, end: self.at, kind })
+        Ok(Value { start, end: self.at, kind, has_escapes })
     }
 
     /// An array or object with all that is in it. `open` counts the levels, `objects` says in its lowest bits which
     /// of them are objects.
-    fn nested(&mut self, depth: usize) -> Result<Kind, Fault> {
-        let outermost = if self.peek() == Some(b'{') { Kind::Object } else { Kind::Array };
+    fn nested(&mut self, depth: usize) -> Result<(), Fault> {
+        let depth = depth.min(DEPTH_MAX);
         let (mut open, mut objects) = (0usize, 0u128);
-        // Whether a value is expected next, rather than the end of one.
-        let mut expects_value = true;
         loop {
-            if expects_value {
-                self.skip_space();
-                if self.scalar()?.is_none() {
-                    if open == depth.min(DEPTH_MAX) {
+            match self.token() {
+                b'"' => {
+                    self.string()?;
+                }
+                first @ (b'{' | b'[') => {
+                    if open == depth {
                         return Err(Fault { at: self.at, what: Problem::TooDeep });
                     }
-                    let is_object = self.peek() == Some(b'{');
                     self.at += 1;
                     open += 1;
+                    let is_object = first == b'{';
                     objects = objects << 1 | u128::from(is_object);
-                    self.skip_space();
-                    if self.peek() == Some(if is_object { b'}' } else { b']' }) {
-                        expects_value = false;
+                    if self.token() != end_of(is_object) {
+                        if is_object {
+                            self.key()?;
+                        }
                         continue;
                     }
-                    if is_object {
-                        self.key()?;
-                    }
-                    continue;
                 }
-                expects_value = false;
+                _ => {
+                    self.literal()?;
+                }
             }
-            let is_object = objects & 1 == 1;
-            self.skip_space();
-            if self.eat(b',') {
-                self.skip_space();
+            if self.behind_value(&mut open, &mut objects)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what may follow a value within `open` levels, up to the next value; whether the outermost level ended.
+    #[inline]
+    fn behind_value(&mut self, open: &mut usize, objects: &mut u128) -> Result<bool, Fault> {
+        loop {
+            let is_object = *objects & 1 == 1;
+            let next = self.token();
+            if next == b',' {
+                self.at += 1;
                 if is_object {
+                    self.token();
                     self.key()?;
                 }
-                expects_value = true;
-            } else if self.eat(if is_object { b'}' } else { b']' }) {
-                open -= 1;
-                objects >>= 1;
-                if open == 0 {
-                    return Ok(outermost);
-                }
-            } else {
+                return Ok(false);
+            }
+            if next != end_of(is_object) {
                 return self.fault(if is_object {
                     "a comma or the end of an object"
                 } else {
                     "a comma or the end of an array"
                 });
             }
+            self.at += 1;
+            *open -= 1;
+            *objects >>= 1;
+            if *open == 0 {
+                return Ok(true);
+            }
         }
     }
 
+    /// A key and its colon.
+    #[inline]
     fn key(&mut self) -> Result<(), Fault> {
         self.string()?;
-        self.skip_space();
+        self.colon()
+    }
+
+    #[inline]
+    pub(crate) fn colon(&mut self) -> Result<(), Fault> {
+        self.token();
         self.expect(b':', "a colon behind a key")
     }
 
     /// Nothing but space may follow.
     pub(crate) fn finish(&mut self) -> Result<(), Fault> {
-        self.skip_space();
+        self.token();
         if self.at == self.bytes.len() { Ok(()) } else { self.fault("nothing behind the message") }
     }
+}
+
+fn end_of(is_object: bool) -> u8 {
+    if is_object { b'}' } else { b']' }
 }
 
 #[cfg(test)]
@@ -289,20 +298,6 @@ mod tests {
         match serde_json::from_str::<&serde_json::value::RawValue>(text) {
             Ok(_) => true,
             Err(error) => error.to_string().contains("out of range"),
-        }
-    }
-
-    #[test]
-    fn specials_are_found_at_every_place() {
-        for byte in 0..=255u8 {
-            for place in 0..8 {
-                let mut word = *b"abcdefgh";
-                word[place] = byte;
-                let is_special = byte < 0x20 || byte == b'"' || byte == b'\\';
-                let found = specials(u64::from_le_bytes(word));
-                let first = (found != 0).then(|| found.trailing_zeros() as usize / 8);
-                assert_eq!(first, is_special.then_some(place), "{byte:#x} at {place}");
-            }
         }
     }
 

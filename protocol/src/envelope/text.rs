@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::envelope::scan::specials;
+use crate::envelope::special::{are_plain, is_special};
 
 /// The text of a validated string's contents. Lone surrogates become U+FFFD: a name is compared by its bytes and
 /// those have none.
@@ -60,12 +60,11 @@ fn unit(escape: &str) -> u32 {
 /// Appends `text` as the contents of a JSON string.
 pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
-    if is_plain(bytes) {
+    if are_plain(bytes) {
         return out.extend_from_slice(bytes);
     }
-    let needs = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
     let mut rest = bytes;
-    while let Some(at) = rest.iter().position(needs) {
+    while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
             b'"' => out.extend_from_slice(b"\\\""),
@@ -82,16 +81,6 @@ pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
         rest = &rest[at + 1..];
     }
     out.extend_from_slice(rest);
-}
-
-/// Whether nothing needs escaping, as in nearly all names: eight bytes at a time, the last eight overlapping.
-fn is_plain(bytes: &[u8]) -> bool {
-    let has_special = |word: &[u8; 8]| specials(u64::from_le_bytes(*word)) != 0;
-    let Some(last) = bytes.last_chunk::<8>() else {
-        return !bytes.iter().any(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
-    };
-    let (words, _) = bytes.as_chunks::<8>();
-    !words.iter().any(has_special) && !has_special(last)
 }
 
 #[cfg(test)]
