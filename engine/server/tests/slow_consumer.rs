@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::io::Write;
+use std::thread;
+
 use serde_json::{Value, json};
-use support::{Client, Server, Start, on_all_layouts};
+use support::{Client, Raw, Server, Start, masked, on_all_layouts};
 
 on_all_layouts!(
     a_slow_consumer_of_a_conversation_is_disconnected,
@@ -12,6 +15,8 @@ on_all_layouts!(
     the_latest_value_replaces_the_ones_before,
     a_burst_replaces_only_its_own_kind,
     replies_that_nobody_reads_hold_their_asker_back,
+    a_burst_makes_nobody_slow,
+    who_never_reads_its_replies_is_disconnected,
 );
 
 /// So small that the kernel can't take in what the outbox is to be filled with.
@@ -186,4 +191,42 @@ fn replies_that_nobody_reads_hold_their_asker_back(start: Start) {
     writer.join().expect("all was sent");
     asker.assert_quiet();
     assert_eq!((server.metric("slow_disconnects_total"), server.metric("dropped_total")), (0, 0));
+}
+
+/// All of it is there in one turn, before a single message could be sent.
+fn a_burst_makes_nobody_slow(start: Start) {
+    const BURST: u64 = 300;
+    let server = start.set("limits.outbox_messages", 100).start();
+    let mut subscriber = server.connect("/ws/demo");
+    subscriber.subscribe("conversation:1");
+    let mut publisher = server.connect("/ws/demo");
+    server.signal("STOP");
+    for number in 0..BURST {
+        publisher.send_json(&json!({"type": "publish", "channel": "conversation:1", "payload": number}));
+    }
+    server.signal("CONT");
+    for number in 0..BURST {
+        assert_eq!(subscriber.expect("message")["payload"], number);
+    }
+    assert_eq!(server.metric("slow_disconnects_total"), 0);
+}
+
+/// Its own replies fill its outbox, and nobody is to wait for it for ever.
+fn who_never_reads_its_replies_is_disconnected(start: Start) {
+    let server = small(start)
+        .set("limits.heartbeat_interval_ms", 50)
+        .set("limits.pong_timeout_ms", 50)
+        .set("limits.close_timeout_ms", 50)
+        .start();
+    let deaf = Raw::with_receive_buffer(server.clients, Some(SMALL_BUFFER_BYTES)).upgrade("/ws/demo");
+    let mut asker = deaf.stream.try_clone().expect("a socket can be cloned");
+    // Blocks once nothing is read from it any more, until it is reset.
+    let asking = thread::spawn(move || {
+        let ping = masked(0x81, br#"{"type":"ping","id":1}"#).repeat(100);
+        while asker.write_all(&ping).is_ok() {}
+    });
+    server.wait_for_metric("slow_disconnects_total", |count| count == 1);
+    server.wait_for_metric("connections", |connections| connections == 0);
+    asking.join().expect("the asker notices");
+    drop(deaf);
 }

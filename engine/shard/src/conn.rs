@@ -58,10 +58,21 @@ pub(crate) struct Admission {
     pub(crate) accept: Frame,
     /// Refusals are told by an upgrade that closes.
     pub(crate) is_browser: bool,
-    /// Whether heartbeats are `ping` messages.
-    pub(crate) pings_as_messages: bool,
+    pub(crate) pings: Pings,
     /// When to give up.
     pub(crate) until: Instant,
+}
+
+/// What this client's heartbeats look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pings {
+    /// Ping frames.
+    Frames,
+    /// `ping` messages, for clients that can't see frames.
+    Messages {
+        /// Whether their time is ISO 8601.
+        is_time_iso: bool,
+    },
 }
 
 /// A connection past its handshake.
@@ -69,8 +80,7 @@ pub(crate) struct Admission {
 pub(crate) struct Client {
     /// `/ws/echo`: no hub, only the codec.
     pub(crate) is_echo: bool,
-    /// Whether heartbeats are `ping` messages.
-    pub(crate) pings_as_messages: bool,
+    pub(crate) pings: Pings,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) last_message: Instant,
 }
@@ -132,11 +142,11 @@ impl Conn {
 }
 
 impl Client {
-    pub(crate) fn new(is_echo: bool, pings_as_messages: bool, limits: &ShardLimits, now: Instant) -> Self {
+    pub(crate) fn new(is_echo: bool, pings: Pings, limits: &ShardLimits, now: Instant) -> Self {
         let heartbeat = (!limits.heartbeat_interval.is_zero()).then(|| {
             Heartbeat::new(limits.heartbeat_interval, limits.pong_timeout, limits.missed_pongs, now)
         });
-        Self { is_echo, pings_as_messages, heartbeat, last_message: now }
+        Self { is_echo, pings, heartbeat, last_message: now }
     }
 }
 

@@ -137,8 +137,8 @@ impl Core {
             match conn.outbox.push(&mut self.out.queues, &frame, delivery, limits) {
                 Pushed::Queued => queued += 1,
                 Pushed::Replaced => self.counters.conflated.add(1),
-                Pushed::Dropped(count) => {
-                    queued += 1;
+                Pushed::Dropped { count, is_queued } => {
+                    queued += u64::from(is_queued);
                     self.counters.dropped.add(count as u64);
                 }
                 Pushed::Overflow => {
@@ -146,6 +146,7 @@ impl Core {
                     continue;
                 }
             }
+            self.out.is_pressed |= conn.outbox.is_pressed(limits);
             self.out.mark(conn);
         }
         self.counters.deliveries.add(queued);

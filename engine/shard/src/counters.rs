@@ -73,8 +73,10 @@ counters! {
     conflated: "counter",
     /// Turns of the loop.
     ticks: "counter",
-    /// Times the shard went to sleep.
+    /// Times the shard announced its sleep to the others.
     parks: "counter",
+    /// Times it slept; otherwise something came in between.
+    sleeps: "counter",
     /// Wake-ups sent to other shards.
     wakes: "counter",
     /// Records that did not fit a ring at once.
@@ -83,7 +85,7 @@ counters! {
     stalls: "counter",
     /// Frames held by outboxes and batches.
     frames_in_use: "gauge",
-    /// Bytes in buffers of unfinished messages and handshakes.
+    /// Bytes in buffers of unfinished messages in pieces.
     assembly_bytes: "gauge",
     /// System calls that entered the kernel's queue (io_uring) or sent, received and waited (epoll).
     kernel_entries: "counter",

@@ -58,19 +58,24 @@ impl Core {
 
     /// Keeps bytes for later and stops reading.
     fn hold(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) {
-        let now = self.now;
+        let (now, limits) = (self.now, self.config.limits.outbox);
         let Some(conn) = self.conns.find(id) else { return };
         conn.held.extend_from_slice(bytes);
+        let is_admission = matches!(conn.phase, Phase::Admission(_));
+        // Whoever does not read its own replies is held back by nobody else: its pongs are still missed.
+        let is_own_fault = conn.outbox.is_half_full(limits);
         if !conn.is_paused {
             conn.is_paused = true;
             io.pause(id);
-            self.counters.stalls.add(1);
-            if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut()) {
+            self.counters.stalls.add(u64::from(!is_admission));
+            if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
+                && !is_own_fault
+            {
                 heartbeat.paused(true, now);
             }
         }
         // The end of an admission looks at its connection by itself; every other reason is tried each tick.
-        if !conn.is_stalled && !matches!(conn.phase, Phase::Admission(_)) {
+        if !conn.is_stalled && !is_admission {
             conn.is_stalled = true;
             self.stalled.push_back(id);
         }
@@ -121,13 +126,11 @@ impl Core {
     fn may_read(&mut self, id: ConnId) -> bool {
         let limits = self.config.limits.outbox;
         // Behind the marker of a drain it is too late: nothing of it would be promised to anybody.
-        let has_room = self.has_room() && !self.drain.is_silent();
+        let has_room = self.has_room() && !self.out.is_pressed && !self.drain.is_silent();
         self.conns.find(id).is_none_or(|conn| {
             // Who is on the way out causes nothing any more.
             matches!(conn.phase, Phase::Closing(_) | Phase::Gone)
-                || has_room
-                    && conn.outbox.bytes() <= limits.bytes / 2
-                    && conn.outbox.messages() <= limits.messages.div_ceil(2)
+                || has_room && !conn.outbox.is_half_full(limits)
         })
     }
 

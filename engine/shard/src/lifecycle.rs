@@ -10,7 +10,7 @@ use corecast_protocol::ws::handshake::{
 };
 use corecast_protocol::ws::{self, Verdict};
 
-use crate::conn::{Admission, Client, Closing, Phase};
+use crate::conn::{Admission, Client, Closing, Phase, Pings};
 use crate::core::Core;
 
 /// `/ws/echo` takes what conformance tests send: 65,536 fragments and an empty one that ends them.
@@ -96,7 +96,10 @@ impl Core {
         conn.phase = Phase::Admission(Box::new(Admission {
             accept,
             is_browser: browser.is_some(),
-            pings_as_messages: upgrade.pings_as_messages,
+            pings: match upgrade.pings_as_messages {
+                true => Pings::Messages { is_time_iso: upgrade.is_time_iso },
+                false => Pings::Frames,
+            },
             until,
         }));
         let is_named =
@@ -123,7 +126,7 @@ impl Core {
         let Some(conn) = self.conns.find(id) else { return };
         self.out.reply(conn, accept);
         conn.codec = Some(ws::Connection::new(ws::Role::Server, ECHO_LIMITS));
-        conn.phase = Phase::Open(Client::new(true, false, &self.config.limits, self.now));
+        conn.phase = Phase::Open(Client::new(true, Pings::Frames, &self.config.limits, self.now));
         self.opened(id);
     }
 
@@ -131,13 +134,13 @@ impl Core {
     pub(crate) fn admitted(&mut self, id: ConnId) {
         let Some(conn) = self.conns.find(id) else { return };
         let Phase::Admission(admission) = &conn.phase else { return };
-        let (accept, pings_as_messages) = (admission.accept.clone(), admission.pings_as_messages);
+        let (accept, pings) = (admission.accept.clone(), admission.pings);
         self.out.reply(conn, accept);
         let limits = &self.config.limits;
         let message_limits =
             ws::Limits { message_bytes: limits.message_bytes, fragments: limits.message_fragments };
         conn.codec = Some(ws::Connection::new(ws::Role::Server, message_limits));
-        let mut client = Client::new(false, pings_as_messages, limits, self.now);
+        let mut client = Client::new(false, pings, limits, self.now);
         if let Some(heartbeat) = client.heartbeat.as_mut().filter(|_| conn.is_paused) {
             heartbeat.paused(true, self.now);
         }
@@ -411,25 +414,36 @@ impl Core {
     fn client_expired(&mut self, id: ConnId) {
         let (now, unix_ms, idle_timeout) = (self.now, self.unix_ms, self.config.limits.idle_timeout);
         let Some(conn) = self.conns.find(id) else { return };
+        let is_paused = conn.is_paused;
         let Some(client) = conn.client() else { return };
+        if is_paused {
+            // What it may be saying is not read: that is not being idle.
+            client.last_message = now;
+        }
         if !idle_timeout.is_zero() && now >= client.last_message + idle_timeout {
             self.counters.timeouts.add(1);
             return self.close_and_carry_out(id, CloseCode::Idle, "TIMEOUT: idle (limits.idle_timeout_ms)");
         }
-        let pings_as_messages = client.pings_as_messages;
+        let pings = client.pings;
         match client.heartbeat.as_mut().map(|it| it.on_deadline(now)) {
+            Some(Verdict::Dead) if is_paused => {
+                // Only who does not read its own replies misses pongs while it is paused.
+                self.disconnect_slow(id);
+                return self.carry_out();
+            }
             Some(Verdict::Dead) => {
                 self.counters.timeouts.add(1);
                 let reason = "TIMEOUT: no answer to pings (limits.missed_pongs)";
                 return self.close_and_carry_out(id, CloseCode::NoPong, reason);
             }
             Some(Verdict::SendPing) => {
-                let ping = if pings_as_messages {
-                    let mut message = Vec::new();
-                    event::ping(&mut message, unix_ms, false);
-                    self.out.encode(Opcode::Text, &message)
-                } else {
-                    self.out.encode(Opcode::Ping, b"")
+                let ping = match pings {
+                    Pings::Frames => self.out.encode(Opcode::Ping, b""),
+                    Pings::Messages { is_time_iso } => {
+                        let mut message = Vec::new();
+                        event::ping(&mut message, unix_ms, is_time_iso);
+                        self.out.encode(Opcode::Text, &message)
+                    }
                 };
                 self.out.reply(conn, ping);
             }

@@ -25,8 +25,13 @@ pub(crate) enum Pushed {
     Queued,
     /// It waits, in the place of an older one of the same kind.
     Replaced,
-    /// There was no room: this many messages were dropped, the new one among them where nothing else could go.
-    Dropped(usize),
+    /// There was no room and messages were dropped.
+    Dropped {
+        /// How many.
+        count: usize,
+        /// Whether the new one was queued; otherwise it is among them, for nothing else could go.
+        is_queued: bool,
+    },
     /// There was no room and nothing may be dropped: the consumer is to be disconnected.
     Overflow,
 }
@@ -121,11 +126,11 @@ impl Outbox {
             }
             dropped += 1;
             if !queue.drop_oldest() {
-                return Pushed::Dropped(dropped);
+                return Pushed::Dropped { count: dropped, is_queued: false };
             }
         }
         queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority: delivery.priority });
-        if dropped == 0 { Pushed::Queued } else { Pushed::Dropped(dropped) }
+        if dropped == 0 { Pushed::Queued } else { Pushed::Dropped { count: dropped, is_queued: true } }
     }
 
     /// The next batch, unless one is in flight or nothing waits. What is returned counts as in flight until
@@ -165,17 +170,31 @@ impl Outbox {
         !self.in_flight && self.queue.is_none()
     }
 
+    /// Whether much waits that the next flush takes away: more would look as if the consumer were slow.
+    pub(crate) fn is_pressed(&self, limits: OutboxLimits) -> bool {
+        !self.in_flight && self.is_half_full(limits)
+    }
+
+    /// Whether half of what may wait does.
+    pub(crate) fn is_half_full(&self, limits: OutboxLimits) -> bool {
+        self.queue.as_ref().is_some_and(|queue| {
+            queue.bytes > limits.bytes / 2 || queue.entries.len() > limits.messages.div_ceil(2)
+        })
+    }
+
     /// Whether something waits.
     pub(crate) fn is_waiting(&self) -> bool {
         self.queue.is_some()
     }
 
     /// Bytes that wait.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
     /// Messages that wait.
+    #[cfg(test)]
     pub(crate) fn messages(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.entries.len())
     }
@@ -305,6 +324,14 @@ mod tests {
         }
     }
 
+    fn dropped(count: usize) -> Pushed {
+        Pushed::Dropped { count, is_queued: true }
+    }
+
+    fn refused(count: usize) -> Pushed {
+        Pushed::Dropped { count, is_queued: false }
+    }
+
     fn on(channel: u32, policy: SlowPolicy, priority: Priority) -> Delivery {
         Delivery { priority, policy, channel, conflate: u64::from(channel) }
     }
@@ -342,7 +369,7 @@ mod tests {
         for text in ["a", "b"] {
             assert_eq!(it.push(text, on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Queued);
         }
-        assert_eq!(it.push("c", on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Dropped(1));
+        assert_eq!(it.push("c", on(2, SlowPolicy::DropOldest, Priority::Normal)), dropped(1));
         assert_eq!(it.drain(), "rpbc");
     }
 
@@ -353,7 +380,7 @@ mod tests {
         for _ in 0..4 {
             it.reply("r");
         }
-        assert_eq!(it.push("a", on(2, SlowPolicy::DropOldest, Priority::Normal)), Pushed::Dropped(1));
+        assert_eq!(it.push("a", on(2, SlowPolicy::DropOldest, Priority::Normal)), refused(1));
         assert_eq!(it.drain(), "rrrr");
     }
 
@@ -363,8 +390,8 @@ mod tests {
         it.block();
         let delivery = on(2, SlowPolicy::DropOldest, Priority::Normal);
         it.push(&"x".repeat(60), delivery);
-        assert_eq!(it.push("12345", delivery), Pushed::Dropped(1));
-        assert_eq!(it.push(&"y".repeat(65), delivery), Pushed::Dropped(2));
+        assert_eq!(it.push("12345", delivery), dropped(1));
+        assert_eq!(it.push(&"y".repeat(65), delivery), refused(2));
         assert_eq!(it.outbox.bytes(), 0);
     }
 
@@ -389,7 +416,7 @@ mod tests {
         it.push("b", on(2));
         assert_eq!(it.push(&"x".repeat(60), on(1)), Pushed::Replaced);
         // Larger than what is left: the older one of its kind goes, and one of another kind.
-        assert_eq!(it.push(&"y".repeat(60), on(2)), Pushed::Dropped(1));
+        assert_eq!(it.push(&"y".repeat(60), on(2)), dropped(1));
         assert_eq!(it.outbox.bytes(), 60);
         assert_eq!(it.drain(), "y".repeat(60));
     }

@@ -29,6 +29,8 @@ pub(crate) struct Output {
     pub(crate) batches: BatchPool,
     pub(crate) queues: QueuePool,
     dirty: VecDeque<ConnId>,
+    /// An outbox fills faster than a tick: nothing more is acted on before the next flush.
+    pub(crate) is_pressed: bool,
 }
 
 impl Output {
@@ -38,6 +40,7 @@ impl Output {
             batches: BatchPool::new(BATCHES_KEPT),
             queues: QueuePool::new(QUEUES_KEPT),
             dirty: VecDeque::new(),
+            is_pressed: false,
         }
     }
 
@@ -77,6 +80,7 @@ impl Output {
     /// One batch for each connection that has something to send and nothing in flight, up to
     /// [`SENDS_PER_TICK`]; whether more is left.
     pub(crate) fn flush(&mut self, conns: &mut Slab<Conn>, io: &mut impl Io, counters: &Counters) -> bool {
+        self.is_pressed = false;
         let (mut sends, mut bytes) = (0, 0);
         while sends < SENDS_PER_TICK {
             let Some(id) = self.dirty.pop_front() else { break };

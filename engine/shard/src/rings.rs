@@ -50,6 +50,8 @@ pub struct RingCounters {
     pub wakes: u64,
     /// Times this shard announced that it goes to sleep; the announcements taken back at once are among them.
     pub parks: u64,
+    /// Times nothing came in between, and it slept.
+    pub sleeps: u64,
     /// Publishes of a ring after which something was left over.
     pub spills: u64,
 }
@@ -277,6 +279,7 @@ impl Links {
             own.store(false, Ordering::Relaxed);
             return false;
         }
+        self.counters.sleeps += 1;
         true
     }
 

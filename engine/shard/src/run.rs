@@ -90,6 +90,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         self.expire(io);
         let has_more_to_settle = self.settle();
         let is_drained = order == Order::Drain && self.drain(io);
+        let was_pressed = self.core.out.is_pressed;
         let (had_room, had_deliver_room) = (self.core.has_room(), self.core.links.deliver_room());
         for shard in self.core.links.publish().iter() {
             io.wake(ShardId(shard));
@@ -109,6 +110,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         if has_more_records
             || got_on
             || has_room_again
+            || was_pressed
             || has_more_to_settle
             || has_more_to_send
             || self.core.drain.looks_again(self.core.conns.len())
@@ -157,6 +159,13 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
             self.core.set_timer(id);
         }
         let Some(conn) = self.core.conns.find(id) else { return };
+        if result.is_ok()
+            && conn.is_paused
+            && let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
+        {
+            // It is not read from, so this is the sign of life that it can give.
+            heartbeat.heard(self.core.now);
+        }
         if result.is_err() {
             if !matches!(conn.phase, Phase::Gone) {
                 self.core.abandon(id, io);
@@ -171,7 +180,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
     /// Acts on records of other shards; whether more are there that could be acted on.
     fn take_records(&mut self) -> bool {
         let mut left = RECORDS_PER_TICK;
-        while left > 0 {
+        while left > 0 && !self.core.out.is_pressed {
             let Some((from, record)) = self.delivers.next() else {
                 if self.core.links.refill(Class::Deliver, &mut self.delivers) {
                     continue;
@@ -184,7 +193,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         let delivers_left = left == 0;
         left = RECORDS_PER_TICK;
         // A request may cause deliveries to every shard: it is taken only when all of them have room.
-        while left > 0 && self.core.links.deliver_room() {
+        while left > 0 && !self.core.out.is_pressed && self.core.links.deliver_room() {
             let Some((from, record)) = self.requests.next() else {
                 if self.core.links.refill(Class::Request, &mut self.requests) {
                     continue;
@@ -260,6 +269,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.kernel_entries.set(stats.enters);
         counters.buffer_shortages.set(stats.buffer_shortages);
         counters.parks.set(rings.parks);
+        counters.sleeps.set(rings.sleeps);
         counters.wakes.set(rings.wakes);
         counters.spills.set(rings.spills);
     }
