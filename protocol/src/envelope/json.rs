@@ -98,6 +98,12 @@ keys! {
 }
 
 impl Key {
+    /// A key in whose contents there are escapes: rare, but the same key.
+    #[cold]
+    fn find_escaped(contents: &str) -> Option<Self> {
+        Self::find(text::unescape(contents).as_bytes())
+    }
+
     /// Its bit in a set of keys.
     fn bit(self) -> u64 {
         const { assert!(Self::COUNT <= 64, "a set of keys is a number of 64 bits") };
@@ -152,7 +158,7 @@ pub fn parse<'a>(text: &'a str, scanner: &'a mut Scanner) -> Result<Request<'a>,
 /// The messages of a validated batch, in order.
 pub fn batch_messages(array: &str) -> impl Iterator<Item = &str> {
     let mut cursor = Cursor::new(array);
-    cursor.at = 1;
+    cursor.eat(b'[');
     std::iter::from_fn(move || {
         cursor.token();
         cursor.eat(b',');
@@ -227,7 +233,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The one pass: validates everything and notes where the members lie.
-    #[inline]
+    #[inline(always)]
     fn scan(&mut self, depth_max: usize) -> Result<(), Fault> {
         let mut cursor = Cursor::new(self.text);
         if cursor.token() != b'{' {
@@ -235,48 +241,37 @@ impl<'a> Fields<'a> {
             cursor.finish()?;
             return Err(Fault { at: 0, what: Problem::NoObject });
         }
-        cursor.at += 1;
-        if cursor.token() == b'}' {
-            cursor.at += 1;
-            return cursor.finish();
-        }
-        loop {
-            self.member(&mut cursor, depth_max - 1)?;
-            match cursor.token() {
-                b',' => {
-                    cursor.at += 1;
-                    cursor.token();
+        cursor.eat(b'{');
+        if cursor.token() != b'}' {
+            loop {
+                let start = cursor.at();
+                let name = cursor.key()?;
+                let key = match name.has_escapes {
+                    false => Key::find(name.bytes),
+                    true => Key::find_escaped(&self.text[start + 1..][..name.bytes.len()]),
+                };
+                let value = cursor.value(depth_max - 1)?;
+                if !key.is_some_and(Key::is_of_publish) {
+                    self.members.push((start, value.end));
                 }
-                b'}' => break,
-                _ => return cursor.fault("a comma or the end of an object"),
+                if let Some(key) = key {
+                    if self.has(key) {
+                        self.duplicate = self.duplicate.or(Some(key));
+                    }
+                    self.found |= key.bit();
+                    self.values[key as usize] = value;
+                }
+                cursor.token();
+                if !cursor.eat(b',') {
+                    break;
+                }
+                cursor.token();
             }
         }
-        cursor.at += 1;
+        if !cursor.eat(b'}') {
+            return cursor.fault("a comma or the end of an object");
+        }
         cursor.finish()
-    }
-
-    #[inline]
-    fn member(&mut self, cursor: &mut Cursor<'a>, depth: usize) -> Result<(), Fault> {
-        let start = cursor.at;
-        let has_escapes = cursor.string()?;
-        let contents = start + 1..cursor.at - 1;
-        let key = match has_escapes {
-            false => Key::find(&self.text.as_bytes()[contents]),
-            true => Key::find(text::unescape(&self.text[contents]).as_bytes()),
-        };
-        cursor.colon()?;
-        let value = cursor.value(depth)?;
-        if !key.is_some_and(Key::is_of_publish) {
-            self.members.push((start, value.end));
-        }
-        if let Some(key) = key {
-            if self.has(key) {
-                self.duplicate = self.duplicate.or(Some(key));
-            }
-            self.found |= key.bit();
-            self.values[key as usize] = value;
-        }
-        Ok(())
     }
 
     fn has(&self, key: Key) -> bool {
@@ -556,7 +551,11 @@ impl<'a> Fields<'a> {
 #[inline]
 fn string(text: &str, value: Value) -> Option<Name<'_>> {
     let contents = (value.kind == Kind::Text).then(|| &text[value.start + 1..value.end - 1])?;
-    Some(if value.has_escapes { text::unescape(contents) } else { Cow::Borrowed(contents) })
+    Some(unescaped(contents, value.has_escapes))
+}
+
+fn unescaped(contents: &str, has_escapes: bool) -> Name<'_> {
+    if has_escapes { text::unescape(contents) } else { Cow::Borrowed(contents) }
 }
 
 /// 0 to 2^53-1, written without fraction or exponent.
@@ -568,7 +567,7 @@ fn integer(raw: &str) -> Option<u64> {
 /// The items of a validated array.
 fn items(array: &str) -> impl Iterator<Item = Value> {
     let mut cursor = Cursor::new(array);
-    cursor.at = 1;
+    cursor.eat(b'[');
     std::iter::from_fn(move || {
         cursor.token();
         cursor.eat(b',');
@@ -579,12 +578,14 @@ fn items(array: &str) -> impl Iterator<Item = Value> {
 /// The members of a validated object.
 fn members(object: &str) -> impl Iterator<Item = (Name<'_>, Value)> {
     let mut cursor = Cursor::new(object);
-    cursor.at = 1;
+    cursor.eat(b'{');
     std::iter::from_fn(move || {
         cursor.token();
         cursor.eat(b',');
-        let key = cursor.value(DEPTH_MAX).ok()?;
-        cursor.colon().ok()?;
-        Some((string(object, key)?, cursor.value(DEPTH_MAX).ok()?))
+        cursor.token();
+        let start = cursor.at();
+        let key = cursor.key().ok()?;
+        let name = unescaped(object.get(start + 1..start + 1 + key.bytes.len())?, key.has_escapes);
+        Some((name, cursor.value(DEPTH_MAX).ok()?))
     })
 }

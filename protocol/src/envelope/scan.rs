@@ -3,7 +3,7 @@
 //! Without recursion: what is open lies in the bits of one number, so depth costs a peer nothing but its bytes.
 //! The input is known to be valid UTF-8.
 
-use crate::envelope::special;
+use crate::envelope::special::plain_length;
 
 /// Nested arrays and objects at most, whatever is configured: the bits of [`Cursor`]'s stack.
 pub const DEPTH_MAX: usize = 128;
@@ -48,34 +48,45 @@ pub(crate) struct Value {
     pub(crate) has_escapes: bool,
 }
 
-/// A position in a text.
-#[derive(Debug)]
+/// A string's contents as they came, and whether there are escapes in them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Contents<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) has_escapes: bool,
+}
+
+/// A position in a text. What is taken out of line takes the cursor by value and returns it moved on: so it stays in
+/// registers.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor<'a> {
-    bytes: &'a [u8],
-    pub(crate) at: usize,
+    rest: &'a [u8],
+    length: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { bytes: text.as_bytes(), at: 0 }
+        Self { rest: text.as_bytes(), length: text.len() }
     }
 
-    pub(crate) fn fault<T>(&self, expected: &'static str) -> Result<T, Fault> {
-        Err(Fault { at: self.at, what: Problem::Expected(expected) })
+    /// How many bytes were taken.
+    #[inline]
+    pub(crate) fn at(&self) -> usize {
+        self.length - self.rest.len()
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
+    #[cold]
+    pub(crate) fn fault<T>(self, expected: &'static str) -> Result<T, Fault> {
+        Err(Fault { at: self.at(), what: Problem::Expected(expected) })
     }
 
     /// The next byte that is no space, which is not taken; 0 at the end, where it is as wrong as a NUL.
     #[inline]
     pub(crate) fn token(&mut self) -> u8 {
         loop {
-            match self.peek() {
-                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
-                Some(byte) => return byte,
-                None => return 0,
+            match self.rest {
+                [b' ' | b'\t' | b'\n' | b'\r', behind @ ..] => self.rest = behind,
+                [byte, ..] => return *byte,
+                [] => return 0,
             }
         }
     }
@@ -83,64 +94,66 @@ impl<'a> Cursor<'a> {
     /// Takes `byte` if it is next.
     #[inline]
     pub(crate) fn eat(&mut self, byte: u8) -> bool {
-        let is_next = self.peek() == Some(byte);
-        self.at += usize::from(is_next);
-        is_next
+        match self.rest {
+            [next, behind @ ..] if *next == byte => {
+                self.rest = behind;
+                true
+            }
+            _ => false,
+        }
     }
 
-    #[inline]
-    pub(crate) fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), Fault> {
-        if self.eat(byte) { Ok(()) } else { self.fault(name) }
-    }
-
-    /// A string, from its opening quote to behind its closing one; whether it holds escapes.
-    #[inline]
-    pub(crate) fn string(&mut self) -> Result<bool, Fault> {
-        self.expect(b'"', "a string")?;
-        self.at = special::find(self.bytes, self.at);
-        if self.eat(b'"') { Ok(false) } else { self.string_with_escapes() }
+    /// A string, from its opening quote to behind its closing one.
+    #[inline(always)]
+    pub(crate) fn string(&mut self) -> Result<Contents<'a>, Fault> {
+        if !self.eat(b'"') {
+            return self.fault("a string");
+        }
+        let (bytes, behind) = self.rest.split_at(plain_length(self.rest));
+        if let [b'"', behind @ ..] = behind {
+            self.rest = behind;
+            return Ok(Contents { bytes, has_escapes: false });
+        }
+        let start = self.rest;
+        *self = Self { rest: behind, ..*self }.string_with_escapes()?;
+        Ok(Contents { bytes: &start[..start.len() - self.rest.len() - 1], has_escapes: true })
     }
 
     /// The rest of a string from its first escape on, unless it is something worse.
-    fn string_with_escapes(&mut self) -> Result<bool, Fault> {
+    fn string_with_escapes(mut self) -> Result<Self, Fault> {
         loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(true);
-                }
-                Some(b'\\') => self.escape()?,
-                Some(_) => return self.fault("no raw control character in a string (escape it)"),
-                None => return self.fault("the end of a string"),
+            match self.rest {
+                [b'"', behind @ ..] => return Ok(Self { rest: behind, ..self }),
+                [b'\\', ..] => self = self.escape()?,
+                [_, ..] => return self.fault("no raw control character in a string (escape it)"),
+                [] => return self.fault("the end of a string"),
             }
-            self.at = special::find(self.bytes, self.at);
+            self.rest = &self.rest[plain_length(self.rest)..];
         }
     }
 
-    fn escape(&mut self) -> Result<(), Fault> {
-        match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
-            Some(b'u') => {
-                let digits = self.bytes.get(self.at + 2..self.at + 6);
-                if !digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit)) {
-                    return self.fault("four hexadecimal digits behind \\u");
-                }
-                self.at += 6;
-            }
+    fn escape(mut self) -> Result<Self, Fault> {
+        match self.rest {
+            [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..] => self.rest = behind,
+            [_, b'u', digits @ ..] => match digits.split_first_chunk::<4>() {
+                Some((digits, behind)) if digits.iter().all(u8::is_ascii_hexdigit) => self.rest = behind,
+                _ => return self.fault("four hexadecimal digits behind \\u"),
+            },
             _ => return self.fault("an escape that JSON knows"),
         }
-        Ok(())
+        Ok(self)
     }
 
     fn digits(&mut self) -> Result<(), Fault> {
-        let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
+        let length = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if length == 0 {
+            return self.fault("a digit");
         }
-        if self.at == start { self.fault("a digit") } else { Ok(()) }
+        self.rest = &self.rest[length..];
+        Ok(())
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
+    fn number(mut self) -> Result<Self, Fault> {
         self.eat(b'-');
         if !self.eat(b'0') {
             self.digits()?;
@@ -152,51 +165,54 @@ impl<'a> Cursor<'a> {
             let _has_sign = self.eat(b'+') || self.eat(b'-');
             self.digits()?;
         }
-        Ok(())
+        Ok(self)
     }
 
-    fn word(&mut self, word: &'static str) -> Result<(), Fault> {
-        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
-            return self.fault("a value");
+    fn word(self, word: &'static str) -> Result<Self, Fault> {
+        match self.rest.strip_prefix(word.as_bytes()) {
+            Some(behind) => Ok(Self { rest: behind, ..self }),
+            None => self.fault("a value"),
         }
-        self.at += word.len();
-        Ok(())
     }
 
     /// A number or a word.
-    fn literal(&mut self) -> Result<Kind, Fault> {
-        match self.peek() {
-            Some(b'-' | b'0'..=b'9') => self.number().map(|()| Kind::Number),
-            Some(b't') => self.word("true").map(|()| Kind::True),
-            Some(b'f') => self.word("false").map(|()| Kind::False),
-            Some(b'n') => self.word("null").map(|()| Kind::Null),
+    fn literal(self) -> Result<(Self, Kind), Fault> {
+        match self.rest {
+            [b'-' | b'0'..=b'9', ..] => Ok((self.number()?, Kind::Number)),
+            [b't', ..] => Ok((self.word("true")?, Kind::True)),
+            [b'f', ..] => Ok((self.word("false")?, Kind::False)),
+            [b'n', ..] => Ok((self.word("null")?, Kind::Null)),
             _ => self.fault("a value"),
         }
     }
 
     /// A whole value, with `depth` more levels allowed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn value(&mut self, depth: usize) -> Result<Value, Fault> {
         let first = self.token();
-        let start = self.at;
+        let start = self.at();
         let mut has_escapes = false;
         let kind = match first {
             b'"' => {
-                has_escapes = self.string()?;
+                has_escapes = self.string()?.has_escapes;
                 Kind::Text
             }
             b'{' | b'[' => {
-                self.nested(depth)?;
+                *self = self.nested(depth)?;
                 if first == b'{' { Kind::Object } else { Kind::Array }
             }
-            _ => self.literal()?,
+            _ => {
+                let kind;
+                (*self, kind) = self.literal()?;
+                kind
+            }
         };
-        Ok(Value { start, end: self.at, kind, has_escapes })
+        Ok(Value { start, end: self.at(), kind, has_escapes })
     }
 
     /// An array or object with all that is in it. `open` counts the levels, `objects` says in its lowest bits which
     /// of them are objects.
-    fn nested(&mut self, depth: usize) -> Result<(), Fault> {
+    fn nested(mut self, depth: usize) -> Result<Self, Fault> {
         let depth = depth.min(DEPTH_MAX);
         let (mut open, mut objects) = (0usize, 0u128);
         loop {
@@ -206,9 +222,9 @@ impl<'a> Cursor<'a> {
                 }
                 first @ (b'{' | b'[') => {
                     if open == depth {
-                        return Err(Fault { at: self.at, what: Problem::TooDeep });
+                        return Err(Fault { at: self.at(), what: Problem::TooDeep });
                     }
-                    self.at += 1;
+                    self.eat(first);
                     open += 1;
                     let is_object = first == b'{';
                     objects = objects << 1 | u128::from(is_object);
@@ -219,38 +235,34 @@ impl<'a> Cursor<'a> {
                         continue;
                     }
                 }
-                _ => {
-                    self.literal()?;
-                }
+                _ => (self, _) = self.literal()?,
             }
             if self.behind_value(&mut open, &mut objects)? {
-                return Ok(());
+                return Ok(self);
             }
         }
     }
 
     /// Takes what may follow a value within `open` levels, up to the next value; whether the outermost level ended.
-    #[inline]
+    #[inline(always)]
     fn behind_value(&mut self, open: &mut usize, objects: &mut u128) -> Result<bool, Fault> {
         loop {
             let is_object = *objects & 1 == 1;
-            let next = self.token();
-            if next == b',' {
-                self.at += 1;
+            self.token();
+            if self.eat(b',') {
                 if is_object {
                     self.token();
                     self.key()?;
                 }
                 return Ok(false);
             }
-            if next != end_of(is_object) {
+            if !self.eat(end_of(is_object)) {
                 return self.fault(if is_object {
                     "a comma or the end of an object"
                 } else {
                     "a comma or the end of an array"
                 });
             }
-            self.at += 1;
             *open -= 1;
             *objects >>= 1;
             if *open == 0 {
@@ -260,22 +272,18 @@ impl<'a> Cursor<'a> {
     }
 
     /// A key and its colon.
-    #[inline]
-    fn key(&mut self) -> Result<(), Fault> {
-        self.string()?;
-        self.colon()
-    }
-
-    #[inline]
-    pub(crate) fn colon(&mut self) -> Result<(), Fault> {
+    #[inline(always)]
+    pub(crate) fn key(&mut self) -> Result<Contents<'a>, Fault> {
+        let key = self.string()?;
         self.token();
-        self.expect(b':', "a colon behind a key")
+        if self.eat(b':') { Ok(key) } else { self.fault("a colon behind a key") }
     }
 
     /// Nothing but space may follow.
+    #[inline]
     pub(crate) fn finish(&mut self) -> Result<(), Fault> {
         self.token();
-        if self.at == self.bytes.len() { Ok(()) } else { self.fault("nothing behind the message") }
+        if self.rest.is_empty() { Ok(()) } else { self.fault("nothing behind the message") }
     }
 }
 

@@ -5,23 +5,19 @@ pub(crate) fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// The first special byte at or behind `from`; the number of bytes if there is none.
-#[inline]
-pub(crate) fn find(bytes: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+/// How many plain bytes there are before the first special one, or in all.
+#[inline(always)]
+pub(crate) fn plain_length(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some((word, behind)) = rest.split_first_chunk() {
         let found = specials(*word);
         if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+            return bytes.len() - rest.len() + found.trailing_zeros() as usize / 8;
         }
-        at += 8;
+        rest = behind;
     }
-    find_in_rest(bytes, at)
-}
-
-/// Less than a word is left from `at` on.
-fn find_in_rest(bytes: &[u8], at: usize) -> usize {
-    bytes.iter().skip(at).position(|byte| is_special(*byte)).map_or(bytes.len(), |it| at + it)
+    let in_rest = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
+    bytes.len() - rest.len() + in_rest
 }
 
 /// Whether no byte is special; the last word overlaps the one before it.
@@ -74,10 +70,8 @@ mod tests {
             for start in 0..=bytes.len() {
                 let rest = &bytes[start..];
                 prop_assert_eq!(are_plain(rest), !rest.iter().copied().any(is_special));
-                for from in 0..=rest.len() {
-                    let twin = rest[from..].iter().position(|byte| is_special(*byte));
-                    prop_assert_eq!(find(rest, from), twin.map_or(rest.len(), |at| from + at));
-                }
+                let twin = rest.iter().position(|byte| is_special(*byte));
+                prop_assert_eq!(plain_length(rest), twin.unwrap_or(rest.len()));
             }
         }
     }
