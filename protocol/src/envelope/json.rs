@@ -21,6 +21,9 @@ const ID_BYTES_MAX: usize = 64;
 /// The largest integer of the wire: 2^53-1.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
+/// Types that stand for a publish with the event of this name.
+const SHORT_FORMS: [&str; 4] = ["chat_message", "chat_message_chunk", "agent_status_update", "user_typing"];
+
 /// Why a message was not understood: the `error` that answers it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
@@ -34,18 +37,18 @@ pub struct Rejection {
 
 macro_rules! keys {
     ($($variant:ident = $($text:literal)|+,)*) => {
-        /// The members of the envelope.
+        /// The members of the envelope; `Unknown` stands for all others.
         #[expect(clippy::enum_variant_names, reason = "the wire has a member `key_id`")]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        enum Key { $($variant,)* }
+        enum Key { $($variant,)* Unknown }
 
         impl Key {
-            const COUNT: usize = [$(Self::$variant),*].len();
+            const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            fn find(name: &[u8]) -> Option<Self> {
+            fn find(name: &[u8]) -> Self {
                 match name {
-                    $($($text)|+ => Some(Self::$variant),)*
-                    _ => None,
+                    $($($text)|+ => Self::$variant,)*
+                    _ => Self::Unknown,
                 }
             }
 
@@ -98,21 +101,20 @@ keys! {
 }
 
 impl Key {
+    /// The bits of those that belong to the envelope of a publish; everything else is payload where `payload` is
+    /// absent.
+    const OF_PUBLISH: u64 = (2 << Self::Nonce as u32) - 1 - Self::Channels.bit() - Self::Events.bit();
+
     /// A key in whose contents there are escapes: rare, but the same key.
     #[cold]
-    fn find_escaped(contents: &str) -> Option<Self> {
+    fn find_escaped(contents: &str) -> Self {
         Self::find(text::unescape(contents).as_bytes())
     }
 
     /// Its bit in a set of keys.
-    fn bit(self) -> u64 {
-        const { assert!(Self::COUNT <= 64, "a set of keys is a number of 64 bits") };
+    const fn bit(self) -> u64 {
+        const { assert!((Self::Unknown as usize) < 64, "a set of keys is a number of 64 bits") };
         1 << self as u32
-    }
-
-    /// Whether it belongs to the envelope of a publish; everything else is payload where `payload` is absent.
-    fn is_of_publish(self) -> bool {
-        (self as usize) <= Self::Nonce as usize && !matches!(self, Self::Channels | Self::Events)
     }
 }
 
@@ -121,7 +123,7 @@ impl Key {
 pub struct Scanner {
     depth_max: usize,
     /// The members of the envelope, by key; only those that the message in hand has are of it.
-    values: [Value; Key::COUNT],
+    values: [Value; Key::ALL.len() + 1],
     /// The spans of members that would be payload if there were none.
     members: Vec<(usize, usize)>,
     payload: Vec<u8>,
@@ -130,10 +132,10 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner that allows `depth_max` levels of nesting, the message itself counted; at most 128.
     pub fn new(depth_max: usize) -> Self {
-        let nothing = Value { start: 0, end: 0, kind: Kind::Null, has_escapes: false };
+        let nothing = Value { start: 0, end: 0, kind: Kind::Null };
         Self {
             depth_max: depth_max.clamp(1, DEPTH_MAX),
-            values: [nothing; Key::COUNT],
+            values: [nothing; Key::ALL.len() + 1],
             members: Vec::new(),
             payload: Vec::new(),
         }
@@ -147,7 +149,7 @@ impl Scanner {
 pub fn parse<'a>(text: &'a str, scanner: &'a mut Scanner) -> Result<Request<'a>, Rejection> {
     let Scanner { depth_max, values, members, payload } = scanner;
     members.clear();
-    let mut fields = Fields { text, values, found: 0, duplicate: None, members };
+    let mut fields = Fields { text, values, found: 0, repeated: 0, members };
     match fields.request(*depth_max, payload) {
         Ok(request) => Ok(request),
         // An id that can't be read must not hide what else is wrong.
@@ -177,10 +179,6 @@ struct Refused {
 impl Refused {
     fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self { code: ErrorCode::InvalidMessage, message: message.into() }
-    }
-
-    fn duplicate(key: Key) -> Self {
-        Self::invalid(format!("`{}` is there twice", key.name()))
     }
 
     fn field(key: Key, right: &str) -> Self {
@@ -214,10 +212,11 @@ impl From<Fault> for Refused {
 /// The members of one message, as spans.
 struct Fields<'a> {
     text: &'a str,
-    values: &'a mut [Value; Key::COUNT],
+    values: &'a mut [Value; Key::ALL.len() + 1],
     /// A bit for each key that the message has.
     found: u64,
-    duplicate: Option<Key>,
+    /// And for each that it has more than once.
+    repeated: u64,
     members: &'a mut Vec<(usize, usize)>,
 }
 
@@ -226,8 +225,8 @@ impl<'a> Fields<'a> {
     fn request(&mut self, depth_max: usize, payload: &'a mut Vec<u8>) -> Result<Request<'a>, Refused> {
         self.scan(depth_max)?;
         let id = self.id()?;
-        if let Some(key) = self.duplicate {
-            return Err(Refused::duplicate(key));
+        if self.repeated & !Key::Unknown.bit() != 0 {
+            return Err(self.duplicate());
         }
         Ok(Request { id, command: self.command(payload)? })
     }
@@ -251,16 +250,12 @@ impl<'a> Fields<'a> {
                     true => Key::find_escaped(&self.text[start + 1..][..name.bytes.len()]),
                 };
                 let value = cursor.value(depth_max - 1)?;
-                if !key.is_some_and(Key::is_of_publish) {
+                if key.bit() & Key::OF_PUBLISH == 0 {
                     self.members.push((start, value.end));
                 }
-                if let Some(key) = key {
-                    if self.has(key) {
-                        self.duplicate = self.duplicate.or(Some(key));
-                    }
-                    self.found |= key.bit();
-                    self.values[key as usize] = value;
-                }
+                self.repeated |= self.found & key.bit();
+                self.found |= key.bit();
+                self.values[key as usize] = value;
                 cursor.token();
                 if !cursor.eat(b',') {
                     break;
@@ -272,6 +267,12 @@ impl<'a> Fields<'a> {
             return cursor.fault("a comma or the end of an object");
         }
         cursor.finish()
+    }
+
+    #[cold]
+    fn duplicate(&self) -> Refused {
+        let twice = Key::ALL.iter().find(|key| self.repeated & key.bit() != 0);
+        Refused::invalid(format!("`{}` is there twice", twice.map_or("", |key| key.name())))
     }
 
     fn has(&self, key: Key) -> bool {
@@ -298,7 +299,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.find(Key::Id) else { return Ok(None) };
         let right = || Refused::field(Key::Id, "a string of 1 to 64 bytes or an integer from 0 to 2^53-1");
         match value.kind {
-            Kind::Text => {
+            Kind::Text | Kind::EscapedText => {
                 let contents = &self.text[value.start + 1..value.end - 1];
                 // The string's bytes count, not those of its escapes, six at most for one.
                 let fits = |length: usize| (1..=ID_BYTES_MAX).contains(&length);
@@ -344,7 +345,9 @@ impl<'a> Fields<'a> {
     fn timestamp(&self) -> Result<Option<u64>, Refused> {
         let Some(value) = self.find(Key::Timestamp) else { return Ok(None) };
         let parsed = match value.kind {
-            Kind::Text => time::parse_iso(&text::unescape(&self.text[value.start + 1..value.end - 1])),
+            Kind::Text | Kind::EscapedText => {
+                time::parse_iso(&text::unescape(&self.text[value.start + 1..value.end - 1]))
+            }
             _ => integer(self.raw(value)),
         };
         let right = "milliseconds since the Unix epoch or an ISO 8601 time";
@@ -385,14 +388,20 @@ impl<'a> Fields<'a> {
         Ok(Position { epoch: self.needed_text(Key::Epoch)?, offset })
     }
 
+    #[inline(always)]
     fn command(&self, payload: &'a mut Vec<u8>) -> Result<Command<'a>, Refused> {
         let kind = self.needed_text(Key::Type)?;
-        Ok(match kind.as_ref() {
-            "publish" => Command::Publish(self.publish(None, payload)?),
-            "chat_message" => Command::Publish(self.publish(Some("chat_message"), payload)?),
-            "chat_message_chunk" => Command::Publish(self.publish(Some("chat_message_chunk"), payload)?),
-            "agent_status_update" => Command::Publish(self.publish(Some("agent_status_update"), payload)?),
-            "user_typing" => Command::Publish(self.publish(Some("user_typing"), payload)?),
+        if kind == "publish" {
+            return Ok(Command::Publish(self.publish(None, payload)?));
+        }
+        self.other_command(&kind, payload)
+    }
+
+    fn other_command(&self, kind: &str, payload: &'a mut Vec<u8>) -> Result<Command<'a>, Refused> {
+        if let Some(event) = SHORT_FORMS.into_iter().find(|it| *it == kind) {
+            return Ok(Command::Publish(self.publish(Some(event), payload)?));
+        }
+        Ok(match kind {
             "subscribe" => Command::Subscribe(self.subscribe()?),
             "unsubscribe" => Command::Unsubscribe { channels: self.needed_channels()? },
             "ping" | "connection_heartbeat" => Command::Ping,
@@ -429,6 +438,7 @@ impl<'a> Fields<'a> {
         })
     }
 
+    #[inline(always)]
     fn publish(&self, event: Option<&'static str>, payload: &'a mut Vec<u8>) -> Result<Publish<'a>, Refused> {
         let channel = self.text(Key::Channel)?;
         let target = match (channel, self.find(Key::To)) {
@@ -550,8 +560,12 @@ impl<'a> Fields<'a> {
 /// What a validated value of `text` says, if it is a string.
 #[inline]
 fn string(text: &str, value: Value) -> Option<Name<'_>> {
-    let contents = (value.kind == Kind::Text).then(|| &text[value.start + 1..value.end - 1])?;
-    Some(unescaped(contents, value.has_escapes))
+    let has_escapes = match value.kind {
+        Kind::Text => false,
+        Kind::EscapedText => true,
+        _ => return None,
+    };
+    Some(unescaped(&text[value.start + 1..value.end - 1], has_escapes))
 }
 
 fn unescaped(contents: &str, has_escapes: bool) -> Name<'_> {

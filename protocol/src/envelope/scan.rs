@@ -3,7 +3,7 @@
 //! Without recursion: what is open lies in the bits of one number, so depth costs a peer nothing but its bytes.
 //! The input is known to be valid UTF-8.
 
-use crate::envelope::special::plain_length;
+use crate::envelope::special::skip_plain;
 
 /// Nested arrays and objects at most, whatever is configured: the bits of [`Cursor`]'s stack.
 pub const DEPTH_MAX: usize = 128;
@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Object,
     Array,
     Text,
+    /// A string that holds escapes.
+    EscapedText,
     Number,
     True,
     False,
@@ -44,8 +46,6 @@ pub(crate) struct Value {
     pub(crate) start: usize,
     pub(crate) end: usize,
     pub(crate) kind: Kind,
-    /// Whether it is a string that holds escapes.
-    pub(crate) has_escapes: bool,
 }
 
 /// A string's contents as they came, and whether there are escapes in them.
@@ -109,26 +109,27 @@ impl<'a> Cursor<'a> {
         if !self.eat(b'"') {
             return self.fault("a string");
         }
-        let (bytes, behind) = self.rest.split_at(plain_length(self.rest));
-        if let [b'"', behind @ ..] = behind {
-            self.rest = behind;
-            return Ok(Contents { bytes, has_escapes: false });
-        }
         let start = self.rest;
-        *self = Self { rest: behind, ..*self }.string_with_escapes()?;
-        Ok(Contents { bytes: &start[..start.len() - self.rest.len() - 1], has_escapes: true })
+        self.rest = skip_plain(start);
+        let has_escapes = !matches!(self.rest, [b'"', ..]);
+        if has_escapes {
+            *self = self.string_with_escapes()?;
+        }
+        let length = start.len() - self.rest.len();
+        self.eat(b'"');
+        Ok(Contents { bytes: &start[..length], has_escapes })
     }
 
-    /// The rest of a string from its first escape on, unless it is something worse.
+    /// The rest of a string from its first escape on, unless it is something worse, up to its closing quote.
     fn string_with_escapes(mut self) -> Result<Self, Fault> {
         loop {
             match self.rest {
-                [b'"', behind @ ..] => return Ok(Self { rest: behind, ..self }),
+                [b'"', ..] => return Ok(self),
                 [b'\\', ..] => self = self.escape()?,
                 [_, ..] => return self.fault("no raw control character in a string (escape it)"),
                 [] => return self.fault("the end of a string"),
             }
-            self.rest = &self.rest[plain_length(self.rest)..];
+            self.rest = skip_plain(self.rest);
         }
     }
 
@@ -191,12 +192,9 @@ impl<'a> Cursor<'a> {
     pub(crate) fn value(&mut self, depth: usize) -> Result<Value, Fault> {
         let first = self.token();
         let start = self.at();
-        let mut has_escapes = false;
         let kind = match first {
-            b'"' => {
-                has_escapes = self.string()?.has_escapes;
-                Kind::Text
-            }
+            b'"' if self.string()?.has_escapes => Kind::EscapedText,
+            b'"' => Kind::Text,
             b'{' | b'[' => {
                 *self = self.nested(depth)?;
                 if first == b'{' { Kind::Object } else { Kind::Array }
@@ -207,7 +205,7 @@ impl<'a> Cursor<'a> {
                 kind
             }
         };
-        Ok(Value { start, end: self.at(), kind, has_escapes })
+        Ok(Value { start, end: self.at(), kind })
     }
 
     /// An array or object with all that is in it. `open` counts the levels, `objects` says in its lowest bits which

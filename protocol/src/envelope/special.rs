@@ -1,42 +1,61 @@
-//! Where a JSON string stops being plain: quotes, backslashes and control characters, eight bytes at a time.
+//! Where a JSON string stops being plain: quotes, backslashes and control characters, 16 bytes at a time.
+
+use wide::u8x16;
+
+/// Bytes that are looked at together.
+const BLOCK: usize = 16;
 
 /// Whether the byte ends a run of plain ones: `"`, `\` or a control character.
 pub(crate) fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// How many plain bytes there are before the first special one, or in all.
+/// What is left of `bytes` from the first special one on.
 #[inline(always)]
-pub(crate) fn plain_length(bytes: &[u8]) -> usize {
+pub(crate) fn skip_plain(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes;
-    while let Some((word, behind)) = rest.split_first_chunk() {
-        let found = specials(*word);
+    while let Some((block, behind)) = rest.split_first_chunk() {
+        let found = specials(*block);
         if found != 0 {
-            return bytes.len() - rest.len() + found.trailing_zeros() as usize / 8;
+            return &rest[found.trailing_zeros() as usize..];
         }
         rest = behind;
     }
-    let in_rest = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
-    bytes.len() - rest.len() + in_rest
+    skip_plain_in_rest(rest)
 }
 
-/// Whether no byte is special; the last word overlaps the one before it.
+/// Less than a block: the zeros that fill it are special themselves, so one is found at the end at the latest.
+fn skip_plain_in_rest(rest: &[u8]) -> &[u8] {
+    let mut block = [0; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    &rest[specials(block).trailing_zeros() as usize..]
+}
+
+/// Whether no byte is special.
 #[inline]
 pub(crate) fn are_plain(bytes: &[u8]) -> bool {
-    let Some(last) = bytes.last_chunk() else { return !bytes.iter().copied().any(is_special) };
-    bytes.as_chunks().0.iter().all(|word| specials(*word) == 0) && specials(*last) == 0
+    if let Some(last) = bytes.last_chunk() {
+        // The last block overlaps the one before it.
+        return bytes.as_chunks().0.iter().all(|block| specials(*block) == 0) && specials(*last) == 0;
+    }
+    match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        // Most names are this long: two halves that overlap.
+        (Some(first), Some(last)) => {
+            let both = u128::from(u64::from_ne_bytes(*first)) << 64 | u128::from(u64::from_ne_bytes(*last));
+            specials(both.to_ne_bytes()) == 0
+        }
+        _ => !bytes.iter().copied().any(is_special),
+    }
 }
 
-/// The high bit of each special byte; exact up to the first of them, behind which borrows may set more.
-#[inline]
-fn specials(word: [u8; 8]) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let word = u64::from_le_bytes(word);
-    // A byte below what is subtracted from it borrows, and so gets a high bit that it did not have.
-    let control = word.wrapping_sub(ONES * 0x20);
-    let quote = (word ^ (ONES * 0x22)).wrapping_sub(ONES);
-    let backslash = (word ^ (ONES * 0x5c)).wrapping_sub(ONES);
-    (control | quote | backslash) & !word & (ONES * 0x80)
+/// A bit for each special byte, the first byte's lowest.
+#[inline(always)]
+fn specials(block: [u8; BLOCK]) -> u32 {
+    let block = u8x16::new(block);
+    let quote = block.cmp_eq(u8x16::splat(b'"'));
+    let backslash = block.cmp_eq(u8x16::splat(b'\\'));
+    let control = block.cmp_eq(block.min(u8x16::splat(0x1f)));
+    (quote | backslash | control).move_mask() as u32 & 0xffff
 }
 
 #[cfg(test)]
@@ -47,12 +66,10 @@ mod tests {
     #[test]
     fn every_byte_at_every_place() {
         for byte in 0..=255u8 {
-            for place in 0..8 {
-                let mut word = *b"ab\x7f\x80 !#]";
-                word[place] = byte;
-                let found = specials(word);
-                let first = (found != 0).then(|| found.trailing_zeros() as usize / 8);
-                assert_eq!(first, is_special(byte).then_some(place), "{byte:#x} at {place}");
+            for place in 0..BLOCK {
+                let mut block = *b"ab\x7f\x80 !#]abcdefgh";
+                block[place] = byte;
+                assert_eq!(specials(block), u32::from(is_special(byte)) << place, "{byte:#x} at {place}");
             }
         }
     }
@@ -71,7 +88,7 @@ mod tests {
                 let rest = &bytes[start..];
                 prop_assert_eq!(are_plain(rest), !rest.iter().copied().any(is_special));
                 let twin = rest.iter().position(|byte| is_special(*byte));
-                prop_assert_eq!(plain_length(rest), twin.unwrap_or(rest.len()));
+                prop_assert_eq!(skip_plain(rest), &rest[twin.unwrap_or(rest.len())..]);
             }
         }
     }
