@@ -40,7 +40,7 @@ impl Hub {
             && let Some(channel) = self.channels.exact.get(slot)
         {
             // The usual case copies the whole list and looks at nobody.
-            let delivery = self.delivery(slot << 1, channel.rule, written);
+            let delivery = self.delivery(channel.rule, written);
             let start = fx.recipients.len();
             fx.recipients.extend_from_slice(&channel.subscribers);
             leave_out(fx, start, written.exclude);
@@ -66,8 +66,8 @@ impl Hub {
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
             let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
             let Some(channel) = registry.get(slot) else { continue };
-            let delivery = self.delivery(slot << 1 | u32::from(is_pattern), channel.rule, written);
-            let start = fx.recipients.len();
+            let delivery = self.delivery(channel.rule, written);
+            let mut start = fx.recipients.len();
             for conn in &channel.subscribers {
                 if let Some(member) = self.members.find_mut(*conn)
                     && member.chosen_for != self.choices
@@ -80,6 +80,15 @@ impl Hub {
             scratch.pattern.push_str(&channel.name);
             scratch.pattern.push('*');
             let pattern = is_pattern.then_some(scratch.pattern.as_str());
+            if let Some((epoch, offset)) = written.reborn {
+                // Told under the message's own policy, or it might be overtaken.
+                let end = fx.recipients.len();
+                push(fx, start, delivery, |out| {
+                    event::subscribed(out, None, written.target, Some((epoch.text(&mut [0; 8]), offset)));
+                });
+                fx.recipients.extend_from_within(start..end);
+                start = end;
+            }
             self.push_variants(fx, start, written, pattern, delivery, &mut scratch.others);
         }
     }
@@ -107,8 +116,11 @@ impl Hub {
         self.deliver_scratch.others = others;
     }
 
-    fn delivery(&self, channel: u32, rule: u16, written: &Written<'_>) -> Delivery {
+    /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
+    /// channels of one hash only keep theirs towards each other as well.
+    fn delivery(&self, rule: u16, written: &Written<'_>) -> Delivery {
         let policy = self.config.namespaces.at(rule).policy;
+        let channel = written.hash as u32;
         Delivery { priority: written.priority, policy, channel, conflate: written.conflate }
     }
 

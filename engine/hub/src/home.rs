@@ -56,6 +56,32 @@ pub(crate) struct Homes {
     oldest: u32,
     newest: u32,
     epochs: Random,
+    /// Keys the epochs of channels that are not numbered.
+    unnumbered: u64,
+    /// Whether a channel was ever forgotten: what seems new since then may have had another epoch before.
+    has_forgotten: bool,
+}
+
+/// What a home says of a message on one of its channels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Placed {
+    pub(crate) epoch: Epoch,
+    pub(crate) offset: u64,
+    /// Shards that want it.
+    pub(crate) shards: ShardSet,
+    /// The channel begins an epoch that subscribers by pattern may not know.
+    pub(crate) is_reborn: bool,
+}
+
+/// What kind of message is to be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Numbering {
+    /// It gets an offset of its own.
+    Numbered,
+    /// It carries the channel's current offset.
+    Ephemeral,
+    /// The whole namespace is not numbered: there is nothing to be remembered of its channels.
+    Never,
 }
 
 /// Epochs and client ids: unlike each other and reproducible, not secret. SplitMix64 (Steele, Lea, Flood 2014).
@@ -75,7 +101,8 @@ impl Random {
 }
 
 impl Homes {
-    pub(crate) fn new(epochs: Random, idle_max: usize) -> Self {
+    pub(crate) fn new(mut epochs: Random, idle_max: usize) -> Self {
+        let unnumbered = epochs.next();
         Self {
             channels: Registry::new(),
             patterns: Registry::new(),
@@ -85,18 +112,21 @@ impl Homes {
             oldest: NONE,
             newest: NONE,
             epochs,
+            unnumbered,
+            has_forgotten: false,
         }
     }
 
     /// The channel, new and idle if need be.
-    fn channel(&mut self, hash: u64, name: &str) -> u32 {
+    fn channel(&mut self, hash: u64, name: &str, is_numbered: bool) -> u32 {
         if let Some(index) = self.channels.find(hash, name) {
             return index;
         }
+        let epoch = if is_numbered { Epoch::new(self.epochs.next()) } else { self.unnumbered_epoch(hash) };
         let channel = HomeChannel {
             name: name.into(),
             hash,
-            epoch: Epoch::new(self.epochs.next()),
+            epoch,
             offset: 0,
             shards: ShardSet::EMPTY,
             older: NONE,
@@ -107,13 +137,18 @@ impl Homes {
         index
     }
 
+    /// Offsets of a channel that is not numbered never begin anew, and so its epoch needs no memory.
+    fn unnumbered_epoch(&self, hash: u64) -> Epoch {
+        Epoch::new(Random(self.unnumbered ^ hash).next())
+    }
+
     fn at(&mut self, index: u32) -> &mut HomeChannel {
         self.channels.get_mut(index).expect("indices are of channels that exist")
     }
 
     /// A shard has a subscriber: the channel's position.
-    pub(crate) fn join(&mut self, hash: u64, name: &str, shard: u16) -> (Epoch, u64) {
-        let index = self.channel(hash, name);
+    pub(crate) fn join(&mut self, hash: u64, name: &str, is_numbered: bool, shard: u16) -> (Epoch, u64) {
+        let index = self.channel(hash, name, is_numbered);
         if self.at(index).shards.is_empty() {
             self.unlink(index);
         }
@@ -155,30 +190,32 @@ impl Homes {
         }
     }
 
-    /// A message on the channel: its position, and the shards that want it. Only a message that is numbered gets an
-    /// offset of its own.
-    pub(crate) fn publish(
-        &mut self,
-        hash: u64,
-        name: &str,
-        is_numbered: bool,
-        hasher: &Hasher,
-    ) -> (Epoch, u64, ShardSet) {
-        let index = self.channel(hash, name);
-        let channel = self.at(index);
-        channel.offset += u64::from(is_numbered);
-        let (epoch, offset, mut shards) = (channel.epoch, channel.offset, channel.shards);
-        if shards.is_empty() {
-            self.unlink(index);
-            self.link(index);
-            self.forget_oldest();
-        }
+    /// A message on the channel gets its place.
+    pub(crate) fn publish(&mut self, hash: u64, name: &str, numbering: Numbering, hasher: &Hasher) -> Placed {
+        let known = self.channels.find(hash, name);
+        let may_be_reborn = known.is_none() && self.has_forgotten;
+        let (epoch, offset, mut shards) = match (known, numbering) {
+            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, ShardSet::EMPTY),
+            (known, _) => {
+                let index = known.unwrap_or_else(|| self.channel(hash, name, true));
+                let channel = self.at(index);
+                channel.offset += u64::from(numbering == Numbering::Numbered);
+                let place = (channel.epoch, channel.offset, channel.shards);
+                if place.2.is_empty() {
+                    self.unlink(index);
+                    self.link(index);
+                    self.forget_oldest();
+                }
+                place
+            }
+        };
+        let is_reborn = may_be_reborn && numbering != Numbering::Never;
         for prefix in self.lengths.prefixes(name) {
             if let Some(index) = self.patterns.find(hasher.of(prefix), prefix) {
                 shards.0 |= self.patterns.get(index).expect("it was found").shards.0;
             }
         }
-        (epoch, offset, shards)
+        Placed { epoch, offset, shards, is_reborn }
     }
 
     /// Puts an idle channel at the newest end.
@@ -210,6 +247,7 @@ impl Homes {
     fn forget_oldest(&mut self) {
         while self.idle > self.idle_max {
             let index = self.oldest;
+            self.has_forgotten = true;
             self.unlink(index);
             let hash = self.at(index).hash;
             self.channels.remove(hash, index);
@@ -232,9 +270,9 @@ mod tests {
     const HASHER: fn() -> Hasher = || Hasher::new(5);
 
     fn publish(homes: &mut Homes, name: &str) -> (Epoch, u64) {
-        let (epoch, offset, shards) = homes.publish(HASHER().of(name), name, true, &HASHER());
-        assert!(shards.is_empty());
-        (epoch, offset)
+        let placed = homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
+        assert!(placed.shards.is_empty());
+        (placed.epoch, placed.offset)
     }
 
     #[test]
@@ -252,18 +290,37 @@ mod tests {
     fn channels_with_subscribers_are_never_forgotten() {
         let mut homes = Homes::new(Random(1), 2);
         let hash = HASHER().of("wanted");
-        let position = homes.join(hash, "wanted", 3);
+        let position = homes.join(hash, "wanted", true, 3);
         for round in 0..10 {
             publish(&mut homes, &format!("other{round}"));
         }
         assert_eq!((homes.len(), homes.idle), (3, 2));
-        assert_eq!(homes.join(hash, "wanted", 4), position);
+        assert_eq!(homes.join(hash, "wanted", true, 4), position);
         homes.leave(hash, "wanted", 3);
         homes.leave(hash, "wanted", 3);
         assert_eq!(homes.idle, 2);
         homes.leave(hash, "wanted", 4);
         assert_eq!((homes.len(), homes.idle), (2, 2));
         assert_eq!(publish(&mut homes, "wanted"), (position.0, 1));
+    }
+
+    #[test]
+    fn channels_without_numbers_leave_no_memory_and_keep_their_epoch() {
+        let mut homes = Homes::new(Random(1), 10);
+        let hash = HASHER().of("metrics:a");
+        let placed = homes.publish(hash, "metrics:a", Numbering::Never, &HASHER());
+        assert_eq!((placed.offset, homes.len()), (0, 0));
+        assert_eq!(homes.join(hash, "metrics:a", false, 0), (placed.epoch, 0));
+    }
+
+    #[test]
+    fn only_what_may_have_been_forgotten_is_born_again() {
+        let mut homes = Homes::new(Random(1), 1);
+        let mut place = |name: &str| homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
+        assert!(!place("a").is_reborn && !place("a").is_reborn, "nothing was forgotten yet");
+        // The second channel pushes the first one out, and the first one the second.
+        assert!(!place("b").is_reborn);
+        assert!(place("a").is_reborn && !place("a").is_reborn);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
 use crate::remote::{FromHome, Receipt, ToHome};
+use crate::subscribe::NAMES_MAX;
 
 /// Invalid messages in a row that end a connection.
 const INVALID_IN_A_ROW_MAX: u8 = 10;
@@ -36,6 +37,8 @@ pub struct Hub {
     pub(crate) awaited: HashMap<(ConnKey, u32), u16, foldhash::fast::FixedState>,
     /// Members that want times as ISO 8601: while there are none, nobody is asked.
     pub(crate) iso_members: usize,
+    /// Names in the batch that is being acted on.
+    pub(crate) batch_names: Option<usize>,
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
     /// A message in the making.
@@ -76,6 +79,7 @@ impl Hub {
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
+            batch_names: None,
             choices: 0,
             scratch: Vec::new(),
             deliver_scratch: Scratch::default(),
@@ -85,13 +89,33 @@ impl Hub {
         }
     }
 
+    /// The messages of one batch follow: together they may name as many channels and participants as one message.
+    pub fn begin_batch(&mut self) {
+        self.batch_names = Some(0);
+    }
+
+    /// The batch is over.
+    pub fn end_batch(&mut self) {
+        self.batch_names = None;
+    }
+
+    /// Whether a message may name so many more: each name may cause an answer, and a frame must not cause more than
+    /// rings and outboxes are made for.
+    pub(crate) fn may_name(&mut self, count: usize) -> bool {
+        let names = self.batch_names.unwrap_or_default() + count;
+        if self.batch_names.is_some() {
+            self.batch_names = Some(names);
+        }
+        names <= NAMES_MAX
+    }
+
     /// Acts on one command. A `batch` is the shard's to unroll.
     pub fn apply(&mut self, now: Now, conn: ConnKey, request: &Request<'_>, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
         if member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX {
             return;
         }
-        member.invalid_in_a_row = 0;
+        let invalid_before = member.invalid_in_a_row;
         let is_time_iso = member.is_time_iso;
         if member.path_channel.is_some() {
             // The path's subscription came before whatever the client says.
@@ -121,10 +145,25 @@ impl Hub {
                 let why = "registering capabilities needs a permission that nobody has on this server";
                 error(fx, conn, id, None, ErrorCode::Forbidden, why);
             }
-            Command::Batch { .. } => {
-                error(fx, conn, id, None, ErrorCode::InvalidMessage, "a batch holds no batches");
-            }
+            Command::Batch { .. } => self.invalid(conn, id, "a batch holds no batches", fx),
         }
+        if let Some(member) = self.members.find_mut(conn)
+            && member.invalid_in_a_row == invalid_before
+        {
+            member.invalid_in_a_row = 0;
+        }
+    }
+
+    /// Answers a message whose parts make no sense together; it counts as one that was not understood.
+    pub(crate) fn invalid(
+        &mut self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        why: &'static str,
+        fx: &mut Effects,
+    ) {
+        let id = id.map(|id| id.to_string());
+        self.reject(conn, &Rejection { id, code: ErrorCode::InvalidMessage, message: why.into() }, fx);
     }
 
     /// Answers a message that was not understood; the tenth in a row ends the connection, and nothing of it is
@@ -212,7 +251,9 @@ impl Hub {
     fn at_home(&mut self, now: Now, from: u16, record: ToHome<'_>, fx: &mut Effects) {
         match record {
             ToHome::Subscribe { conn, serial, channel, id } => {
-                let (epoch, offset) = self.homes.join(self.hasher.of(channel), channel, from);
+                let space = channel.split_once(':').map_or(channel, |(space, _)| space);
+                let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers);
+                let (epoch, offset) = self.homes.join(self.hasher.of(channel), channel, is_numbered, from);
                 self.answer_to(
                     now,
                     from,

@@ -7,11 +7,12 @@ use corecast_protocol::envelope::name;
 
 use crate::config::Now;
 use crate::effect::{ConnKey, Effects, ShardSet, SlowPolicy};
+use crate::home::{Numbering, Placed};
 use crate::hub::{Hub, error};
 use crate::member::Access;
 use crate::remote::{Epoch, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
-use crate::subscribe::{NAMES_MAX, Refused};
+use crate::subscribe::{Refused, TOO_MANY_NAMES};
 
 /// A list of participants may turn one message into this many times the bytes of the largest message.
 const DIRECT_COPIES_MAX: u64 = 4;
@@ -87,12 +88,19 @@ impl Hub {
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
+        if !self.may_name(names.len()) {
+            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
+        }
         if let Err(refused) = self.may_send_direct(conn, names, publish) {
             return error(fx, conn, id, None, refused.code, &refused.why);
         }
         let Some(member) = self.members.find(conn) else { return };
         let publisher = member.participant.clone();
         for (index, to) in names.iter().enumerate() {
+            // Named twice, it gets the message once: the last time, which may be the one that is answered.
+            if names[index + 1..].contains(to) {
+                continue;
+            }
             // One request has one answer: the last of a list gives it.
             let id = id.filter(|_| index + 1 == names.len());
             let hash = self.hasher.of(&**to);
@@ -118,8 +126,8 @@ impl Hub {
                 "demo participants publish to channels only: use `channel` instead of `to`",
             ));
         }
-        if names.is_empty() || names.len() > NAMES_MAX {
-            return Err(Refused::new(ErrorCode::InvalidMessage, "`to` names 1 to 256 participants"));
+        if names.is_empty() {
+            return Err(Refused::new(ErrorCode::InvalidMessage, "`to` names nobody"));
         }
         for to in names {
             if to.starts_with("group:") {
@@ -143,16 +151,22 @@ impl Hub {
 
     /// At the channel's home: the message gets its place, is written once, and goes where it is wanted.
     pub(crate) fn publish_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
-        let (epoch, offset, mut shards) =
-            self.homes.publish(it.hash, it.target, !it.is_ephemeral, &self.hasher);
+        let rule = self.config.namespaces.at(it.rule);
+        let numbering = match (rule.numbers, it.is_ephemeral) {
+            (false, _) => Numbering::Never,
+            (true, true) => Numbering::Ephemeral,
+            (true, false) => Numbering::Numbered,
+        };
+        let Placed { epoch, offset, mut shards, is_reborn } =
+            self.homes.publish(it.hash, it.target, numbering, &self.hasher);
         if it.target == name::SYSTEM {
             shards = ShardSet::first(usize::from(self.config.shards));
         }
-        let rule = self.config.namespaces.at(it.rule);
         let conflates = rule.policy == SlowPolicy::Conflate;
         let spread = Spread {
             epoch,
             offset,
+            reborn_at: is_reborn.then(|| offset - u64::from(!it.is_ephemeral)),
             shards,
             from,
             channel: it.target,
@@ -173,6 +187,7 @@ impl Hub {
         let spread = Spread {
             epoch: participant.epoch,
             offset: participant.offset,
+            reborn_at: None,
             shards: participant.shards(),
             from,
             channel: name::INBOX,
@@ -216,6 +231,7 @@ impl Hub {
             priority: to.priority,
             exclude: None,
             receipt: None,
+            reborn: to.reborn_at.map(|offset| (to.epoch, offset)),
             seams,
             timestamp: it.timestamp,
             json: &json,
@@ -271,6 +287,8 @@ impl<'a> Addressed<'a> {
 struct Spread<'a> {
     epoch: Epoch,
     offset: u64,
+    /// Where the channel's new epoch begins, if it is one that subscribers may not know.
+    reborn_at: Option<u64>,
     shards: ShardSet,
     /// The publisher's shard.
     from: u16,

@@ -97,6 +97,8 @@ pub struct Written<'a> {
     /// Tells the publisher on the receiving shard that the message was accepted: with the message, because a
     /// request causes at most one record per shard.
     pub receipt: Option<Receipt<'a>>,
+    /// The channel begins this epoch behind this offset, and whoever is subscribed by a pattern may know another one.
+    pub reborn: Option<(Epoch, u64)>,
     /// Where its variants differ.
     pub seams: Seams,
     /// Milliseconds since the Unix epoch.
@@ -409,6 +411,10 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     if let Some(it) = &it.receipt {
         receipt(out, it);
     }
+    out.push(u8::from(it.reborn.is_some()));
+    if let Some((epoch, offset)) = it.reborn {
+        u64s(out, &[epoch.0, offset]);
+    }
     for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
         out.extend_from_slice(&seam.to_le_bytes());
     }
@@ -540,6 +546,7 @@ impl<'a> Input<'a> {
         let priority = self.priority()?.ok_or(Malformed)?;
         let exclude = if self.flag()? { Some(self.key()?) } else { None };
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
+        let reborn = if self.flag()? { Some((Epoch(self.u64()?), self.u64()?)) } else { None };
         let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
         let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
         let json = self.bytes()?;
@@ -550,7 +557,7 @@ impl<'a> Input<'a> {
         if !are_inside {
             return Err(Malformed);
         }
-        Ok(Written { target, hash, conflate, priority, exclude, receipt, seams, timestamp, json })
+        Ok(Written { target, hash, conflate, priority, exclude, receipt, reborn, seams, timestamp, json })
     }
 }
 
@@ -591,7 +598,7 @@ mod tests {
             let cut = payload.len() as u32;
             let written = Written {
                 target: &name, hash: number, conflate: number, priority: Priority::Critical,
-                exclude: flag.then_some(conn), receipt,
+                exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch(number), number)),
                 seams: Seams { pattern: cut / 2, time: (cut / 2, cut) }, timestamp: !number, json: &payload,
             };
             for record in [

@@ -14,8 +14,11 @@ use crate::member::Subscription;
 use crate::remote::{Epoch, ToHome};
 use crate::rules::{Act, Denied, Request};
 
-/// Names in one message at most: each may cause an answer.
+/// Names in one message at most, those of a batch together: each may cause an answer.
 pub(crate) const NAMES_MAX: usize = 256;
+
+pub(crate) const TOO_MANY_NAMES: &str =
+    "at most 256 channels or participants in one message, those of a batch together";
 
 impl Hub {
     pub(crate) fn subscribe(
@@ -27,19 +30,12 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let names = subscribe.channels.as_slice();
-        if names.len() > NAMES_MAX {
-            return error(
-                fx,
-                conn,
-                id,
-                None,
-                ErrorCode::InvalidMessage,
-                "at most 256 channels in one message",
-            );
+        if !self.may_name(names.len()) {
+            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
         }
         if !subscribe.events.is_empty() {
             let why = "`events` beside a channel is not supported by this version: subscribe without it";
-            return error(fx, conn, id, None, ErrorCode::InvalidMessage, why);
+            return self.invalid(conn, id, why, fx);
         }
         for channel in names {
             self.subscribe_one(now, conn, id, channel, fx);
@@ -194,15 +190,8 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let names = channels.as_slice();
-        if names.len() > NAMES_MAX {
-            return error(
-                fx,
-                conn,
-                id,
-                None,
-                ErrorCode::InvalidMessage,
-                "at most 256 channels in one message",
-            );
+        if !self.may_name(names.len()) {
+            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
         }
         for text in names {
             if text == name::SYSTEM {

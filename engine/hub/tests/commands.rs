@@ -305,13 +305,17 @@ fn direct_messages_have_their_identity_in_the_recipients_inbox() {
 fn the_copies_of_one_direct_message_are_bounded_in_bytes() {
     let mut net = Net::new(2, 1, unlimited());
     let ann = net.join(0, 0, "ann");
-    let names = vec!["\"ann\""; 256].join(",");
+    let clients: Vec<Client> =
+        (1..=255).map(|other: u16| net.join(other % 2, u32::from(other), &format!("other{other}"))).collect();
+    let others: Vec<String> = (1..=255).map(|other| format!("\"other{other}\"")).collect();
+    let names = format!("\"ann\",{}", others.join(","));
     let payload = "x".repeat(20_000);
     let text = format!(r#"{{"type":"publish","id":1,"to":[{names}],"payload":"{payload}"}}"#);
     let answers = net.ask(ann, &text);
     assert_eq!((answers.len(), &answers[0]["code"]), (1, &json!("MESSAGE_TOO_LARGE")));
     let text = format!(r#"{{"type":"publish","id":1,"to":[{names}],"payload":"short"}}"#);
-    assert_eq!(net.ask(ann, &text).len(), 257);
+    assert_eq!(kinds(&net.ask(ann, &text)), ["message", "response"]);
+    assert!(clients.iter().all(|other| kinds(&net.take(*other)).contains(&"message")));
 }
 
 #[test]
@@ -446,5 +450,84 @@ fn metrics_conflate_by_channel_and_event() {
         let keys: Vec<_> = net.delivers.iter().map(|(_, it)| it.conflate).collect();
         assert!(net.delivers.iter().all(|(_, it)| it.policy == SlowPolicy::Conflate));
         assert!(keys[0] == keys[1] && keys[1] != keys[2] && keys[2] != keys[3] && keys[0] != keys[3]);
+    });
+}
+
+#[test]
+fn an_epoch_that_begins_anew_is_announced_to_who_is_subscribed_by_a_pattern() {
+    for (shards, seed) in [(1, 1), (3, 2), (3, 3), (3, 4)] {
+        let mut net = Net::new(shards, seed, HubLimits { idle_channels: 2, ..unlimited() });
+        let ann = net.join(0, 0, "ann");
+        let bob = net.join(last_shard(&net), 1, "bob");
+        net.ask(ann, r#"{"type":"subscribe","channel":"conversation:*"}"#);
+        let publish = |net: &mut Net, channel: usize| {
+            net.take(ann);
+            let text = format!(r#"{{"type":"publish","channel":"conversation:{channel}","payload":1}}"#);
+            net.ask(bob, &text);
+            net.take(ann)
+        };
+        let before = publish(&mut net, 0);
+        assert_eq!(kinds(&before), ["message"], "nothing was forgotten yet");
+        for other in 1..=40 {
+            publish(&mut net, other);
+        }
+        let after = publish(&mut net, 0);
+        assert_eq!(kinds(&after), ["subscribed", "message"], "{after:?}");
+        assert_eq!(after[0]["channel"], "conversation:0");
+        assert_eq!(after[0]["recovered"], false);
+        assert_eq!((&after[0]["offset"], &after[1]["offset"]), (&json!(0), &json!(1)));
+        assert_eq!(after[0]["epoch"], after[1]["epoch"]);
+        assert_ne!(before[0]["epoch"], after[1]["epoch"]);
+        assert_eq!(kinds(&publish(&mut net, 0)), ["message"], "said once");
+    }
+}
+
+#[test]
+fn the_messages_of_a_batch_name_no_more_than_one_message_may() {
+    nodes(|net| {
+        let ann = net.join(0, 0, "ann");
+        let names = |from: usize| {
+            let names: Vec<String> = (from..from + 128).map(|it| format!("conversation:{it}")).collect();
+            json!({"type": "subscribe", "id": from, "channels": names}).to_string()
+        };
+        net.hubs[0].begin_batch();
+        let answers: Vec<Value> =
+            [0, 128, 256].into_iter().flat_map(|from| net.ask(ann, &names(from))).collect();
+        net.hubs[0].end_batch();
+        assert_eq!(answers.len(), 257);
+        assert!(answers[..256].iter().all(|it| it["type"] == "subscribed"));
+        assert_eq!((&answers[256]["code"], &answers[256]["id"]), (&json!("INVALID_MESSAGE"), &json!(256)));
+        assert_eq!(net.ask(ann, &names(256)).len(), 128, "the next message has its own");
+    });
+}
+
+#[test]
+fn who_is_named_twice_gets_a_message_once() {
+    nodes(|net| {
+        let ann = net.join(0, 0, "ann");
+        let bob = net.join(last_shard(net), 1, "bob");
+        let answers = net.ask(ann, r#"{"type":"publish","id":1,"to":["bob","bob"],"payload":1}"#);
+        assert_eq!(kinds(&answers), ["response"]);
+        assert_eq!(kinds(&net.take(bob)).iter().filter(|it| **it == "message").count(), 1);
+    });
+}
+
+#[test]
+fn messages_that_make_no_sense_count_as_invalid_too() {
+    nodes(|net| {
+        let ann = net.join(0, 0, "ann");
+        let nobody = r#"{"type":"publish","to":[],"payload":1}"#;
+        let twice = r#"{"type":"subscribe","events":["x"],"channel":"conversation:1"}"#;
+        for round in 0..9 {
+            net.ask(ann, if round % 2 == 0 { nobody } else { twice });
+        }
+        net.ask(ann, r#"{"type":"ping"}"#);
+        for _ in 0..9 {
+            net.ask(ann, twice);
+        }
+        let closed = |net: &Net| net.seen[&ann].iter().any(|it| matches!(it, Seen::Closed(1008, _)));
+        assert!(!closed(net), "a good message forgives");
+        net.send(ann, twice);
+        assert!(closed(net), "the tenth in a row");
     });
 }

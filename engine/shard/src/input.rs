@@ -4,10 +4,10 @@
 //! back and the socket is paused, so that TCP carries the pressure to the one who caused it.
 
 use corecast_driver::{ConnId, Io};
-use corecast_protocol::envelope::{self, Rejection, command::Command};
+use corecast_protocol::CloseCode;
+use corecast_protocol::envelope::{self, command::Command};
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::{AssemblyPool, Event};
-use corecast_protocol::{CloseCode, ErrorCode};
 
 use crate::conn::Phase;
 use crate::core::Core;
@@ -258,20 +258,18 @@ impl Core {
     fn batch(&mut self, id: ConnId, messages: &str) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
+        self.hub.begin_batch();
         for text in envelope::batch_messages(messages) {
             if !self.is_open(id) {
-                return;
+                break;
             }
             match envelope::parse(text, &mut self.batch_scanner) {
-                Ok(request) if matches!(request.command, Command::Batch { .. }) => {
-                    let message = "a batch holds no batches".into();
-                    let rejection = Rejection { id: None, code: ErrorCode::InvalidMessage, message };
-                    self.hub.reject(key, &rejection, &mut self.fx);
-                }
+                // A batch in a batch is the hub's to refuse.
                 Ok(request) => self.hub.apply(now, key, &request, &mut self.fx),
                 Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
             }
             self.carry_out();
         }
+        self.hub.end_batch();
     }
 }

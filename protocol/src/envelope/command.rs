@@ -15,6 +15,16 @@ pub enum RequestId<'a> {
     Number(u64),
 }
 
+/// As a JSON value.
+impl std::fmt::Display for RequestId<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(contents) => write!(f, "\"{contents}\""),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// One command with its request id.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Request<'a> {

@@ -186,10 +186,7 @@ impl Refused {
     }
 
     fn with_id(self, id: Option<RequestId<'_>>) -> Rejection {
-        let id = id.map(|id| match id {
-            RequestId::Text(contents) => format!("\"{contents}\""),
-            RequestId::Number(number) => number.to_string(),
-        });
+        let id = id.map(|id| id.to_string());
         Rejection { id, code: self.code, message: self.message }
     }
 }
