@@ -1,0 +1,211 @@
+//! Records read back.
+
+use std::net::IpAddr;
+
+use corecast_protocol::envelope::command::{Priority, RequestId};
+use corecast_protocol::envelope::event::Seams;
+
+use crate::effect::ConnKey;
+use crate::remote::{Epoch, FromHome, Malformed, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+
+impl<'a> ToHome<'a> {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// If it is none, which is our own defect.
+    pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
+        let mut it = Input(record);
+        let record = match it.byte()? {
+            1 => Self::Subscribe { conn: it.key()?, serial: it.u32()?, channel: it.text()?, id: it.id()? },
+            2 => Self::SubscribePattern {
+                conn: it.key()?,
+                serial: it.u32()?,
+                prefix: it.text()?,
+                id: it.id()?,
+            },
+            3 => Self::Leave { channel: it.text()? },
+            4 => Self::LeavePattern { prefix: it.text()? },
+            5 => Self::Publish(it.published()?),
+            6 => Self::Direct(it.published()?),
+            7 => Self::AdmitIp { conn: it.key()?, ip: it.address()? },
+            8 => Self::ReleaseIp { ip: it.address()? },
+            9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()? },
+            10 => Self::ReleaseParticipant { participant: it.text()? },
+            _ => return Err(Malformed),
+        };
+        it.end(record)
+    }
+}
+
+impl<'a> FromHome<'a> {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// If it is none, which is our own defect.
+    pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
+        let mut it = Input(record);
+        let record = match it.byte()? {
+            1 => Self::Subscribed {
+                conn: it.key()?,
+                serial: it.u32()?,
+                channel: it.text()?,
+                id: it.id()?,
+                epoch: Epoch(it.u64()?),
+                offset: it.u64()?,
+            },
+            2 => Self::PatternSubscribed {
+                conn: it.key()?,
+                serial: it.u32()?,
+                prefix: it.text()?,
+                id: it.id()?,
+            },
+            3 => Self::Message(it.written()?),
+            4 => Self::Direct(it.written()?),
+            5 => Self::Accepted(it.receipt()?),
+            6 => Self::Nobody { conn: it.key()?, id: it.id()?, participant: it.text()? },
+            7 => Self::IpAdmitted { conn: it.key()?, ip: it.address()?, is_admitted: it.flag()? },
+            8 => Self::ParticipantAdmitted {
+                conn: it.key()?,
+                participant: it.text()?,
+                is_admitted: it.flag()?,
+            },
+            _ => return Err(Malformed),
+        };
+        it.end(record)
+    }
+}
+
+/// What is left of a record.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn end<T>(self, record: T) -> Result<T, Malformed> {
+        if self.0.is_empty() { Ok(record) } else { Err(Malformed) }
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn key(&mut self) -> Result<ConnKey, Malformed> {
+        Ok(ConnKey { index: self.u32()?, generation: self.u32()? })
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.u32()? as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
+    }
+
+    fn id(&mut self) -> Result<Option<RequestId<'a>>, Malformed> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => Ok(Some(RequestId::Number(self.u64()?))),
+            2 => Ok(Some(RequestId::Text(self.text()?))),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn address(&mut self) -> Result<IpAddr, Malformed> {
+        match self.byte()? {
+            4 => Ok(IpAddr::from(self.array::<4>()?)),
+            6 => Ok(IpAddr::from(self.array::<16>()?)),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn priority(&mut self) -> Result<Option<Priority>, Malformed> {
+        match self.byte()? {
+            0 => Ok(Some(Priority::Low)),
+            1 => Ok(Some(Priority::Normal)),
+            2 => Ok(Some(Priority::High)),
+            3 => Ok(Some(Priority::Critical)),
+            PRIORITY_NONE => Ok(None),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn published(&mut self) -> Result<Published<'a>, Malformed> {
+        let (conn, id, target) = (self.key()?, self.id()?, self.text()?);
+        let (hash, rule) = (self.u64()?, self.u16()?);
+        let has_event = self.flag()?;
+        let event = self.text()?;
+        Ok(Published {
+            conn,
+            id,
+            target,
+            hash,
+            rule,
+            event: has_event.then_some(event),
+            payload: self.bytes()?,
+            publisher: self.text()?,
+            priority: self.priority()?,
+            is_ephemeral: self.flag()?,
+            echoes: self.flag()?,
+            timestamp: self.u64()?,
+        })
+    }
+
+    fn receipt(&mut self) -> Result<Receipt<'a>, Malformed> {
+        Ok(Receipt {
+            conn: self.key()?,
+            id: self.id()?.ok_or(Malformed)?,
+            epoch: Epoch(self.u64()?),
+            offset: self.u64()?,
+        })
+    }
+
+    fn written(&mut self) -> Result<Written<'a>, Malformed> {
+        let target = self.text()?;
+        let priority = self.priority()?.ok_or(Malformed)?;
+        let exclude = if self.flag()? { Some(self.key()?) } else { None };
+        let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
+        let reborn = if self.flag()? { Some((Epoch(self.u64()?), self.u64()?)) } else { None };
+        let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
+        let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
+        let json = self.bytes()?;
+        // The seams are where the message is cut into variants: in order and inside of it.
+        let are_inside = seams.pattern <= seams.time.0
+            && seams.time.0 <= seams.time.1
+            && seams.time.1 as usize <= json.len();
+        if !are_inside {
+            return Err(Malformed);
+        }
+        Ok(Written { target, hash, conflate, priority, exclude, receipt, reborn, seams, timestamp, json })
+    }
+}

@@ -1,0 +1,198 @@
+//! Records written: compact, little-endian, in a form that only [`read`](super::read) knows.
+
+use std::net::IpAddr;
+
+use corecast_protocol::envelope::command::RequestId;
+
+use crate::effect::ConnKey;
+use crate::remote::{FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+
+impl ToHome<'_> {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Subscribe { conn, serial, channel, id } => {
+                out.push(1);
+                subscription(out, conn, serial, channel, id);
+            }
+            Self::SubscribePattern { conn, serial, prefix, id } => {
+                out.push(2);
+                subscription(out, conn, serial, prefix, id);
+            }
+            Self::Leave { channel } => {
+                out.push(3);
+                bytes(out, channel.as_bytes());
+            }
+            Self::LeavePattern { prefix } => {
+                out.push(4);
+                bytes(out, prefix.as_bytes());
+            }
+            Self::Publish(it) => {
+                out.push(5);
+                published(out, &it);
+            }
+            Self::Direct(it) => {
+                out.push(6);
+                published(out, &it);
+            }
+            Self::AdmitIp { conn, ip } => {
+                out.push(7);
+                key(out, conn);
+                address(out, ip);
+            }
+            Self::ReleaseIp { ip } => {
+                out.push(8);
+                address(out, ip);
+            }
+            Self::AdmitParticipant { conn, participant } => {
+                out.push(9);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+            }
+            Self::ReleaseParticipant { participant } => {
+                out.push(10);
+                bytes(out, participant.as_bytes());
+            }
+        }
+    }
+}
+
+impl FromHome<'_> {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Subscribed { conn, serial, channel, id, epoch, offset } => {
+                out.push(1);
+                subscription(out, conn, serial, channel, id);
+                u64s(out, &[epoch.0, offset]);
+            }
+            Self::PatternSubscribed { conn, serial, prefix, id } => {
+                out.push(2);
+                subscription(out, conn, serial, prefix, id);
+            }
+            Self::Message(it) => {
+                out.push(3);
+                written(out, &it);
+            }
+            Self::Direct(it) => {
+                out.push(4);
+                written(out, &it);
+            }
+            Self::Accepted(it) => {
+                out.push(5);
+                receipt(out, &it);
+            }
+            Self::Nobody { conn, id, participant } => {
+                out.push(6);
+                key(out, conn);
+                request_id(out, id);
+                bytes(out, participant.as_bytes());
+            }
+            Self::IpAdmitted { conn, ip, is_admitted } => {
+                out.push(7);
+                key(out, conn);
+                address(out, ip);
+                out.push(u8::from(is_admitted));
+            }
+            Self::ParticipantAdmitted { conn, participant, is_admitted } => {
+                out.push(8);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+                out.push(u8::from(is_admitted));
+            }
+        }
+    }
+}
+
+fn u64s(out: &mut Vec<u8>, values: &[u64]) {
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+fn key(out: &mut Vec<u8>, conn: ConnKey) {
+    out.extend_from_slice(&conn.index.to_le_bytes());
+    out.extend_from_slice(&conn.generation.to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
+    match id {
+        None => out.push(0),
+        Some(RequestId::Number(number)) => {
+            out.push(1);
+            u64s(out, &[number]);
+        }
+        Some(RequestId::Text(text)) => {
+            out.push(2);
+            bytes(out, text.as_bytes());
+        }
+    }
+}
+
+fn address(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
+    }
+}
+
+fn subscription(out: &mut Vec<u8>, conn: ConnKey, serial: u32, name: &str, id: Option<RequestId<'_>>) {
+    key(out, conn);
+    out.extend_from_slice(&serial.to_le_bytes());
+    bytes(out, name.as_bytes());
+    request_id(out, id);
+}
+
+fn published(out: &mut Vec<u8>, it: &Published<'_>) {
+    key(out, it.conn);
+    request_id(out, it.id);
+    bytes(out, it.target.as_bytes());
+    u64s(out, &[it.hash]);
+    out.extend_from_slice(&it.rule.to_le_bytes());
+    out.push(u8::from(it.event.is_some()));
+    bytes(out, it.event.unwrap_or_default().as_bytes());
+    bytes(out, it.payload);
+    bytes(out, it.publisher.as_bytes());
+    out.push(it.priority.map_or(PRIORITY_NONE, |priority| priority as u8));
+    out.extend_from_slice(&[u8::from(it.is_ephemeral), u8::from(it.echoes)]);
+    u64s(out, &[it.timestamp]);
+}
+
+fn receipt(out: &mut Vec<u8>, it: &Receipt<'_>) {
+    key(out, it.conn);
+    request_id(out, Some(it.id));
+    u64s(out, &[it.epoch.0, it.offset]);
+}
+
+fn written(out: &mut Vec<u8>, it: &Written<'_>) {
+    bytes(out, it.target.as_bytes());
+    out.push(it.priority as u8);
+    out.push(u8::from(it.exclude.is_some()));
+    if let Some(exclude) = it.exclude {
+        key(out, exclude);
+    }
+    out.push(u8::from(it.receipt.is_some()));
+    if let Some(it) = &it.receipt {
+        receipt(out, it);
+    }
+    out.push(u8::from(it.reborn.is_some()));
+    if let Some((epoch, offset)) = it.reborn {
+        u64s(out, &[epoch.0, offset]);
+    }
+    for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
+        out.extend_from_slice(&seam.to_le_bytes());
+    }
+    u64s(out, &[it.hash, it.conflate, it.timestamp]);
+    bytes(out, it.json);
+}
