@@ -13,6 +13,8 @@ pub(crate) struct Audit {
     pub(crate) lost: u64,
     /// Came again, or after a later one: a sequence number below what was expected.
     pub(crate) repeated: u64,
+    /// Came to somebody who did not subscribe to its channel.
+    pub(crate) misdelivered: u64,
 }
 
 impl Audit {
@@ -37,11 +39,12 @@ impl Audit {
         self.delivered += other.delivered;
         self.lost += other.lost;
         self.repeated += other.repeated;
+        self.misdelivered += other.misdelivered;
     }
 
-    /// Whether all arrived, once and in order.
+    /// Whether all arrived, once, in order and nowhere else.
     pub(crate) fn is_clean(&self) -> bool {
-        self.lost == 0 && self.repeated == 0
+        self.lost == 0 && self.repeated == 0 && self.misdelivered == 0
     }
 }
 
@@ -60,7 +63,7 @@ mod tests {
 
     #[test]
     fn what_is_right_is_clean() {
-        assert_eq!(audit(&[0, 1, 2], 3), Audit { delivered: 3, lost: 0, repeated: 0 });
+        assert_eq!(audit(&[0, 1, 2], 3), Audit { delivered: 3, ..Audit::default() });
     }
 
     #[test]
@@ -68,6 +71,8 @@ mod tests {
         assert_eq!(audit(&[0, 2], 3).lost, 1, "a gap");
         assert_eq!(audit(&[0, 1], 3).lost, 1, "the end is missing");
         assert_eq!(audit(&[0, 1, 1, 2], 3).repeated, 1, "twice");
+        assert_eq!(audit(&[0, 1, 2, 2], 3).repeated, 1, "twice at the end");
         assert!(!audit(&[0, 2, 1], 3).is_clean(), "out of order");
+        assert!(!Audit { misdelivered: 1, ..Audit::default() }.is_clean(), "to a stranger");
     }
 }

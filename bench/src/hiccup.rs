@@ -3,14 +3,22 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Per core: share of samples held up over 50 us, and the worst.
+/// What every core did.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Hiccups(Vec<(usize, f64, u64)>);
+pub(crate) struct Hiccups(Vec<Hiccup>);
+
+#[derive(Clone, Debug, serde::Serialize)]
+struct Hiccup {
+    core: usize,
+    /// Of windows of 100 us, the share that was held up over 50 us.
+    late_share: f64,
+    worst_us: u64,
+}
 
 impl fmt::Display for Hiccups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (core, share, worst_us) in &self.0 {
-            write!(f, "core {core}: {:.3}% over 50 us, worst {worst_us} us  ", share * 100.0)?;
+        for Hiccup { core, late_share, worst_us } in &self.0 {
+            write!(f, "core {core}: {:.3}% over 50 us, worst {worst_us} us  ", late_share * 100.0)?;
         }
         Ok(())
     }
@@ -24,8 +32,8 @@ pub(crate) fn measure(seconds: u64) -> Hiccups {
         .map(|core| {
             std::thread::spawn(move || {
                 core_affinity::set_for_current(core);
-                let (share, worst) = spin(Duration::from_secs(seconds));
-                (core.id, share, worst)
+                let (late_share, worst_us) = spin(Duration::from_secs(seconds));
+                Hiccup { core: core.id, late_share, worst_us }
             })
         })
         .collect();

@@ -8,6 +8,7 @@ mod compare;
 mod cpu;
 mod hiccup;
 mod json_cost;
+mod progress;
 mod reference;
 mod report;
 mod scenario;
@@ -35,7 +36,8 @@ enum Command {
     /// slow-consumer, ramp, json-cost
     Run {
         scenario: String,
-        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, or a command line with {port}
+        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, or a command line
+        /// that is pinned to the server's cores, with {port}, {admin_port}, {cpus} and {shards}
         #[arg(long)]
         server: Option<String>,
         #[command(flatten)]
@@ -53,8 +55,8 @@ enum Command {
         a: String,
         #[arg(long)]
         b: String,
-        #[arg(long, default_value_t = 10)]
-        pairs: usize,
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+        pairs: u64,
         #[command(flatten)]
         overrides: Overrides,
         #[arg(long)]
@@ -75,7 +77,17 @@ enum Command {
     Hiccup {
         #[arg(long, default_value_t = 3)]
         seconds: u64,
+        #[arg(long)]
+        json: Option<PathBuf>,
     },
+}
+
+/// A run, and what the machine did by itself before and after.
+#[derive(Debug, serde::Serialize)]
+struct Measured {
+    hiccups_before: hiccup::Hiccups,
+    result: report::RunResult,
+    hiccups_after: hiccup::Hiccups,
 }
 
 fn main() -> ExitCode {
@@ -104,24 +116,26 @@ fn run(command: Command) -> Result<bool> {
             json_cost::work(recipients, publishes).map(|()| true)
         }
         Command::Run { scenario, server, overrides, json } => {
-            let scenario = Scenario::find(&scenario)?.with(&overrides);
+            let scenario = Scenario::find(&scenario)?.with(&overrides)?;
             let server = server.unwrap_or_else(|| "corecast".to_owned());
-            let before = hiccup::measure(1);
+            let hiccups_before = hiccup::measure(1);
             let result = scenario.run(&server)?;
-            let after = hiccup::measure(1);
-            print!("{}", result.text());
-            println!("hiccups before: {before}\nhiccups after:  {after}");
-            report::write_json(json.as_deref(), &result)?;
-            Ok(result.is_clean())
+            let it = Measured { hiccups_before, result, hiccups_after: hiccup::measure(1) };
+            print!("{}", it.result.text());
+            println!("hiccups before: {}\nhiccups after:  {}", it.hiccups_before, it.hiccups_after);
+            report::write_json(json.as_deref(), &it)?;
+            Ok(it.result.is_clean())
         }
         Command::Smoke => scenario::smoke(),
         Command::Compare { scenario, a, b, pairs, overrides, json } => {
-            let scenario = Scenario::find(&scenario)?.with(&overrides);
-            compare::run(&scenario, &a, &b, pairs, json.as_deref())
+            let scenario = Scenario::find(&scenario)?.with(&overrides)?;
+            compare::run(&scenario, &a, &b, pairs as usize, json.as_deref())
         }
         Command::Reference { kind, port, cpu } => reference::run(&kind, port, cpu).map(|()| true),
-        Command::Hiccup { seconds } => {
-            println!("{}", hiccup::measure(seconds));
+        Command::Hiccup { seconds, json } => {
+            let hiccups = hiccup::measure(seconds);
+            println!("{hiccups}");
+            report::write_json(json.as_deref(), &hiccups)?;
             Ok(true)
         }
     }

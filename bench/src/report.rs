@@ -1,4 +1,4 @@
-//! What a run found, for people and for programs.
+//! What a run found, for people and for programs, and whether the client was what limited it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,26 +16,65 @@ pub(crate) struct RunResult {
     pub(crate) server: String,
     pub(crate) connections: usize,
     pub(crate) size: usize,
+    /// Publishes per second that were offered.
+    pub(crate) rate: f64,
     pub(crate) p50_us: f64,
     pub(crate) p95_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
+    /// Of those that came in the measured window.
     pub(crate) deliveries_per_second: f64,
+    /// Deliveries in the measured window, over which processor times are told.
+    pub(crate) measured: u64,
+    /// Deliveries that were still to come when the schedule ended.
+    pub(crate) backlog: u64,
     pub(crate) published: u64,
     pub(crate) audit: Audit,
+    pub(crate) bytes_per_delivery: f64,
     pub(crate) server_cpu_seconds: f64,
-    pub(crate) core_busy_seconds: f64,
+    /// Of the server's cores, interrupts and kernel threads included; none where the client runs there too.
+    pub(crate) core_busy_seconds: Option<f64>,
+    /// Of the time that connecting took, where that is what is measured.
+    pub(crate) server_busy_share: Option<f64>,
     pub(crate) slip_p99_us: f64,
+    pub(crate) reading_p99_us: f64,
     pub(crate) client_idle_share: f64,
+    pub(crate) is_client_bound: bool,
+    /// Why.
+    pub(crate) client_bound: Option<String>,
+    /// Connections that the server closed.
     pub(crate) closed: usize,
+    /// Its close frames, by code.
+    pub(crate) closes: BTreeMap<u16, u64>,
+    /// `error` messages.
+    pub(crate) errors: u64,
     pub(crate) resident_kib: u64,
     pub(crate) kib_per_connection: f64,
     pub(crate) descriptors: usize,
     pub(crate) connect_seconds: f64,
+    /// By how much the server's counters rose in the measured window.
     pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) ratios: BTreeMap<String, f64>,
+    /// The server's counters at the end.
+    #[serde(skip)]
+    pub(crate) totals: BTreeMap<String, u64>,
+    /// What went wrong, but for what the audit says.
+    pub(crate) failures: Vec<String>,
     pub(crate) note: String,
+    /// Of a scenario that is several runs.
+    pub(crate) parts: Vec<RunResult>,
 }
+
+/// The client sends later than this: it is behind its schedule.
+const SLIP_MAX_US: f64 = 200.0;
+/// A client with less time left than this may have kept messages waiting.
+const IDLE_SHARE_MIN: f64 = 0.15;
+/// One turn's reading may take so long before it shows in latencies, and this share of the 99th percentile.
+const READING_MAX_US: f64 = 200.0;
+const READING_SHARE_MAX: f64 = 0.5;
+/// A server that handshakes for less of the time was kept waiting.
+const BUSY_SHARE_MIN: f64 = 0.7;
 
 impl RunResult {
     pub(crate) fn new(scenario: &str, server: &str, connections: usize, size: usize) -> Self {
@@ -49,24 +88,53 @@ impl RunResult {
         self.max_us = latency_ns.max() as f64 / 1e3;
     }
 
-    /// Whether all that was to be delivered was.
+    /// Decides whether publishing and reading was what limited this run.
+    pub(crate) fn judge_load(&mut self) {
+        let reading = self.reading_p99_us;
+        let why = if self.client_idle_share < IDLE_SHARE_MIN {
+            Some(format!("it had {:.0}% of its time left", self.client_idle_share * 100.0))
+        } else if self.slip_p99_us > SLIP_MAX_US {
+            Some(format!("it sent {:.0} us late", self.slip_p99_us))
+        } else if reading > READING_MAX_US && reading > READING_SHARE_MAX * self.p99_us {
+            Some(format!("reading what came at once took it {reading:.0} us"))
+        } else {
+            None
+        };
+        self.bound_by_client(why);
+    }
+
+    /// Decides whether opening connections was what limited this run.
+    pub(crate) fn judge_connect(&mut self, cores: usize) {
+        let share = self.server_cpu_seconds / (self.connect_seconds * cores as f64).max(1e-9);
+        self.server_busy_share = Some(share);
+        let why = (share < BUSY_SHARE_MIN)
+            .then(|| format!("the server was busy {:.0}% of the time", share * 100.0));
+        self.bound_by_client(why);
+    }
+
+    fn bound_by_client(&mut self, why: Option<String>) {
+        self.is_client_bound = why.is_some();
+        self.client_bound = why;
+    }
+
+    /// Whether all that was to be delivered was, and nothing else went wrong.
     pub(crate) fn is_clean(&self) -> bool {
-        self.audit.is_clean()
+        self.audit.is_clean() && self.failures.is_empty()
     }
 
     /// Whole-core time per delivery in microseconds: interrupts and kernel threads included.
-    pub(crate) fn core_us_per_delivery(&self) -> f64 {
-        self.core_busy_seconds * 1e6 / self.audit.delivered.max(1) as f64
+    pub(crate) fn core_us_per_delivery(&self) -> Option<f64> {
+        self.core_busy_seconds.filter(|_| self.measured > 0).map(|it| it * 1e6 / self.measured as f64)
     }
 
     /// The server process's own time per delivery in microseconds.
-    pub(crate) fn process_us_per_delivery(&self) -> f64 {
-        self.server_cpu_seconds * 1e6 / self.audit.delivered.max(1) as f64
+    pub(crate) fn process_us_per_delivery(&self) -> Option<f64> {
+        (self.measured > 0).then(|| self.server_cpu_seconds * 1e6 / self.measured as f64)
     }
 
     /// One line.
     pub(crate) fn line(&self) -> String {
-        format!(
+        let mut line = format!(
             "{:14} {:12} {:>6} conns  p50 {:>7.0} p95 {:>7.0} p99 {:>7.0} us  {:>9.0}/s  lost {} repeated {}  {}",
             self.scenario,
             self.server.split('/').next_back().unwrap_or_default(),
@@ -78,7 +146,17 @@ impl RunResult {
             self.audit.lost,
             self.audit.repeated,
             self.note
-        )
+        );
+        if self.audit.misdelivered > 0 {
+            let _ = write!(line, "  misdelivered {}", self.audit.misdelivered);
+        }
+        if self.is_client_bound {
+            line.push_str("  CLIENT-BOUND");
+        }
+        if !self.failures.is_empty() {
+            line.push_str("  FAILED");
+        }
+        line
     }
 
     /// All of it.
@@ -88,47 +166,61 @@ impl RunResult {
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "p99.9 {:.0} us, max {:.0} us; published {}, delivered {}; connected in {:.2} s; closed by the server: {}",
+            "memory {} KiB; {} descriptors; connected in {:.2} s; closed by the server: {} {:?}",
+            self.resident_kib, self.descriptors, self.connect_seconds, self.closed, self.closes
+        );
+        if self.published > 0 {
+            self.load_text(&mut text);
+        }
+        if !self.counters.is_empty() {
+            let _ = writeln!(text, "server counters in the window: {:?}", self.counters);
+        }
+        if !self.ratios.is_empty() {
+            let ratios: Vec<String> =
+                self.ratios.iter().map(|(name, it)| format!("{name} {it:.3}")).collect();
+            let _ = writeln!(text, "{}", ratios.join(", "));
+        }
+        if let Some(why) = &self.client_bound {
+            let _ = writeln!(
+                text,
+                "THE CLIENT WAS THE BOTTLENECK ({why}): times say more about it than about the server"
+            );
+        }
+        for failure in &self.failures {
+            let _ = writeln!(text, "FAILED: {failure}");
+        }
+        for part in &self.parts {
+            let _ = writeln!(text, "  {}", part.line());
+        }
+        text
+    }
+
+    fn load_text(&self, text: &mut String) {
+        let _ = writeln!(
+            text,
+            "p99.9 {:.0} us, max {:.0} us; published {}, delivered {} of {:.1} bytes; backlog at the end {}; errors {}",
             self.p999_us,
             self.max_us,
             self.published,
             self.audit.delivered,
-            self.connect_seconds,
-            self.closed
+            self.bytes_per_delivery,
+            self.backlog,
+            self.errors
         );
-        if self.audit.delivered > 0 {
-            let _ = writeln!(
-                text,
-                "cpu per delivery: {:.2} us whole core, {:.2} us process; memory {} KiB; {} descriptors",
-                self.core_us_per_delivery(),
-                self.process_us_per_delivery(),
-                self.resident_kib,
-                self.descriptors
-            );
-        } else {
-            let _ = writeln!(
-                text,
-                "server cpu {:.2} s; memory {} KiB; {} descriptors",
-                self.server_cpu_seconds, self.resident_kib, self.descriptors
-            );
-        }
-        if !self.counters.is_empty() {
-            let _ = writeln!(text, "server counters during the run: {:?}", self.counters);
-        }
-        if self.published > 0 {
-            let _ = writeln!(
-                text,
-                "client: schedule slip p99 {:.0} us, idle turns {:.0}%",
-                self.slip_p99_us,
-                self.client_idle_share * 100.0
-            );
-            if self.slip_p99_us > 200.0 || self.client_idle_share < 0.15 {
-                text.push_str(
-                    "THE CLIENT WAS THE BOTTLENECK: latency says more about it than about the server\n",
-                );
-            }
-        }
-        text
+        let told = |it: Option<f64>| it.map_or("not told".to_owned(), |it| format!("{it:.2} us"));
+        let _ = writeln!(
+            text,
+            "cpu per delivery: whole core {}, process {}",
+            told(self.core_us_per_delivery()),
+            told(self.process_us_per_delivery())
+        );
+        let _ = writeln!(
+            text,
+            "client: schedule slip p99 {:.0} us, reading p99 {:.0} us a turn, {:.0}% of its time left",
+            self.slip_p99_us,
+            self.reading_p99_us,
+            self.client_idle_share * 100.0
+        );
     }
 }
 
@@ -137,4 +229,60 @@ pub(crate) fn write_json(path: Option<&Path>, result: &impl serde::Serialize) ->
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(result).context("the result is JSON")?;
     std::fs::write(path, text).with_context(|| format!("{} can't be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(change: impl FnOnce(&mut RunResult)) -> RunResult {
+        let mut it = RunResult { client_idle_share: 0.6, p99_us: 300.0, ..RunResult::default() };
+        change(&mut it);
+        it.judge_load();
+        it
+    }
+
+    #[test]
+    fn a_client_without_time_is_named_in_every_output() {
+        assert!(!judged(|_| {}).is_client_bound);
+        let it = judged(|it| it.client_idle_share = 0.1);
+        assert!(it.is_client_bound && it.line().contains("CLIENT-BOUND"));
+        assert!(it.text().contains("10% of its time left"), "{}", it.text());
+        let json = serde_json::to_value(&it).expect("it is JSON");
+        assert_eq!(json["is_client_bound"], true);
+    }
+
+    #[test]
+    fn a_late_client_and_a_slow_reader_are_named() {
+        assert!(judged(|it| it.slip_p99_us = 201.0).is_client_bound);
+        assert!(judged(|it| it.reading_p99_us = 250.0).is_client_bound);
+        assert!(!judged(|it| (it.reading_p99_us, it.p99_us) = (250.0, 2000.0)).is_client_bound);
+    }
+
+    #[test]
+    fn a_server_that_waits_for_handshakes_is_not_measured() {
+        let mut it = RunResult { connect_seconds: 2.0, server_cpu_seconds: 1.0, ..RunResult::default() };
+        it.judge_connect(1);
+        assert_eq!((it.server_busy_share, it.is_client_bound), (Some(0.5), true));
+        it.server_cpu_seconds = 1.9;
+        it.judge_connect(1);
+        assert!(!it.is_client_bound);
+    }
+
+    #[test]
+    fn processor_time_is_of_what_came_in_the_window() {
+        let mut it = RunResult { measured: 100, server_cpu_seconds: 0.001, ..RunResult::default() };
+        it.audit.delivered = 1000;
+        assert_eq!((it.process_us_per_delivery(), it.core_us_per_delivery()), (Some(10.0), None));
+        it.measured = 0;
+        assert_eq!(it.process_us_per_delivery(), None);
+    }
+
+    #[test]
+    fn any_failure_is_not_clean() {
+        let mut it = RunResult::default();
+        assert!(it.is_clean());
+        it.failures.push("somebody is gone".to_owned());
+        assert!(!it.is_clean());
+    }
 }

@@ -1,6 +1,8 @@
 //! Starts the server that is measured, pinned, on a free port, and always ends it.
 
+use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,54 +26,24 @@ pub(crate) struct Placement {
 }
 
 impl Server {
-    /// `corecast`, a reference's name, or a command line with `{port}`.
+    /// `corecast` and more of its flags, a reference's name, or a command line, pinned to the server's cores, with
+    /// `{port}`, `{admin_port}`, `{cpus}` and `{shards}`.
     pub(crate) fn start(what: &str, placement: Placement) -> Result<Self> {
         let (port, admin_port) = (free_port()?, free_port()?);
         let own = std::env::current_exe().context("this program has no path")?;
-        let mut words: Vec<String> = match what.split_whitespace().next().unwrap_or_default() {
-            "floor" | "raw" | "tungstenite" => {
-                let own = own.display().to_string();
-                [&own, "reference", what, "--port", &port.to_string(), "--cpu", "0"]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
-            "corecast" => {
-                let binary = own.with_file_name("corecast").display().to_string();
-                let cpus = (0..placement.cores).map(|core| core.to_string()).collect::<Vec<_>>().join(",");
-                let mut words: Vec<String> = [
-                    &binary,
-                    "serve",
-                    "--mode",
-                    "development",
-                    "--no-limits",
-                    "--echo",
-                    "--listen",
-                    &format!("127.0.0.1:{port}"),
-                    "--admin",
-                    &format!("127.0.0.1:{admin_port}"),
-                    "--shards",
-                    &placement.shards.to_string(),
-                    "--cpus",
-                    &cpus,
-                ]
-                .map(str::to_owned)
-                .to_vec();
-                words.extend(what.split_whitespace().skip(1).map(str::to_owned));
-                words
-            }
-            _ => what.split_whitespace().map(|word| word.replace("{port}", &port.to_string())).collect(),
-        };
-        if words.is_empty() {
-            bail!("no server was named");
-        }
-        let program = words.remove(0);
+        let (program, words) = command(what, placement, (port, admin_port), &own)?;
         let child = Command::new(&program)
             .args(&words)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .with_context(|| format!("{program} can't be started"))?;
+            .with_context(|| match program.as_str() {
+                TASKSET => {
+                    "taskset pins the server to its cores: install it (apt-get install util-linux)".to_owned()
+                }
+                _ => format!("{program} can't be started"),
+            })?;
         let mut server = Self { child, port, admin_port };
         server.await_ready()?;
         Ok(server)
@@ -95,15 +67,23 @@ impl Server {
         self.child.id()
     }
 
-    /// A counter of corecast summed over its shards; `None` for other servers.
-    pub(crate) fn counter(&self, name: &str) -> Option<u64> {
+    /// The counters of corecast, summed over its shards; none of other servers.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        self.shards().unwrap_or_default()
+    }
+
+    fn shards(&self) -> Option<BTreeMap<String, u64>> {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin_port)).ok()?;
         stream.write_all(b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        let json: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1)?).ok()?;
-        Some(json["shards"].as_array()?.iter().filter_map(|shard| shard[name].as_u64()).sum())
+        let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()?;
+        let mut sums = BTreeMap::new();
+        for (name, value) in json["shards"].as_array()?.iter().filter_map(|it| it.as_object()).flatten() {
+            *sums.entry(name.clone()).or_default() += value.as_u64().unwrap_or(0);
+        }
+        Some(sums)
     }
 }
 
@@ -115,7 +95,95 @@ impl Drop for Server {
     }
 }
 
+const TASKSET: &str = "taskset";
+
+/// Whether it is the hub, which has counters and takes settings.
+pub(crate) fn is_corecast(what: &str) -> bool {
+    what.split_whitespace().next() == Some("corecast")
+}
+
+/// Whether it is one of those that send the same bytes per message.
+pub(crate) fn is_bundled(what: &str) -> bool {
+    is_corecast(what) || REFERENCES.contains(&what)
+}
+
+const REFERENCES: [&str; 3] = ["floor", "raw", "tungstenite"];
+
+/// The program and its arguments.
+fn command(
+    what: &str,
+    placement: Placement,
+    (port, admin_port): (u16, u16),
+    own: &Path,
+) -> Result<(String, Vec<String>)> {
+    let cpus = (0..placement.cores).map(|core| core.to_string()).collect::<Vec<_>>().join(",");
+    let (port, admin_port, shards) = (port.to_string(), admin_port.to_string(), placement.shards.to_string());
+    let own_words = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    if REFERENCES.contains(&what) {
+        let words = own_words(&["reference", what, "--port", &port, "--cpu", "0"]);
+        return Ok((own.display().to_string(), words));
+    }
+    if is_corecast(what) {
+        let more: Vec<String> = what.split_whitespace().skip(1).map(str::to_owned).collect();
+        let mut words = own_words(&["serve", "--no-limits", "--echo"]);
+        for (flag, value) in [
+            ("--mode", "development"),
+            ("--listen", &format!("127.0.0.1:{port}")),
+            ("--admin", &format!("127.0.0.1:{admin_port}")),
+            ("--shards", &shards),
+            ("--cpus", &cpus),
+        ] {
+            // What was asked for replaces ours.
+            if !more.iter().any(|it| it == flag) {
+                words.extend([flag.to_owned(), value.to_owned()]);
+            }
+        }
+        words.extend(more);
+        return Ok((own.with_file_name("corecast").display().to_string(), words));
+    }
+    let mut words = own_words(&["-c", &cpus]);
+    words.extend(what.split_whitespace().map(|word| {
+        word.replace("{port}", &port)
+            .replace("{admin_port}", &admin_port)
+            .replace("{cpus}", &cpus)
+            .replace("{shards}", &shards)
+    }));
+    if words.len() == 2 {
+        bail!("no server was named");
+    }
+    Ok((TASKSET.to_owned(), words))
+}
+
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     Ok(listener.local_addr().context("no address")?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(what: &str) -> String {
+        let placement = Placement { shards: 2, cores: 2 };
+        let (program, words) =
+            command(what, placement, (80, 81), Path::new("/x/corecast-bench")).expect("a command");
+        format!("{program} {}", words.join(" "))
+    }
+
+    #[test]
+    fn any_command_line_is_pinned() {
+        assert_eq!(
+            line("hub --port {port} --admin={admin_port} -t {shards} {cpus}"),
+            "taskset -c 0,1 hub --port 80 --admin=81 -t 2 0,1"
+        );
+        assert!(command(" ", Placement { shards: 1, cores: 1 }, (1, 2), Path::new("x")).is_err());
+    }
+
+    #[test]
+    fn what_is_asked_of_corecast_replaces_what_the_bench_says() {
+        let line = line("corecast --shards 1 --set a.b=c");
+        assert!(line.starts_with("/x/corecast serve"), "{line}");
+        assert!(line.ends_with("--cpus 0,1 --shards 1 --set a.b=c"), "{line}");
+        assert_eq!(line.matches("--shards").count(), 1, "{line}");
+    }
 }

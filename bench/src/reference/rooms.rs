@@ -80,9 +80,9 @@ impl Rooms {
         message.extend_from_slice(channel);
         message.extend_from_slice(b"\",\"payload\":");
         message.extend_from_slice(payload);
-        // As many bytes as the hub sends.
+        // As many bytes as the hub sends in a namespace without history.
         message.extend_from_slice(
-            b",\"publisher\":\"1abcdefghijkl\",\"epoch\":\"1abcdefghijkl\",\"offset\":0,\"timestamp\":1704067200000}",
+            b",\"publisher\":\"1abcdefghijkl\",\"epoch\":\"1abcdefg\",\"offset\":0,\"timestamp\":1704067200000}",
         );
         let mut frame = Vec::new();
         frame::encode(Opcode::Text, &message, &mut frame);

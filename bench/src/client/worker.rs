@@ -1,0 +1,365 @@
+//! One worker of the load generator: its share of the connections, an open-loop schedule, and what came back.
+//!
+//! Latency is the time of receipt minus the time at which the message was due to be sent. The worker spins while
+//! it has a schedule, for a sleep would be up to a millisecond late; unless it shares a core with the server, from
+//! which spinning would take that core.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use corecast_protocol::ws::frame::{self, Opcode};
+use hdrhistogram::Histogram;
+use mio::{Events, Interest, Poll, Token};
+
+use super::effort::Effort;
+use super::inbox::{Inbox, Tally, histogram};
+use super::open::{await_text, open};
+use crate::cpu;
+
+/// What a worker does.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) port: u16,
+    /// The first connection's number, for source addresses.
+    pub(crate) first: usize,
+    pub(crate) connections: usize,
+    /// Members of one room; the first one publishes.
+    pub(crate) room: usize,
+    /// Prefix of the rooms' names.
+    pub(crate) name: String,
+    /// Publishes per second of this worker, over all its rooms.
+    pub(crate) rate: f64,
+    pub(crate) size: usize,
+    pub(crate) warmup: Duration,
+    pub(crate) time: Duration,
+    /// `/ws/echo`: each connection sends and hears itself.
+    pub(crate) is_echo: bool,
+    /// Members, from the last one on, that never read.
+    pub(crate) deaf: usize,
+    pub(crate) core: usize,
+    /// Whether a server runs on its core too: then it sleeps where it would spin.
+    pub(crate) shares_core: bool,
+}
+
+/// What a worker found.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    /// How late messages were sent.
+    pub(crate) slip_ns: Histogram<u64>,
+    /// What one turn's reading took.
+    pub(crate) reading_ns: Histogram<u64>,
+    pub(crate) published: u64,
+    /// Deliveries that were still to come when the schedule ended.
+    pub(crate) backlog: u64,
+    /// Connections that the server closed.
+    pub(crate) closed: usize,
+    /// Of the measured time, the share in which there was nothing to do.
+    pub(crate) idle_share: f64,
+}
+
+struct Conn {
+    stream: mio::net::TcpStream,
+    partial: Vec<u8>,
+    inbox: Inbox,
+    is_deaf: bool,
+    is_closed: bool,
+}
+
+/// The connections of a worker.
+pub(crate) struct Worker {
+    job: Job,
+    poll: Poll,
+    conns: Vec<Conn>,
+    /// Connections whose socket did not take all.
+    unsent: Vec<usize>,
+    buffer: Vec<u8>,
+    text: String,
+}
+
+/// What is known during a run.
+struct Run {
+    start: Instant,
+    total: u64,
+    rooms: u64,
+    expected: u64,
+    published: u64,
+    /// Nanoseconds between two publishes.
+    interval: f64,
+    slip_ns: Histogram<u64>,
+    tally: Tally,
+    effort: Effort,
+}
+
+/// After the last message, how long one that should not come is waited for.
+const AFTERMATH: Duration = Duration::from_millis(100);
+/// Without any news, how long messages that should come are waited for.
+const GRACE: Duration = Duration::from_secs(5);
+/// The longest sleep of a worker that does not spin: what it adds to a latency at most.
+const NAP: Duration = Duration::from_micros(100);
+/// A deaf member's `SO_RCVBUF`: so small that the kernel does not hide that nobody reads.
+const DEAF_BUFFER_BYTES: usize = 4096;
+/// Room for reading behind what is kept of an unfinished frame.
+const READ_BYTES: usize = 256 << 10;
+
+impl Worker {
+    /// Connects and subscribes everything; `progress` is called after each connection.
+    pub(crate) fn connect(job: Job, mut progress: impl FnMut()) -> Result<Self> {
+        let poll = Poll::new().context("no poll")?;
+        let mut conns = Vec::with_capacity(job.connections);
+        for index in 0..job.connections {
+            let is_deaf = index + job.deaf >= job.connections;
+            let channel = format!("{}{}", job.name, index / job.members());
+            let path = if job.is_echo { "/ws/echo" } else { "/ws" };
+            let recv_buffer = is_deaf.then_some(DEAF_BUFFER_BYTES);
+            let (mut stream, mut partial) = open(job.port, job.first + index, path, recv_buffer)?;
+            if !job.is_echo {
+                let text = format!("{{\"type\":\"subscribe\",\"id\":1,\"channel\":\"{channel}\"}}");
+                let mut out = Vec::new();
+                frame::encode_masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4], &mut out);
+                stream.write_all(&out).context("subscribing")?;
+                await_text(&mut stream, &mut partial, b"\"subscribed\"")?;
+            }
+            stream.set_nonblocking(true).context("nonblocking")?;
+            let mut stream = mio::net::TcpStream::from_std(stream);
+            if !is_deaf {
+                poll.registry()
+                    .register(&mut stream, Token(index), Interest::READABLE)
+                    .context("register")?;
+            }
+            conns.push(Conn { stream, partial, inbox: Inbox::new(&channel), is_deaf, is_closed: false });
+            progress();
+        }
+        let buffer = vec![0; READ_BYTES];
+        Ok(Self { job, poll, conns, unsent: Vec::new(), buffer, text: String::new() })
+    }
+
+    /// Publishes on schedule from `start` on and reads until everything has arrived or the time is up. The
+    /// connections stay open, for the server to be looked at with them.
+    pub(crate) fn run(&mut self, start: Instant) -> Result<Outcome> {
+        core_affinity::set_for_current(core_affinity::CoreId { id: self.job.core });
+        if self.job.shares_core {
+            cpu::sleep_exactly();
+        }
+        let mut it = self.prepare(start);
+        let mut events = Events::with_capacity(1024);
+        let (mut last_news, mut backlog) = (Instant::now(), None);
+        let end = (self.job.warmup + self.job.time).as_nanos() as u64;
+        loop {
+            let now = it.now();
+            it.effort.turn(now);
+            self.publish_due(&mut it, now);
+            self.flush();
+            let left = it.expected.saturating_sub(it.tally.audit.delivered);
+            if backlog.is_none() && now >= end {
+                backlog = Some(left);
+            }
+            self.wait(&mut events, &mut it)?;
+            if !events.is_empty() {
+                last_news = Instant::now();
+                let now = it.now();
+                it.effort.reads(now);
+                for event in &events {
+                    self.read(event.token().0, event.is_read_closed(), &mut it);
+                }
+            }
+            if it.published == it.total {
+                let patience = if left == 0 { AFTERMATH } else { GRACE };
+                let is_hopeless = start.elapsed() > self.job.warmup + self.job.time + 4 * GRACE;
+                if last_news.elapsed() > patience || is_hopeless {
+                    break;
+                }
+            }
+        }
+        self.finish(&mut it);
+        Ok(Outcome {
+            idle_share: it.effort.idle_share(),
+            reading_ns: it.effort.reading_ns,
+            tally: it.tally,
+            slip_ns: it.slip_ns,
+            published: it.published,
+            backlog: backlog.unwrap_or(0),
+            closed: self.conns.iter().filter(|conn| conn.is_closed).count(),
+        })
+    }
+
+    fn prepare(&self, start: Instant) -> Run {
+        let rooms = (self.conns.len() / self.job.members()) as u64;
+        let (from, time) = (self.job.warmup.as_nanos() as u64, self.job.time.as_nanos() as u64);
+        let total = ((self.job.warmup + self.job.time).as_secs_f64() * self.job.rate) as u64;
+        Run {
+            start,
+            total,
+            rooms,
+            expected: (0..rooms)
+                .map(|room| sent_to(room, total, rooms) * self.listeners(room).count() as u64)
+                .sum(),
+            published: 0,
+            interval: 1e9 / self.job.rate.max(1e-9),
+            slip_ns: histogram(),
+            tally: Tally::new(from, from + time),
+            effort: Effort::new(from, from + time),
+        }
+    }
+
+    fn listeners(&self, room: u64) -> impl Iterator<Item = &Conn> {
+        let members = self.job.members();
+        let first = room as usize * members;
+        self.conns[first..first + members].iter().filter(|conn| !conn.is_deaf)
+    }
+
+    fn finish(&self, it: &mut Run) {
+        for room in 0..it.rooms {
+            let sent = sent_to(room, it.total, it.rooms);
+            for conn in self.listeners(room) {
+                it.tally.audit.end(&conn.inbox.seen, sent);
+            }
+        }
+    }
+
+    fn publish_due(&mut self, it: &mut Run, now: u64) {
+        while it.published < it.total && it.due() <= now {
+            let due = it.due();
+            it.effort.is_busy();
+            it.slip_ns.saturating_record((now - due).max(1));
+            self.publish(it.published, it.rooms, due);
+            it.published += 1;
+        }
+    }
+
+    fn publish(&mut self, number: u64, rooms: u64, due: u64) {
+        use std::fmt::Write;
+        let (room, sequence) = (number % rooms, number / rooms);
+        let text = &mut self.text;
+        text.clear();
+        let command = if self.job.is_echo { "" } else { "\"type\":\"publish\"," };
+        let _ = write!(text, "{{{command}\"channel\":\"{}{room}\",\"payload\":", self.job.name);
+        let payload = text.len();
+        let _ = write!(text, "{{\"s\":{sequence},\"t\":{due},\"x\":\"");
+        let pad = self.job.size.saturating_sub(text.len() - payload + 2);
+        text.extend(std::iter::repeat_n('x', pad));
+        text.push_str("\"}}");
+        let index = room as usize * self.job.members();
+        let conn = &mut self.conns[index];
+        frame::encode_masked(
+            Opcode::Text,
+            text.as_bytes(),
+            (number as u32).to_ne_bytes(),
+            &mut conn.inbox.out,
+        );
+        if !conn.send() {
+            self.unsent.push(index);
+        }
+    }
+
+    /// Sends what sockets did not take before.
+    fn flush(&mut self) {
+        let conns = &mut self.conns;
+        self.unsent.retain(|index| !conns[*index].send());
+    }
+
+    fn wait(&mut self, events: &mut Events, it: &mut Run) -> Result<()> {
+        let is_over = it.published == it.total;
+        let mut timeout = Duration::ZERO;
+        if is_over && self.unsent.is_empty() {
+            timeout = Duration::from_millis(20);
+        } else if self.job.shares_core {
+            let now = it.now();
+            let until =
+                if is_over { NAP } else { Duration::from_nanos(it.due().saturating_sub(now)).min(NAP) };
+            std::thread::sleep(until);
+            it.effort.waited(it.now() - now);
+        }
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what is there. The poll tells edges: a short read is followed by an event of its own once there is
+    /// more, but the end of a stream that was told with the data has to be looked for.
+    fn read(&mut self, index: usize, is_ended: bool, it: &mut Run) {
+        let conn = &mut self.conns[index];
+        loop {
+            let kept = conn.partial.len();
+            if self.buffer.len() < kept + READ_BYTES {
+                self.buffer.resize(kept + READ_BYTES, 0);
+            }
+            self.buffer[..kept].copy_from_slice(&conn.partial);
+            let length = match conn.stream.read(&mut self.buffer[kept..]) {
+                Ok(length) if length > 0 => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Ok(_) | Err(_) => {
+                    conn.is_closed = true;
+                    let _ = self.poll.registry().deregister(&mut conn.stream);
+                    break;
+                }
+            };
+            let all = kept + length;
+            let now = it.now();
+            let used = it.tally.frames(&self.buffer[..all], &mut conn.inbox, now);
+            conn.partial.clear();
+            conn.partial.extend_from_slice(&self.buffer[used..all]);
+            if all < self.buffer.len() && !is_ended {
+                break;
+            }
+        }
+        if !conn.inbox.out.is_empty() && !conn.send() {
+            self.unsent.push(index);
+        }
+    }
+}
+
+impl Job {
+    fn members(&self) -> usize {
+        if self.is_echo { 1 } else { self.room }
+    }
+}
+
+impl Conn {
+    /// Whether all is sent, or never will be: then what is lost shows at its subscribers.
+    fn send(&mut self) -> bool {
+        let out = &mut self.inbox.out;
+        if out.is_empty() {
+            return true;
+        }
+        match self.stream.write(out) {
+            Ok(written) => {
+                out.drain(..written);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => out.clear(),
+        }
+        out.is_empty()
+    }
+}
+
+impl Run {
+    /// Nanoseconds since the start.
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// When the next message is to be sent.
+    fn due(&self) -> u64 {
+        (self.published as f64 * self.interval) as u64
+    }
+}
+
+/// How many of `total` publishes go to a room.
+fn sent_to(room: u64, total: u64, rooms: u64) -> u64 {
+    total / rooms + u64::from(room < total % rooms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishes_go_round() {
+        let shares: Vec<u64> = (0..3).map(|room| sent_to(room, 11, 3)).collect();
+        assert_eq!(shares, [4, 4, 3]);
+    }
+}

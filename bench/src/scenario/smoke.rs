@@ -1,0 +1,49 @@
+//! Every scenario, tiny: shows that all of it works and that nothing is lost, not how fast anything is.
+
+use anyhow::{Context, Result};
+
+use super::{ALL, Kind, Scenario};
+use crate::json_cost;
+
+/// Whether all was clean.
+pub(crate) fn smoke() -> Result<bool> {
+    let mut is_clean = true;
+    let mut run = |scenario: &Scenario, server: &str| -> Result<()> {
+        let result = scenario.run(server).with_context(|| format!("{} of {server}", scenario.name))?;
+        println!("{}", result.line());
+        for failure in &result.failures {
+            println!("    {failure}");
+        }
+        is_clean &= result.is_clean();
+        Ok(())
+    };
+    for scenario in ALL {
+        run(&tiny(scenario), "corecast")?;
+    }
+    let rooms = tiny(&ALL[1]);
+    run(&Scenario { workers: 2, ..rooms.clone() }, "corecast")?;
+    for reference in ["floor", "raw", "tungstenite"] {
+        run(&rooms, reference)?;
+    }
+    match json_cost::smoke()? {
+        Some(line) => println!("json-cost      {line}"),
+        None => println!("json-cost      left out: there is no valgrind"),
+    }
+    Ok(is_clean)
+}
+
+fn tiny(scenario: &Scenario) -> Scenario {
+    let mut tiny = scenario.clone();
+    tiny.connections = scenario.connections.min(match scenario.kind {
+        Kind::Idle | Kind::Connect => 300,
+        _ => 100,
+    });
+    tiny.room = scenario.room.min(tiny.connections);
+    tiny.seconds = 0.5;
+    // A slow consumer needs something to be slow with, and a ramp ends at a knee that smoke has no time to find.
+    tiny.rate = scenario.rate.min(if scenario.kind == Kind::Slow { 2000.0 } else { 500.0 });
+    if scenario.kind == Kind::Ramp {
+        tiny.kind = Kind::Load;
+    }
+    tiny
+}
