@@ -276,7 +276,7 @@ proptest! {
         let mut out = Vec::new();
         let seams = event::message(&mut out, &Message {
             channel: &channel, event: name.as_deref(), payload: payload.as_bytes(), publisher: Some(&publisher),
-            epoch: "e", offset: 7, timestamp, priority: None, to: None,
+            epoch: b"e", offset: 7, timestamp, priority: None, to: None,
         });
         let mut spliced = Vec::new();
         event::variant(&mut spliced, &out, seams, Some(&pattern), Some(timestamp));

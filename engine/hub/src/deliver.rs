@@ -84,7 +84,7 @@ impl Hub {
                 // Told under the message's own policy, or it might be overtaken.
                 let end = fx.recipients.len();
                 push(fx, start, delivery, |out| {
-                    event::subscribed(out, None, written.target, Some((epoch.text(&mut [0; 8]), offset)));
+                    event::subscribed(out, None, written.target, Some((epoch.text(), offset)));
                 });
                 fx.recipients.extend_from_within(start..end);
                 start = end;

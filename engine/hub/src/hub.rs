@@ -328,7 +328,7 @@ impl Hub {
         if let Some(Receipt { conn, id, epoch, offset }) = receipt
             && self.members.find(conn).is_some()
         {
-            reply(fx, conn, |out| event::published(out, id, epoch.text(&mut [0; 8]), offset));
+            reply(fx, conn, |out| event::published(out, id, epoch.text(), offset));
         }
     }
 

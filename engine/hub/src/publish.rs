@@ -217,7 +217,7 @@ impl Hub {
                 event: it.event,
                 payload: it.payload,
                 publisher: Some(it.publisher),
-                epoch: to.epoch.text(&mut [0; 8]),
+                epoch: to.epoch.text(),
                 offset: to.offset,
                 timestamp: it.timestamp,
                 priority: it.priority,

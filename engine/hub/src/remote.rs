@@ -139,22 +139,22 @@ pub enum FromHome<'a> {
     ParticipantAdmitted { conn: ConnKey, participant: &'a str, is_admitted: bool },
 }
 
-/// Which life of a channel or inbox an offset belongs to: below [`Epoch::COUNT`], written as base 36.
+/// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Epoch(pub u64);
+pub struct Epoch([u8; 8]);
 
 impl Epoch {
-    /// How many there are. Two lives of one channel are alike once in 2.8 million million.
-    pub const COUNT: u64 = 36u64.pow(8);
-
-    /// The epoch for a random number.
+    /// The epoch for a random number, written in base 36. Two lives of one channel are alike once in 2.8 million
+    /// million.
     pub fn new(random: u64) -> Self {
-        Self(random % Self::COUNT)
+        let mut text = [0; 8];
+        base36(random, &mut text);
+        Self(text)
     }
 
-    /// The text of the wire: 8 characters.
-    pub fn text(self, buffer: &mut [u8; 8]) -> &str {
-        base36(self.0, buffer)
+    /// The text of the wire.
+    pub fn text(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -205,18 +205,18 @@ mod tests {
                 out.push(0);
                 prop_assert_eq!(ToHome::decode(&out), Err(Malformed));
             }
-            let receipt = id.map(|id| Receipt { conn, id, epoch: Epoch(!number), offset: number });
+            let receipt = id.map(|id| Receipt { conn, id, epoch: Epoch::new(!number), offset: number });
             let cut = payload.len() as u32;
             let written = Written {
                 target: &name, hash: number, conflate: number, priority: Priority::Critical,
-                exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch(number), number)),
+                exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch::new(number), number)),
                 seams: Seams { pattern: cut / 2, time: (cut / 2, cut) }, timestamp: !number, json: &payload,
             };
             for record in [
-                FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch(number), offset: 3 },
+                FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch::new(number), offset: 3 },
                 FromHome::PatternSubscribed { conn, serial: 7, prefix: &name, id },
                 FromHome::Message(written), FromHome::Direct(written),
-                FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch(number), offset: 9 }),
+                FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
                 FromHome::ParticipantAdmitted { conn, participant: &name, is_admitted: flag },
@@ -228,8 +228,8 @@ mod tests {
                 out.push(0);
                 prop_assert_eq!(FromHome::decode(&out), Err(Malformed));
             }
-            let epoch = Epoch::new(number);
-            prop_assert_eq!(u64::from_str_radix(epoch.text(&mut [0; 8]), 36), Ok(epoch.0));
+            let epoch = String::from_utf8(Epoch::new(number).text().to_vec());
+            prop_assert_eq!(epoch.map(|it| u64::from_str_radix(&it, 36)), Ok(Ok(number % 36u64.pow(8))));
             prop_assert_eq!(u64::from_str_radix(base36(number, &mut [0; 13]), 36), Ok(number));
         }
 

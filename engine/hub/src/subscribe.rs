@@ -131,7 +131,7 @@ impl Hub {
             return overtaken(fx, conn, id, channel);
         }
         let (epoch, offset) = position;
-        reply(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(&mut [0; 8]), offset))));
+        reply(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(), offset))));
     }
 
     /// One home knows the pattern; the last one makes it active.

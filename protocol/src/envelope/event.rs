@@ -3,6 +3,7 @@
 use crate::ErrorCode;
 use crate::envelope::command::{Priority, RequestId};
 use crate::envelope::name::SYSTEM;
+use crate::envelope::special::are_plain;
 use crate::envelope::{text, time};
 
 /// A message on a channel or to a participant.
@@ -16,8 +17,9 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
     /// Who published it.
     pub publisher: Option<&'a str>,
-    /// With `offset` the message's identity, or the channel's current position if it is ephemeral.
-    pub epoch: &'a str,
+    /// With `offset` the message's identity, or the channel's current position if it is ephemeral. ASCII in which
+    /// nothing needs escaping, as the hub makes it: written as it is.
+    pub epoch: &'a [u8],
     /// See `epoch`.
     pub offset: u64,
     /// Milliseconds since the Unix epoch.
@@ -49,45 +51,70 @@ pub struct Established<'a> {
     pub version: &'a str,
 }
 
+/// A member's key as it is written: one constant, so that it costs one copy.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
+/// An object's first member.
+macro_rules! of_type {
+    ($name:literal) => {
+        concat!("{\"type\":\"", $name, "\"")
+    };
+}
+
 /// An object being written.
 struct Object<'a>(&'a mut Vec<u8>);
 
 impl<'a> Object<'a> {
-    fn of_type(out: &'a mut Vec<u8>, kind: &str) -> Self {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.push(b'"');
+    #[inline]
+    fn new(out: &'a mut Vec<u8>, start: &'static str) -> Self {
+        out.extend_from_slice(start.as_bytes());
         Self(out)
     }
 
-    fn key(&mut self, key: &str) {
-        self.0.extend_from_slice(b",\"");
+    #[inline]
+    fn key(&mut self, key: &'static str) {
         self.0.extend_from_slice(key.as_bytes());
-        self.0.extend_from_slice(b"\":");
     }
 
-    fn raw(&mut self, key: &str, value: &[u8]) {
+    #[inline]
+    fn raw(&mut self, key: &'static str, value: &[u8]) {
         self.key(key);
         self.0.extend_from_slice(value);
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    #[inline]
+    fn text(&mut self, key: &'static str, value: &str) {
         self.key(key);
         self.0.push(b'"');
         text::escape(value, self.0);
         self.0.push(b'"');
     }
 
-    fn number(&mut self, key: &str, value: u64) {
+    /// A text in which nothing needs escaping.
+    #[inline]
+    fn plain(&mut self, key: &'static str, value: &[u8]) {
+        debug_assert!(are_plain(value), "it was said to be plain");
+        self.key(key);
+        self.0.push(b'"');
+        self.0.extend_from_slice(value);
+        self.0.push(b'"');
+    }
+
+    #[inline]
+    fn number(&mut self, key: &'static str, value: u64) {
         self.raw(key, itoa::Buffer::new().format(value).as_bytes());
     }
 
     fn id(&mut self, id: Option<RequestId<'_>>) {
         match id {
             None => {}
-            Some(RequestId::Number(number)) => self.number("id", number),
+            Some(RequestId::Number(number)) => self.number(key!("id"), number),
             Some(RequestId::Text(contents)) => {
-                self.key("id");
+                self.key(key!("id"));
                 self.0.push(b'"');
                 self.0.extend_from_slice(contents.as_bytes());
                 self.0.push(b'"');
@@ -95,7 +122,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn time(&mut self, key: &str, unix_ms: u64, is_iso: bool) {
+    fn time(&mut self, key: &'static str, unix_ms: u64, is_iso: bool) {
         if !is_iso {
             return self.number(key, unix_ms);
         }
@@ -130,7 +157,7 @@ pub fn variant(
     let (before, rest) = message.split_at(seams.pattern as usize);
     out.extend_from_slice(before);
     if let Some(pattern) = pattern {
-        Object(out).text("pattern", pattern);
+        Object(out).text(key!("pattern"), pattern);
     }
     let Some(unix_ms) = iso_timestamp else {
         out.extend_from_slice(rest);
@@ -146,28 +173,28 @@ pub fn variant(
 /// `message`, or `broadcast` on `system`.
 pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     let start = out.len();
-    let kind = if message.channel == SYSTEM { "broadcast" } else { "message" };
-    let mut object = Object::of_type(out, kind);
-    object.text("channel", message.channel);
+    let is_broadcast = message.channel == SYSTEM;
+    let mut object = Object::new(out, if is_broadcast { of_type!("broadcast") } else { of_type!("message") });
+    object.text(key!("channel"), message.channel);
     let pattern = (object.0.len() - start) as u32;
     if let Some(to) = message.to {
-        object.text("to", to);
+        object.text(key!("to"), to);
     }
     if let Some(event) = message.event {
-        object.text("event", event);
+        object.text(key!("event"), event);
     }
-    object.raw("payload", message.payload);
+    object.raw(key!("payload"), message.payload);
     if let Some(publisher) = message.publisher {
-        object.text("publisher", publisher);
+        object.text(key!("publisher"), publisher);
     }
-    object.text("epoch", message.epoch);
-    object.number("offset", message.offset);
-    object.key("timestamp");
+    object.plain(key!("epoch"), message.epoch);
+    object.number(key!("offset"), message.offset);
+    object.key(key!("timestamp"));
     let time_start = (object.0.len() - start) as u32;
     object.0.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
     let time = (time_start, (object.0.len() - start) as u32);
     if let Some(priority) = message.priority {
-        object.text("priority", priority_name(priority));
+        object.plain(key!("priority"), priority_name(priority).as_bytes());
     }
     object.end();
     Seams { pattern, time }
@@ -184,15 +211,15 @@ fn priority_name(priority: Priority) -> &'static str {
 
 /// `connection_established`.
 pub fn connection_established(out: &mut Vec<u8>, it: &Established<'_>) {
-    let mut object = Object::of_type(out, "connection_established");
-    object.text("client_id", it.client_id);
-    object.text("participant", it.participant);
-    object.text("node", it.node);
-    object.number("shard", u64::from(it.shard));
-    object.number("resume_window_ms", it.resume_window_ms);
-    object.number("heartbeat_interval_ms", it.heartbeat_interval_ms);
-    object.number("max_message_bytes", it.max_message_bytes);
-    object.text("version", it.version);
+    let mut object = Object::new(out, of_type!("connection_established"));
+    object.text(key!("client_id"), it.client_id);
+    object.text(key!("participant"), it.participant);
+    object.text(key!("node"), it.node);
+    object.number(key!("shard"), u64::from(it.shard));
+    object.number(key!("resume_window_ms"), it.resume_window_ms);
+    object.number(key!("heartbeat_interval_ms"), it.heartbeat_interval_ms);
+    object.number(key!("max_message_bytes"), it.max_message_bytes);
+    object.text(key!("version"), it.version);
     object.end();
 }
 
@@ -201,16 +228,16 @@ pub fn subscribed(
     out: &mut Vec<u8>,
     id: Option<RequestId<'_>>,
     channel: &str,
-    position: Option<(&str, u64)>,
+    position: Option<(&[u8], u64)>,
 ) {
-    let mut object = Object::of_type(out, "subscribed");
+    let mut object = Object::new(out, of_type!("subscribed"));
     object.id(id);
-    object.text("channel", channel);
+    object.text(key!("channel"), channel);
     if let Some((epoch, offset)) = position {
-        object.text("epoch", epoch);
-        object.number("offset", offset);
+        object.plain(key!("epoch"), epoch);
+        object.number(key!("offset"), offset);
     }
-    object.raw("recovered", b"false");
+    object.raw(key!("recovered"), b"false");
     object.end();
 }
 
@@ -221,12 +248,12 @@ pub fn unsubscribed(
     channel: &str,
     why: Option<(ErrorCode, &str)>,
 ) {
-    let mut object = Object::of_type(out, "unsubscribed");
+    let mut object = Object::new(out, of_type!("unsubscribed"));
     object.id(id);
-    object.text("channel", channel);
+    object.text(key!("channel"), channel);
     if let Some((code, reason)) = why {
-        object.text("code", code.as_str());
-        object.text("reason", reason);
+        object.plain(key!("code"), code.as_str().as_bytes());
+        object.text(key!("reason"), reason);
     }
     object.end();
 }
@@ -240,17 +267,17 @@ pub fn error(
     reason: &str,
     details: Option<&str>,
 ) {
-    let mut object = Object::of_type(out, "error");
+    let mut object = Object::new(out, of_type!("error"));
     if let Some(id) = id {
-        object.raw("id", id.as_bytes());
+        object.raw(key!("id"), id.as_bytes());
     }
     if let Some(channel) = channel {
-        object.text("channel", channel);
+        object.text(key!("channel"), channel);
     }
-    object.text("code", code.as_str());
-    object.text("message", reason);
+    object.plain(key!("code"), code.as_str().as_bytes());
+    object.text(key!("message"), reason);
     if let Some(details) = details {
-        object.raw("details", details.as_bytes());
+        object.raw(key!("details"), details.as_bytes());
     }
     object.end();
 }
@@ -263,70 +290,67 @@ pub fn request_error(
     code: ErrorCode,
     reason: &str,
 ) {
-    let mut object = Object::of_type(out, "error");
+    let mut object = Object::new(out, of_type!("error"));
     object.id(id);
     if let Some(channel) = channel {
-        object.text("channel", channel);
+        object.text(key!("channel"), channel);
     }
-    object.text("code", code.as_str());
-    object.text("message", reason);
+    object.plain(key!("code"), code.as_str().as_bytes());
+    object.text(key!("message"), reason);
     object.end();
 }
 
 /// `response` to a publish.
-pub fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &str, offset: u64) {
-    let mut object = Object::of_type(out, "response");
+pub fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+    debug_assert!(are_plain(epoch), "the hub makes it of letters and digits");
+    let mut object = Object::new(out, of_type!("response"));
     object.id(Some(id));
-    object.key("result");
-    object.0.extend_from_slice(b"{\"epoch\":\"");
-    text::escape(epoch, object.0);
+    object.raw(r#","result":{"epoch":""#, epoch);
     object.0.push(b'"');
-    object.number("offset", offset);
-    object.text("durability", "memory");
-    object.0.push(b'}');
-    object.end();
+    object.number(key!("offset"), offset);
+    object.0.extend_from_slice(br#","durability":"memory"}}"#);
 }
 
 /// `response` with a result that is JSON already.
 pub fn response(out: &mut Vec<u8>, id: Option<RequestId<'_>>, result: &str) {
-    let mut object = Object::of_type(out, "response");
+    let mut object = Object::new(out, of_type!("response"));
     object.id(id);
-    object.raw("result", result.as_bytes());
+    object.raw(key!("result"), result.as_bytes());
     object.end();
 }
 
 /// `response` with an error.
 pub fn response_error(out: &mut Vec<u8>, id: Option<RequestId<'_>>, code: ErrorCode, reason: &str) {
-    let mut object = Object::of_type(out, "response");
+    let mut object = Object::new(out, of_type!("response"));
     object.id(id);
-    object.key("error");
+    object.key(key!("error"));
     object.0.extend_from_slice(b"{\"code\":\"");
     object.0.extend_from_slice(code.as_str().as_bytes());
     object.0.push(b'"');
-    object.text("message", reason);
+    object.text(key!("message"), reason);
     object.0.push(b'}');
     object.end();
 }
 
 /// `ping`, for clients that can't see ping frames.
 pub fn ping(out: &mut Vec<u8>, unix_ms: u64, is_time_iso: bool) {
-    let mut object = Object::of_type(out, "ping");
-    object.time("timestamp", unix_ms, is_time_iso);
+    let mut object = Object::new(out, of_type!("ping"));
+    object.time(key!("timestamp"), unix_ms, is_time_iso);
     object.end();
 }
 
 /// `pong`.
 pub fn pong(out: &mut Vec<u8>, id: Option<RequestId<'_>>, unix_ms: u64, is_time_iso: bool) {
-    let mut object = Object::of_type(out, "pong");
+    let mut object = Object::new(out, of_type!("pong"));
     object.id(id);
-    object.time("timestamp", unix_ms, is_time_iso);
+    object.time(key!("timestamp"), unix_ms, is_time_iso);
     object.end();
 }
 
 /// `reconnect`: this node goes away; come back after `after_ms`.
 pub fn reconnect(out: &mut Vec<u8>, reason: &str, after_ms: u64) {
-    let mut object = Object::of_type(out, "reconnect");
-    object.text("reason", reason);
-    object.number("after_ms", after_ms);
+    let mut object = Object::new(out, of_type!("reconnect"));
+    object.text(key!("reason"), reason);
+    object.number(key!("after_ms"), after_ms);
     object.end();
 }

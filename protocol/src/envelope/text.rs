@@ -58,11 +58,16 @@ fn unit(escape: &str) -> u32 {
 }
 
 /// Appends `text` as the contents of a JSON string.
+#[inline]
 pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
-    let bytes = text.as_bytes();
-    if are_plain(bytes) {
-        return out.extend_from_slice(bytes);
+    if are_plain(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        escape_each(text.as_bytes(), out);
     }
+}
+
+fn escape_each(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
         out.extend_from_slice(&rest[..at]);

@@ -66,8 +66,8 @@ impl Given {
         self.channel.as_deref().unwrap_or_default()
     }
 
-    fn epoch(&self) -> &str {
-        self.epoch.as_deref().unwrap_or_default()
+    fn epoch(&self) -> &[u8] {
+        self.epoch.as_deref().unwrap_or_default().as_bytes()
     }
 
     fn message(&self) -> Result<Message<'_>, String> {
@@ -113,7 +113,7 @@ impl Event {
         match self.event.as_str() {
             "connection_established" => event::connection_established(&mut out, &it.established()),
             "subscribed" => {
-                let position = it.epoch.as_deref().map(|epoch| (epoch, it.offset));
+                let position = it.epoch.as_deref().map(|epoch| (epoch.as_bytes(), it.offset));
                 event::subscribed(&mut out, id, it.channel(), position);
             }
             "unsubscribed" => {

@@ -50,7 +50,7 @@ impl<'a> FromHome<'a> {
                 serial: it.u32()?,
                 channel: it.text()?,
                 id: it.id()?,
-                epoch: Epoch(it.u64()?),
+                epoch: it.epoch()?,
                 offset: it.u64()?,
             },
             2 => Self::PatternSubscribed {
@@ -119,6 +119,12 @@ impl<'a> Input<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    fn epoch(&mut self) -> Result<Epoch, Malformed> {
+        let text = self.array()?;
+        let is_plain = text.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if is_plain { Ok(Epoch(text)) } else { Err(Malformed) }
+    }
+
     fn key(&mut self) -> Result<ConnKey, Malformed> {
         Ok(ConnKey { index: self.u32()?, generation: self.u32()? })
     }
@@ -185,7 +191,7 @@ impl<'a> Input<'a> {
         Ok(Receipt {
             conn: self.key()?,
             id: self.id()?.ok_or(Malformed)?,
-            epoch: Epoch(self.u64()?),
+            epoch: self.epoch()?,
             offset: self.u64()?,
         })
     }
@@ -195,7 +201,7 @@ impl<'a> Input<'a> {
         let priority = self.priority()?.ok_or(Malformed)?;
         let exclude = if self.flag()? { Some(self.key()?) } else { None };
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
-        let reborn = if self.flag()? { Some((Epoch(self.u64()?), self.u64()?)) } else { None };
+        let reborn = if self.flag()? { Some((self.epoch()?, self.u64()?)) } else { None };
         let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
         let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
         let json = self.bytes()?;

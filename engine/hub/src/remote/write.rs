@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use corecast_protocol::envelope::command::RequestId;
 
 use crate::effect::ConnKey;
-use crate::remote::{FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+use crate::remote::{Epoch, FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
 
 impl ToHome<'_> {
     /// Appends the record.
@@ -64,7 +64,7 @@ impl FromHome<'_> {
             Self::Subscribed { conn, serial, channel, id, epoch, offset } => {
                 out.push(1);
                 subscription(out, conn, serial, channel, id);
-                u64s(out, &[epoch.0, offset]);
+                position(out, epoch, offset);
             }
             Self::PatternSubscribed { conn, serial, prefix, id } => {
                 out.push(2);
@@ -108,6 +108,11 @@ fn u64s(out: &mut Vec<u8>, values: &[u64]) {
     for value in values {
         out.extend_from_slice(&value.to_le_bytes());
     }
+}
+
+fn position(out: &mut Vec<u8>, epoch: Epoch, offset: u64) {
+    out.extend_from_slice(epoch.text());
+    u64s(out, &[offset]);
 }
 
 fn key(out: &mut Vec<u8>, conn: ConnKey) {
@@ -172,7 +177,7 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
 fn receipt(out: &mut Vec<u8>, it: &Receipt<'_>) {
     key(out, it.conn);
     request_id(out, Some(it.id));
-    u64s(out, &[it.epoch.0, it.offset]);
+    position(out, it.epoch, it.offset);
 }
 
 fn written(out: &mut Vec<u8>, it: &Written<'_>) {
@@ -188,7 +193,7 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     }
     out.push(u8::from(it.reborn.is_some()));
     if let Some((epoch, offset)) = it.reborn {
-        u64s(out, &[epoch.0, offset]);
+        position(out, epoch, offset);
     }
     for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
         out.extend_from_slice(&seam.to_le_bytes());
