@@ -31,7 +31,8 @@ pub struct RingConfig {
     pub deliver_bytes: usize,
     /// Bytes of spill, per ring, from which on no more messages are taken from sockets or request rings.
     ///
-    /// One message adds at most 256 records (a batch), each at most `inline_bytes`: the hard bound of a spill.
+    /// One message adds at most 511 records (a batch of 255 publishes and one message that names 256 channels), each
+    /// at most `inline_bytes`: the hard bound of a spill.
     pub spill_bytes: usize,
     /// Larger records travel as one shared allocation; at most a quarter of a ring.
     pub inline_bytes: usize,

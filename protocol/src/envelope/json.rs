@@ -9,6 +9,7 @@ use crate::envelope::command::{
     Call, Channels, Command, Name, Payload, Position, Priority, Publish, Request, RequestId, Subscribe,
     Target,
 };
+use crate::envelope::name::NAME_BYTES_MAX;
 use crate::envelope::scan::{Cursor, DEPTH_MAX, Fault, Kind, Problem, Value};
 use crate::envelope::{text, time};
 
@@ -456,12 +457,16 @@ impl<'a> Fields<'a> {
             Some("low") => Some(Priority::Low),
             Some(_) => return Err(Refused::field(Key::Priority, "critical, high, normal or low")),
         };
+        let event = match event {
+            Some(event) => Some(Cow::Borrowed(event)),
+            None => self.text(Key::Event)?,
+        };
+        if event.as_ref().is_some_and(|event| event.len() > NAME_BYTES_MAX) {
+            return Err(Refused::field(Key::Event, "a string of at most 255 bytes"));
+        }
         Ok(Publish {
             target,
-            event: match event {
-                Some(event) => Some(Cow::Borrowed(event)),
-                None => self.text(Key::Event)?,
-            },
+            event,
             priority,
             store: self.flag(Key::Store)?,
             echo: self.flag(Key::Echo)?.unwrap_or(true),

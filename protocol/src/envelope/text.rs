@@ -77,6 +77,8 @@ fn escape_each(bytes: &[u8], out: &mut Vec<u8>) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
+            8 => out.extend_from_slice(b"\\b"),
+            12 => out.extend_from_slice(b"\\f"),
             control => {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
                 let (high, low) = (HEX[usize::from(control >> 4)], HEX[usize::from(control & 15)]);
@@ -107,6 +109,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_was_read_is_written_no_longer(
+            contents in "(\\PC|\\\\[bfnrt/]|\\\\u00[01][0-9a-f]|\\\\ud[89a-f][0-9a-f]{2}){0,20}"
+        ) {
+            let contents = contents.replace('"', "'");
+            prop_assume!(serde_json::from_str::<&serde_json::value::RawValue>(&format!("\"{contents}\"")).is_ok());
+            let mut out = Vec::new();
+            escape(&unescape(&contents), &mut out);
+            prop_assert!(out.len() <= contents.len(), "{} bytes became {}", contents.len(), out.len());
+        }
+
         #[test]
         fn writing_and_reading_agree_with_the_twin(text in any::<String>()) {
             let mut out = Vec::new();
