@@ -126,9 +126,10 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     };
     let control = control.start(running.clone())?;
     tracing::info!(
-        "corecast {} in {} mode: {shards} shards on {driver_name}, up to {} connections ({})",
+        "corecast {} in {} mode: {shards} {} on {driver_name}, up to {} connections ({})",
         env!("CARGO_PKG_VERSION"),
         settings.mode_name(),
+        if shards == 1 { "shard" } else { "shards" },
         capacity.connections,
         capacity.bound
     );
@@ -140,6 +141,9 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         thread.join().map_err(|_| anyhow!("a shard panicked"))?;
     }
     control.stop();
+    if outcome.is_ok() {
+        tracing::info!("all shards have ended");
+    }
     outcome
 }
 
