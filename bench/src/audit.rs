@@ -15,6 +15,10 @@ pub(crate) struct Audit {
     pub(crate) repeated: u64,
     /// Came to somebody who did not subscribe to its channel.
     pub(crate) misdelivered: u64,
+    /// Of those lost, the ones behind the last that came.
+    pub(crate) missing_at_end: u64,
+    /// Left out by a namespace that may replace messages by later ones.
+    pub(crate) replaced: u64,
 }
 
 impl Audit {
@@ -31,7 +35,16 @@ impl Audit {
 
     /// The run is over and the publisher sent `sent` messages.
     pub(crate) fn end(&mut self, seen: &Seen, sent: u64) {
-        self.lost += sent.saturating_sub(seen.next);
+        let missing = sent.saturating_sub(seen.next);
+        self.lost += missing;
+        self.missing_at_end += missing;
+    }
+
+    /// Gaps are no loss where the server says that it replaced as many messages by later ones, and the latest came.
+    pub(crate) fn allow_replaced(&mut self, replaced: u64) {
+        if self.missing_at_end == 0 && self.lost <= replaced {
+            self.replaced += std::mem::take(&mut self.lost);
+        }
     }
 
     /// Adds another worker's findings.
@@ -40,6 +53,8 @@ impl Audit {
         self.lost += other.lost;
         self.repeated += other.repeated;
         self.misdelivered += other.misdelivered;
+        self.missing_at_end += other.missing_at_end;
+        self.replaced += other.replaced;
     }
 
     /// Whether all arrived, once, in order and nowhere else.
@@ -64,6 +79,19 @@ mod tests {
     #[test]
     fn what_is_right_is_clean() {
         assert_eq!(audit(&[0, 1, 2], 3), Audit { delivered: 3, ..Audit::default() });
+    }
+
+    #[test]
+    fn what_was_replaced_is_no_loss_but_the_latest_has_to_come() {
+        let replaced = |sequences: &[u64], replaced| {
+            let mut audit = audit(sequences, 5);
+            audit.allow_replaced(replaced);
+            audit
+        };
+        assert_eq!((replaced(&[0, 3, 4], 2).is_clean(), replaced(&[0, 3, 4], 2).replaced), (true, 2));
+        assert!(!replaced(&[0, 4], 2).is_clean(), "more gaps than replacements");
+        assert!(!replaced(&[0, 3], 9).is_clean(), "the latest is missing");
+        assert!(!replaced(&[0, 3, 2, 4], 9).is_clean(), "out of order");
     }
 
     #[test]
