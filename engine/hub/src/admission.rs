@@ -54,7 +54,7 @@ impl Hub {
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));
-        self.ask(now, home, ToHome::AdmitIp { conn, ip: open.ip }, fx);
+        self.ask(now, home, &ToHome::AdmitIp { conn, ip: open.ip }, fx);
     }
 
     pub(crate) fn ip_admitted(
@@ -97,7 +97,7 @@ impl Hub {
                 member.admission = Admission::AwaitsParticipant;
                 let participant = member.participant.clone();
                 let home = self.home(self.hasher.of(&*participant));
-                self.ask(now, home, ToHome::AdmitParticipant { conn, participant: &participant }, fx);
+                self.ask(now, home, &ToHome::AdmitParticipant { conn, participant: &participant }, fx);
             }
             Admission::Admitted => {
                 if let Some(channel) = member.path_channel.take() {
@@ -212,11 +212,11 @@ impl Hub {
         match todo {
             Todo::ReleaseIp(ip) => {
                 let home = self.home(self.hasher.of(ip));
-                self.ask(now, home, ToHome::ReleaseIp { ip }, fx);
+                self.ask(now, home, &ToHome::ReleaseIp { ip }, fx);
             }
             Todo::ReleaseParticipant(participant) => {
                 let home = self.home(self.hasher.of(&*participant));
-                self.ask(now, home, ToHome::ReleaseParticipant { participant: &participant }, fx);
+                self.ask(now, home, &ToHome::ReleaseParticipant { participant: &participant }, fx);
             }
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
         }

@@ -16,8 +16,6 @@ const SYSTEM_CHANNEL: u32 = u32::MAX - 2;
 pub(crate) struct Scratch {
     /// Slots of the patterns that match.
     matching: Vec<u32>,
-    /// Recipients who want another variant.
-    others: Vec<ConnKey>,
     /// The text of a pattern.
     pattern: String,
 }
@@ -28,40 +26,37 @@ impl Hub {
         if written.target == name::SYSTEM {
             return self.deliver_system(written, fx);
         }
-        let mut scratch = std::mem::take(&mut self.deliver_scratch);
-        scratch.matching.clear();
-        for prefix in self.channels.lengths.prefixes(written.target) {
-            scratch.matching.extend(self.channels.patterns.find(self.hasher.of(prefix), prefix));
+        if self.matches_patterns(written.target) {
+            return self.deliver_overlapping(written, fx);
         }
-        let exact = self.channels.exact.find(written.hash, written.target);
-        if !scratch.matching.is_empty() {
-            self.deliver_overlapping(exact, written, &mut scratch, fx);
-        } else if let Some(slot) = exact
-            && let Some(channel) = self.channels.exact.get(slot)
-        {
-            // The usual case copies the whole list and looks at nobody.
-            let delivery = self.delivery(channel.rule, written);
-            let start = fx.recipients.len();
-            fx.recipients.extend_from_slice(&channel.subscribers);
-            leave_out(fx, start, written.exclude);
-            self.push_variants(fx, start, written, None, delivery, &mut scratch.others);
+        // The usual case copies the whole list and looks at nobody.
+        let Some(channel) = self.channels.exact.at(written.hash, written.target) else { return };
+        let delivery = self.delivery(channel.rule, written);
+        let start = fx.recipients.len();
+        fx.recipients.extend_from_slice(&channel.subscribers);
+        leave_out(fx, start, written.exclude);
+        self.push_variants(fx, start, written, None, delivery);
+    }
+
+    /// Notes which patterns match the channel; whether there are any.
+    fn matches_patterns(&mut self, channel: &str) -> bool {
+        let matching = &mut self.deliver_scratch.matching;
+        matching.clear();
+        for prefix in self.channels.lengths.prefixes(channel) {
+            matching.extend(self.channels.patterns.find(self.hasher.of(prefix), prefix));
         }
-        self.deliver_scratch = scratch;
+        !matching.is_empty()
     }
 
     /// Where patterns match too: the channel's own subscription goes first, then the longest prefix.
-    fn deliver_overlapping(
-        &mut self,
-        exact: Option<u32>,
-        written: &Written<'_>,
-        scratch: &mut Scratch,
-        fx: &mut Effects,
-    ) {
+    fn deliver_overlapping(&mut self, written: &Written<'_>, fx: &mut Effects) {
+        let mut scratch = std::mem::take(&mut self.deliver_scratch);
         self.choices += 1;
         // Who is left out counts as served.
         if let Some(excluded) = written.exclude.and_then(|conn| self.members.find_mut(conn)) {
             excluded.chosen_for = self.choices;
         }
+        let exact = self.channels.exact.find(written.hash, written.target);
         let exact = exact.map(|slot| (slot, false));
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
             let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
@@ -89,8 +84,9 @@ impl Hub {
                 fx.recipients.extend_from_within(start..end);
                 start = end;
             }
-            self.push_variants(fx, start, written, pattern, delivery, &mut scratch.others);
+            self.push_variants(fx, start, written, pattern, delivery);
         }
+        self.deliver_scratch = scratch;
     }
 
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
@@ -111,9 +107,7 @@ impl Hub {
         leave_out(fx, start, written.exclude);
         let policy = SlowPolicy::Disconnect;
         let delivery = Delivery { priority: written.priority, policy, channel, conflate: 0 };
-        let mut others = std::mem::take(&mut self.deliver_scratch.others);
-        self.push_variants(fx, start, written, None, delivery, &mut others);
-        self.deliver_scratch.others = others;
+        self.push_variants(fx, start, written, None, delivery);
     }
 
     /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
@@ -126,28 +120,15 @@ impl Hub {
 
     /// The recipients from `start` on get the message, those who want ISO 8601 times in a variant of its own.
     fn push_variants(
-        &self,
+        &mut self,
         fx: &mut Effects,
         start: usize,
         written: &Written<'_>,
         pattern: Option<&str>,
         delivery: Delivery,
-        others: &mut Vec<ConnKey>,
     ) {
-        others.clear();
         if self.iso_members > 0 {
-            let is_iso = |conn: ConnKey| self.members.find(conn).is_some_and(|member| member.is_time_iso);
-            let mut kept = start;
-            for at in start..fx.recipients.len() {
-                let conn = fx.recipients[at];
-                if is_iso(conn) {
-                    others.push(conn);
-                } else {
-                    fx.recipients[kept] = conn;
-                    kept += 1;
-                }
-            }
-            fx.recipients.truncate(kept);
+            self.split_off_iso(fx, start);
         }
         match pattern {
             None => push(fx, start, delivery, |out| out.extend_from_slice(written.json)),
@@ -157,10 +138,29 @@ impl Hub {
                 });
             }
         }
-        let start = fx.recipients.len();
-        fx.recipients.append(others);
-        let time = Some(written.timestamp);
-        push(fx, start, delivery, |out| event::variant(out, written.json, written.seams, pattern, time));
+        if self.iso_members > 0 {
+            let start = fx.recipients.len();
+            fx.recipients.append(&mut self.others);
+            let time = Some(written.timestamp);
+            push(fx, start, delivery, |out| event::variant(out, written.json, written.seams, pattern, time));
+        }
+    }
+
+    /// Moves those who want ISO 8601 times out of the recipients from `start` on.
+    fn split_off_iso(&mut self, fx: &mut Effects, start: usize) {
+        let is_iso = |conn: ConnKey| self.members.find(conn).is_some_and(|member| member.is_time_iso);
+        self.others.clear();
+        let mut kept = start;
+        for at in start..fx.recipients.len() {
+            let conn = fx.recipients[at];
+            if is_iso(conn) {
+                self.others.push(conn);
+            } else {
+                fx.recipients[kept] = conn;
+                kept += 1;
+            }
+        }
+        fx.recipients.truncate(kept);
     }
 }
 

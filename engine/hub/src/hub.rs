@@ -15,7 +15,7 @@ use crate::effect::{Class, ConnKey, Effect, Effects, ShardSet};
 use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
-use crate::remote::{FromHome, Receipt, ToHome};
+use crate::remote::{FromHome, Receipt, ToHome, Written};
 use crate::subscribe::NAMES_MAX;
 
 /// Invalid messages in a row that end a connection.
@@ -44,6 +44,8 @@ pub struct Hub {
     /// A message in the making.
     pub(crate) scratch: Vec<u8>,
     pub(crate) deliver_scratch: Scratch,
+    /// Recipients who want another variant of a message in the making.
+    pub(crate) others: Vec<ConnKey>,
     /// Records that could not be read: a defect of ours.
     malformed: u64,
 }
@@ -83,6 +85,7 @@ impl Hub {
             choices: 0,
             scratch: Vec::new(),
             deliver_scratch: Scratch::default(),
+            others: Vec::new(),
             malformed: 0,
             hasher,
             config,
@@ -189,9 +192,9 @@ impl Hub {
     /// Acts on a record of another shard's hub.
     pub fn remote(&mut self, now: Now, from: u16, class: Class, record: &[u8], fx: &mut Effects) {
         let read = match class {
-            Class::Request => ToHome::decode(record).map(|record| self.at_home(now, from, record, fx)),
+            Class::Request => ToHome::decode(record).map(|record| self.at_home(now, from, &record, fx)),
             Class::Deliver => {
-                FromHome::decode(record).map(|record| self.on_answer(now, record, Via::Ring, fx))
+                FromHome::decode(record).map(|record| self.on_answer(now, &record, Via::Ring, fx))
             }
         };
         debug_assert!(read.is_ok(), "records come from this program alone");
@@ -232,7 +235,7 @@ impl Hub {
     }
 
     /// Asks a home, which may be here.
-    pub(crate) fn ask(&mut self, now: Now, home: u16, record: ToHome<'_>, fx: &mut Effects) {
+    pub(crate) fn ask(&mut self, now: Now, home: u16, record: &ToHome<'_>, fx: &mut Effects) {
         if home == self.config.shard {
             return self.at_home(now, home, record, fx);
         }
@@ -240,7 +243,7 @@ impl Hub {
     }
 
     /// Answers a shard, which may be this one.
-    pub(crate) fn answer_to(&mut self, now: Now, shard: u16, record: FromHome<'_>, fx: &mut Effects) {
+    pub(crate) fn answer_to(&mut self, now: Now, shard: u16, record: &FromHome<'_>, fx: &mut Effects) {
         if shard == self.config.shard {
             return self.on_answer(now, record, Via::Call, fx);
         }
@@ -248,8 +251,8 @@ impl Hub {
     }
 
     /// What a home does with a request. It causes records to shards, and never further requests.
-    fn at_home(&mut self, now: Now, from: u16, record: ToHome<'_>, fx: &mut Effects) {
-        match record {
+    fn at_home(&mut self, now: Now, from: u16, record: &ToHome<'_>, fx: &mut Effects) {
+        match *record {
             ToHome::Subscribe { conn, serial, channel, id } => {
                 let space = channel.split_once(':').map_or(channel, |(space, _)| space);
                 let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers);
@@ -257,21 +260,21 @@ impl Hub {
                 self.answer_to(
                     now,
                     from,
-                    FromHome::Subscribed { conn, serial, channel, id, epoch, offset },
+                    &FromHome::Subscribed { conn, serial, channel, id, epoch, offset },
                     fx,
                 );
             }
             ToHome::SubscribePattern { conn, serial, prefix, id } => {
                 self.homes.join_pattern(self.hasher.of(prefix), prefix, from);
-                self.answer_to(now, from, FromHome::PatternSubscribed { conn, serial, prefix, id }, fx);
+                self.answer_to(now, from, &FromHome::PatternSubscribed { conn, serial, prefix, id }, fx);
             }
             ToHome::Leave { channel } => self.homes.leave(self.hasher.of(channel), channel, from),
             ToHome::LeavePattern { prefix } => self.homes.leave_pattern(self.hasher.of(prefix), prefix, from),
-            ToHome::Publish(published) => self.publish_at_home(now, from, &published, fx),
-            ToHome::Direct(published) => self.direct_at_home(now, from, &published, fx),
+            ToHome::Publish(ref published) => self.publish_at_home(now, from, published, fx),
+            ToHome::Direct(ref published) => self.direct_at_home(now, from, published, fx),
             ToHome::AdmitIp { conn, ip } => {
                 let is_admitted = self.participants.admit_ip(ip, self.config.limits.connections_per_ip);
-                self.answer_to(now, from, FromHome::IpAdmitted { conn, ip, is_admitted }, fx);
+                self.answer_to(now, from, &FromHome::IpAdmitted { conn, ip, is_admitted }, fx);
             }
             ToHome::ReleaseIp { ip } => self.participants.release_ip(ip),
             ToHome::AdmitParticipant { conn, participant } => {
@@ -281,7 +284,7 @@ impl Hub {
                 self.answer_to(
                     now,
                     from,
-                    FromHome::ParticipantAdmitted { conn, participant, is_admitted },
+                    &FromHome::ParticipantAdmitted { conn, participant, is_admitted },
                     fx,
                 );
             }
@@ -292,23 +295,17 @@ impl Hub {
     }
 
     /// What a shard does with a home's answer or message.
-    fn on_answer(&mut self, now: Now, record: FromHome<'_>, via: Via, fx: &mut Effects) {
-        match record {
+    fn on_answer(&mut self, now: Now, record: &FromHome<'_>, via: Via, fx: &mut Effects) {
+        match *record {
             FromHome::Subscribed { conn, serial, channel, id, epoch, offset } => {
                 self.subscribed(conn, serial, channel, id, (epoch, offset), fx);
             }
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);
             }
-            FromHome::Message(written) => {
-                self.deliver(&written, fx);
-                self.accepted(written.receipt, fx);
-            }
-            FromHome::Direct(written) => {
-                self.deliver_direct(&written, fx);
-                self.accepted(written.receipt, fx);
-            }
-            FromHome::Accepted(receipt) => self.accepted(Some(receipt), fx),
+            FromHome::Message(ref written) => self.written(written, false, fx),
+            FromHome::Direct(ref written) => self.written(written, true, fx),
+            FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
             FromHome::Nobody { conn, id, participant } => {
                 if self.members.find(conn).is_some() {
                     let why = format!("nobody is connected as {participant}");
@@ -324,18 +321,21 @@ impl Hub {
         }
     }
 
-    fn accepted(&self, receipt: Option<Receipt<'_>>, fx: &mut Effects) {
-        if let Some(Receipt { conn, id, epoch, offset }) = receipt
-            && self.members.find(conn).is_some()
-        {
-            reply(fx, conn, |out| event::published(out, id, epoch.text(), offset));
+    /// A message for connections of this shard, and its publisher's answer.
+    pub(crate) fn written(&mut self, written: &Written<'_>, is_direct: bool, fx: &mut Effects) {
+        if is_direct {
+            self.deliver_direct(written, fx);
+        } else {
+            self.deliver(written, fx);
+        }
+        if let Some(receipt) = &written.receipt {
+            self.accepted(receipt, fx);
         }
     }
 
-    pub(crate) fn forward_to(&self, fx: &mut Effects, mut shards: ShardSet, record: FromHome<'_>) {
-        shards.remove(self.config.shard);
-        if !shards.is_empty() {
-            forward(fx, shards, Class::Deliver, |out| record.encode(out));
+    fn accepted(&self, it: &Receipt<'_>, fx: &mut Effects) {
+        if self.members.find(it.conn).is_some() {
+            reply(fx, it.conn, |out| event::published(out, it.id, it.epoch.text(), it.offset));
         }
     }
 
@@ -364,13 +364,13 @@ impl Hub {
     }
 }
 
-fn one(shard: u16) -> ShardSet {
+pub(crate) fn one(shard: u16) -> ShardSet {
     let mut set = ShardSet::EMPTY;
     set.insert(shard);
     set
 }
 
-fn forward(fx: &mut Effects, shards: ShardSet, class: Class, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn forward(fx: &mut Effects, shards: ShardSet, class: Class, write: impl FnOnce(&mut Vec<u8>)) {
     let record = fx.write(write);
     fx.list.push(Effect::Forward { shards, class, record });
 }

@@ -1,14 +1,16 @@
 //! Publishing: checked where it arrives, numbered and written once at the home.
 
+use std::sync::Arc;
+
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, Target};
 use corecast_protocol::envelope::event::{self, Message};
 use corecast_protocol::envelope::name;
 
 use crate::config::Now;
-use crate::effect::{ConnKey, Effects, ShardSet, SlowPolicy};
+use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
 use crate::home::{Numbering, Placed};
-use crate::hub::{Hub, error};
+use crate::hub::{Hub, error, forward, one};
 use crate::member::Access;
 use crate::remote::{Epoch, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
@@ -44,24 +46,20 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let hash = self.hasher.of(channel);
-        let (rule, is_numbered) = match self.may_publish(conn, hash, channel) {
+        let (rule, is_numbered, publisher) = match self.may_publish(conn, hash, channel) {
             Ok(found) => found,
             Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
-        let Some(member) = self.members.find(conn) else { return };
-        // A count, not a copy: the hub changes while the name is in use.
-        let publisher = member.participant.clone();
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
         let target = Addressed { conn, id, target: channel, hash, rule, is_ephemeral };
         let record = ToHome::Publish(target.published(&publisher, publish, now));
-        self.ask(now, self.home(hash), record, fx);
+        self.ask(now, self.home(hash), &record, fx);
     }
 
-    /// The number of the channel's namespace, and whether its messages have offsets of their own.
-    fn may_publish(&self, conn: ConnKey, hash: u64, channel: &str) -> Result<(u16, bool), Refused> {
+    /// The number of the channel's namespace, whether its messages have offsets of their own, and who publishes.
+    fn may_publish(&self, conn: ConnKey, hash: u64, channel: &str) -> Result<(u16, bool, Arc<str>), Refused> {
         // A channel that somebody here subscribed to has a good name of a known namespace.
-        let known = self.channels.exact.find(hash, channel).and_then(|slot| self.channels.exact.get(slot));
-        let (index, rule) = match known {
+        let (index, rule) = match self.channels.exact.at(hash, channel) {
             Some(known) => (known.rule, self.config.namespaces.at(known.rule)),
             None => {
                 let space = name::channel(channel).map_err(Refused::name)?;
@@ -76,7 +74,8 @@ impl Hub {
             name: channel,
             is_pattern: false,
         })?;
-        Ok((index, rule.numbers))
+        // A count, not a copy: the hub changes while the name is in use.
+        Ok((index, rule.numbers, member.participant.clone()))
     }
 
     fn publish_direct(
@@ -107,7 +106,7 @@ impl Hub {
             let target =
                 Addressed { conn, id, target: to, hash, rule: 0, is_ephemeral: is_ephemeral(publish) };
             let record = ToHome::Direct(target.published(&publisher, publish, now));
-            self.ask(now, self.home(hash), record, fx);
+            self.ask(now, self.home(hash), &record, fx);
         }
     }
 
@@ -181,7 +180,7 @@ impl Hub {
     pub(crate) fn direct_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
         let Some(participant) = self.participants.at_home(it.hash, it.target) else {
             let nobody = FromHome::Nobody { conn: it.conn, id: it.id, participant: it.target };
-            return self.answer_to(now, from, nobody, fx);
+            return self.answer_to(now, from, &nobody, fx);
         };
         participant.offset += u64::from(!it.is_ephemeral);
         let spread = Spread {
@@ -204,7 +203,7 @@ impl Hub {
         let receipt = it.id.map(|id| Receipt { conn: it.conn, id, epoch: to.epoch, offset: to.offset });
         if to.shards.is_empty() {
             if let Some(receipt) = receipt {
-                self.answer_to(now, to.from, FromHome::Accepted(receipt), fx);
+                self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
             }
             return;
         }
@@ -224,32 +223,42 @@ impl Hub {
                 to: to.to,
             },
         );
-        let written = Written {
+        let exclude = (!it.echoes).then_some(it.conn);
+        let is_told = receipt.is_some() || exclude.is_some();
+        let mut written = Written {
             target: it.target,
             hash: it.hash,
             conflate: to.conflate,
             priority: to.priority,
-            exclude: None,
-            receipt: None,
+            exclude,
+            receipt,
             reborn: to.reborn_at.map(|offset| (to.epoch, offset)),
             seams,
             timestamp: it.timestamp,
             json: &json,
         };
-        let exclude = (!it.echoes).then_some(it.conn);
         let mut others = to.shards;
-        let is_told = receipt.is_some() || exclude.is_some();
         if is_told && others.contains(to.from) {
             others.remove(to.from);
-            self.answer_to(now, to.from, to.record(Written { exclude, receipt, ..written }), fx);
+            self.hand_over(one(to.from), to, &written, fx);
         } else if let Some(receipt) = receipt {
-            self.answer_to(now, to.from, FromHome::Accepted(receipt), fx);
+            self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
         }
-        self.forward_to(fx, others, to.record(written));
-        if others.contains(self.config.shard) {
-            self.answer_to(now, self.config.shard, to.record(written), fx);
-        }
+        (written.exclude, written.receipt) = (None, None);
+        self.hand_over(others, to, &written, fx);
         self.scratch = json;
+    }
+
+    /// One record to each shard, this one last and without encoding it.
+    fn hand_over(&mut self, shards: ShardSet, to: &Spread<'_>, written: &Written<'_>, fx: &mut Effects) {
+        let mut elsewhere = shards;
+        elsewhere.remove(self.config.shard);
+        if !elsewhere.is_empty() {
+            forward(fx, elsewhere, Class::Deliver, |out| to.record(*written).encode(out));
+        }
+        if shards.contains(self.config.shard) {
+            self.written(written, to.to.is_some(), fx);
+        }
     }
 }
 

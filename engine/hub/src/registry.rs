@@ -21,10 +21,17 @@ impl<T: Named> Registry<T> {
     }
 
     pub(crate) fn find(&self, hash: u64, name: &str) -> Option<u32> {
-        let is_it = |entry: &(u64, u32)| {
-            entry.0 == hash && self.slots[entry.1 as usize].as_ref().is_some_and(|it| it.name() == name)
-        };
-        self.by_name.find(hash, is_it).map(|entry| entry.1)
+        let is_it = |index: u32| self.get(index).is_some_and(|it| it.name() == name);
+        let (_, first) = *self.by_name.find(hash, |entry| entry.0 == hash)?;
+        if is_it(first) {
+            return Some(first);
+        }
+        // Two names of one hash: so rare that the table is searched again.
+        self.by_name.find(hash, |entry| entry.0 == hash && is_it(entry.1)).map(|entry| entry.1)
+    }
+
+    pub(crate) fn at(&self, hash: u64, name: &str) -> Option<&T> {
+        self.get(self.find(hash, name)?)
     }
 
     pub(crate) fn insert(&mut self, hash: u64, value: T) -> u32 {
@@ -65,5 +72,26 @@ impl<T: Named> Registry<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Named for &str {
+        fn name(&self) -> &str {
+            self
+        }
+    }
+
+    #[test]
+    fn names_of_one_hash_are_told_apart() {
+        let mut registry = Registry::new();
+        let places = ["a", "b", "c"].map(|name| registry.insert(7, name));
+        let found = |registry: &Registry<&str>| ["a", "b", "c", "d"].map(|name| registry.find(7, name));
+        assert_eq!(found(&registry), [Some(places[0]), Some(places[1]), Some(places[2]), None]);
+        assert_eq!(registry.remove(7, places[1]), Some("b"));
+        assert_eq!(found(&registry), [Some(places[0]), None, Some(places[2]), None]);
     }
 }

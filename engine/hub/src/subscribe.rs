@@ -60,7 +60,7 @@ impl Hub {
         if stem == name::SYSTEM {
             // Everybody has it already: only its position is asked for.
             let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id };
-            return self.ask(now, self.home(hash), record, fx);
+            return self.ask(now, self.home(hash), &record, fx);
         }
         let known = self.channels.find(hash, stem, is_pattern);
         let own = known.and_then(|index| member.subscriptions.iter().find(|it| it.channel == index));
@@ -89,10 +89,10 @@ impl Hub {
         if is_pattern {
             self.awaited.insert((conn, serial), self.config.shards);
             for home in 0..self.config.shards {
-                self.ask(now, home, ToHome::SubscribePattern { conn, serial, prefix: stem, id }, fx);
+                self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix: stem, id }, fx);
             }
         } else {
-            self.ask(now, self.home(hash), ToHome::Subscribe { conn, serial, channel: stem, id }, fx);
+            self.ask(now, self.home(hash), &ToHome::Subscribe { conn, serial, channel: stem, id }, fx);
         }
     }
 
@@ -246,11 +246,11 @@ impl Hub {
     pub(crate) fn leave(&mut self, now: Now, channel: &LocalChannel, is_pattern: bool, fx: &mut Effects) {
         if is_pattern {
             for home in 0..self.config.shards {
-                self.ask(now, home, ToHome::LeavePattern { prefix: &channel.name }, fx);
+                self.ask(now, home, &ToHome::LeavePattern { prefix: &channel.name }, fx);
             }
         } else {
             let home = self.home(channel.hash);
-            self.ask(now, home, ToHome::Leave { channel: &channel.name }, fx);
+            self.ask(now, home, &ToHome::Leave { channel: &channel.name }, fx);
         }
     }
 }

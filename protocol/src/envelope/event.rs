@@ -170,33 +170,44 @@ pub fn variant(
     out.extend_from_slice(&message[seams.time.1 as usize..]);
 }
 
-/// `message`, or `broadcast` on `system`.
+/// `message`, or `broadcast` on `system`. Written for every publish: constants reach from value to value.
 pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
+    debug_assert!(are_plain(message.epoch), "the hub makes it of letters and digits");
     let start = out.len();
-    let is_broadcast = message.channel == SYSTEM;
-    let mut object = Object::new(out, if is_broadcast { of_type!("broadcast") } else { of_type!("message") });
-    object.text(key!("channel"), message.channel);
-    let pattern = (object.0.len() - start) as u32;
+    out.extend_from_slice(match message.channel {
+        SYSTEM => br#"{"type":"broadcast","channel":""#,
+        _ => br#"{"type":"message","channel":""#,
+    });
+    text::escape(message.channel, out);
+    // Behind the quote that is still to come.
+    let pattern = (out.len() + 1 - start) as u32;
     if let Some(to) = message.to {
-        object.text(key!("to"), to);
+        out.extend_from_slice(br#"","to":""#);
+        text::escape(to, out);
     }
     if let Some(event) = message.event {
-        object.text(key!("event"), event);
+        out.extend_from_slice(br#"","event":""#);
+        text::escape(event, out);
     }
-    object.raw(key!("payload"), message.payload);
+    out.extend_from_slice(br#"","payload":"#);
+    out.extend_from_slice(message.payload);
     if let Some(publisher) = message.publisher {
-        object.text(key!("publisher"), publisher);
+        out.extend_from_slice(br#","publisher":""#);
+        text::escape(publisher, out);
+        out.push(b'"');
     }
-    object.plain(key!("epoch"), message.epoch);
-    object.number(key!("offset"), message.offset);
-    object.key(key!("timestamp"));
-    let time_start = (object.0.len() - start) as u32;
-    object.0.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
-    let time = (time_start, (object.0.len() - start) as u32);
+    out.extend_from_slice(br#","epoch":""#);
+    out.extend_from_slice(message.epoch);
+    out.extend_from_slice(br#"","offset":"#);
+    out.extend_from_slice(itoa::Buffer::new().format(message.offset).as_bytes());
+    out.extend_from_slice(br#","timestamp":"#);
+    let time_start = (out.len() - start) as u32;
+    out.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
+    let time = (time_start, (out.len() - start) as u32);
     if let Some(priority) = message.priority {
-        object.plain(key!("priority"), priority_name(priority).as_bytes());
+        Object(out).plain(key!("priority"), priority_name(priority).as_bytes());
     }
-    object.end();
+    out.push(b'}');
     Seams { pattern, time }
 }
 

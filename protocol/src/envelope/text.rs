@@ -58,7 +58,7 @@ fn unit(escape: &str) -> u32 {
 }
 
 /// Appends `text` as the contents of a JSON string.
-#[inline]
+#[inline(always)]
 pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
     if are_plain(text.as_bytes()) {
         out.extend_from_slice(text.as_bytes());
@@ -67,6 +67,7 @@ pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
     }
 }
 
+#[cold]
 fn escape_each(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {

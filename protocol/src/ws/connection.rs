@@ -231,7 +231,14 @@ impl Reader<'_> {
         self.at
     }
 
+    #[inline]
     fn give_back(&mut self) {
+        if self.is_lent || self.connection.is_over {
+            self.give_back_lent();
+        }
+    }
+
+    fn give_back_lent(&mut self) {
         let is_lent = std::mem::take(&mut self.is_lent);
         if self.connection.is_over {
             // Nothing follows a close or a violation: a message that was in progress never ends.
@@ -256,6 +263,9 @@ impl Reader<'_> {
         loop {
             if self.connection.is_over {
                 self.at = self.bytes.len();
+                return Ok(None);
+            }
+            if self.at == self.bytes.len() {
                 return Ok(None);
             }
             if self.connection.frame.is_none() {

@@ -163,9 +163,20 @@ pub fn encode_header(opcode: Opcode, length: u64, out: &mut [u8; 10]) -> usize {
 
 /// Appends an unmasked frame, as a server sends it.
 pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-    let mut header = [0; 10];
-    let length = encode_header(opcode, payload.len() as u64, &mut header);
-    out.extend_from_slice(&header[..length]);
+    let first = 0x80 | opcode as u8;
+    match payload.len() {
+        // The usual lengths, without a detour.
+        length @ 0..=125 => out.extend_from_slice(&[first, length as u8]),
+        length @ 126..=0xffff => {
+            let [high, low] = (length as u16).to_be_bytes();
+            out.extend_from_slice(&[first, 126, high, low]);
+        }
+        length => {
+            let mut header = [0; 10];
+            let used = encode_header(opcode, length as u64, &mut header);
+            out.extend_from_slice(&header[..used]);
+        }
+    }
     out.extend_from_slice(payload);
 }
 
@@ -220,6 +231,12 @@ mod tests {
             let parsed = Header::parse(&out[..used]);
             let expected = Header { is_final: true, opcode: Opcode::Binary, mask: None, length };
             prop_assert_eq!(parsed, Ok(Some((expected, used))));
+            let mut frame = Vec::new();
+            encode(Opcode::Binary, &vec![7; length.min(70_000) as usize], &mut frame);
+            let used_of_frame = encode_header(Opcode::Binary, length.min(70_000), &mut [0; 10]);
+            prop_assert_eq!(frame.len() as u64, used_of_frame as u64 + length.min(70_000));
+            let payload = Header::parse(&frame).map(|it| it.map(|(header, used)| (header.length, used)));
+            prop_assert_eq!(payload, Ok(Some((length.min(70_000), used_of_frame))));
             for cut in 0..used {
                 prop_assert_eq!(Header::parse(&out[..cut]), Ok(None));
             }
