@@ -5,15 +5,34 @@ use std::fs;
 /// The kernel's unit of processor time: 100 per second on every Linux this runs on (`getconf CLK_TCK`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Seconds that the threads of a process were on a core, as the scheduler counts them: exact, where the figures of
-/// `/proc/PID/stat` are samples that short bursts escape.
-pub(crate) fn process_seconds(pid: u32) -> f64 {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
-    let nanoseconds = threads.flatten().filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<f64>().ok()
-    });
-    nanoseconds.sum::<f64>() / 1e9
+/// What the scheduler counted of some threads: exact, where the figures of `/proc/PID/stat` are samples that short
+/// bursts escape.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Scheduled {
+    /// Seconds on a core.
+    pub(crate) ran: f64,
+    /// Seconds that they could have run, had nobody else been on their core.
+    pub(crate) delayed: f64,
+}
+
+/// Of all threads of a process.
+pub(crate) fn process(pid: u32) -> Scheduled {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Scheduled::default() };
+    threads.flatten().fold(Scheduled::default(), |sum, thread| {
+        let it = scheduled(&fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default());
+        Scheduled { ran: sum.ran + it.ran, delayed: sum.delayed + it.delayed }
+    })
+}
+
+/// Of the calling thread.
+pub(crate) fn thread() -> Scheduled {
+    scheduled(&fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default())
+}
+
+/// `schedstat`: nanoseconds on a core, nanoseconds in its queue, turns.
+fn scheduled(text: &str) -> Scheduled {
+    let mut seconds = text.split_whitespace().map(|it| it.parse().unwrap_or(0.0) / 1e9);
+    Scheduled { ran: seconds.next().unwrap_or(0.0), delayed: seconds.next().unwrap_or(0.0) }
 }
 
 /// Seconds that a core was idle, or not ours because the host gave it to somebody else. What is left of a span of
@@ -45,5 +64,17 @@ pub(crate) fn sleep_exactly() {
     let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
     if let Some(id) = thread.file_name() {
         let _ = fs::write(std::path::Path::new("/proc").join(id).join("timerslack_ns"), "1");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheduler_is_read() {
+        assert_eq!(scheduled("1500000000 250000000 7\n"), Scheduled { ran: 1.5, delayed: 0.25 });
+        assert_eq!(scheduled(""), Scheduled::default(), "a thread that ended meanwhile");
+        assert!(process(std::process::id()).ran > 0.0 && resident_kib(std::process::id()) > 0);
     }
 }

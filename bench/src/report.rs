@@ -40,6 +40,10 @@ pub(crate) struct RunResult {
     pub(crate) slip_p99_us: f64,
     pub(crate) reading_p99_us: f64,
     pub(crate) client_idle_share: f64,
+    /// Of the time, the share in which other programs were on a core when the client, or a thread of the server,
+    /// could have run.
+    pub(crate) client_delayed_share: f64,
+    pub(crate) server_delayed_share: f64,
     pub(crate) is_client_bound: bool,
     /// Why.
     pub(crate) client_bound: Option<String>,
@@ -70,6 +74,8 @@ pub(crate) struct RunResult {
 const SLIP_MAX_US: f64 = 200.0;
 /// A client with less time left than this may have kept messages waiting.
 const IDLE_SHARE_MIN: f64 = 0.15;
+/// A client that other programs keep off its core for longer is late by what they take.
+const DELAYED_SHARE_MAX: f64 = 0.02;
 /// One turn's reading may take so long before it shows in latencies, and this share of the 99th percentile.
 const READING_MAX_US: f64 = 200.0;
 const READING_SHARE_MAX: f64 = 0.5;
@@ -91,7 +97,10 @@ impl RunResult {
     /// Decides whether publishing and reading was what limited this run.
     pub(crate) fn judge_load(&mut self) {
         let reading = self.reading_p99_us;
-        let why = if self.client_idle_share < IDLE_SHARE_MIN {
+        let why = if self.client_delayed_share > DELAYED_SHARE_MAX {
+            let share = self.client_delayed_share * 100.0;
+            Some(format!("others kept it off its core {share:.0}% of the time"))
+        } else if self.client_idle_share < IDLE_SHARE_MIN {
             Some(format!("it had {:.0}% of its time left", self.client_idle_share * 100.0))
         } else if self.slip_p99_us > SLIP_MAX_US {
             Some(format!("it sent {:.0} us late", self.slip_p99_us))
@@ -216,10 +225,13 @@ impl RunResult {
         );
         let _ = writeln!(
             text,
-            "client: schedule slip p99 {:.0} us, reading p99 {:.0} us a turn, {:.0}% of its time left",
+            "client: schedule slip p99 {:.0} us, reading p99 {:.0} us a turn, {:.0}% of its time left; kept off their \
+             cores by others: client {:.1}%, server {:.1}% of the time",
             self.slip_p99_us,
             self.reading_p99_us,
-            self.client_idle_share * 100.0
+            self.client_idle_share * 100.0,
+            self.client_delayed_share * 100.0,
+            self.server_delayed_share * 100.0
         );
     }
 }
@@ -255,6 +267,7 @@ mod tests {
     #[test]
     fn a_late_client_and_a_slow_reader_are_named() {
         assert!(judged(|it| it.slip_p99_us = 201.0).is_client_bound);
+        assert!(judged(|it| it.client_delayed_share = 0.05).is_client_bound);
         assert!(judged(|it| it.reading_p99_us = 250.0).is_client_bound);
         assert!(!judged(|it| (it.reading_p99_us, it.p99_us) = (250.0, 2000.0)).is_client_bound);
     }

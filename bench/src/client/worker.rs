@@ -57,6 +57,8 @@ pub(crate) struct Outcome {
     pub(crate) closed: usize,
     /// Of the measured time, the share in which there was nothing to do.
     pub(crate) idle_share: f64,
+    /// Of the schedule's time, the share in which other programs were on its core when it could have run.
+    pub(crate) delayed_share: f64,
 }
 
 struct Conn {
@@ -145,6 +147,7 @@ impl Worker {
         let mut it = self.prepare(start);
         let mut events = Events::with_capacity(1024);
         let (mut last_news, mut backlog) = (Instant::now(), None);
+        let (delayed, mut delayed_share) = (cpu::thread().delayed, 0.0);
         let end = (self.job.warmup + self.job.time).as_nanos() as u64;
         loop {
             let now = it.now();
@@ -154,6 +157,7 @@ impl Worker {
             let left = it.expected.saturating_sub(it.tally.audit.delivered);
             if backlog.is_none() && now >= end {
                 backlog = Some(left);
+                delayed_share = (cpu::thread().delayed - delayed) * 1e9 / now as f64;
             }
             self.wait(&mut events, &mut it)?;
             if !events.is_empty() {
@@ -174,6 +178,7 @@ impl Worker {
         }
         self.finish(&mut it);
         Ok(Outcome {
+            delayed_share,
             idle_share: it.effort.idle_share(),
             reading_ns: it.effort.reading_ns,
             tally: it.tally,

@@ -20,7 +20,7 @@ impl Scenario {
     pub(super) fn run_connect(&self, what: &str) -> Result<RunResult> {
         let placement = self.placement();
         let server = Server::start(what, placement)?;
-        let before = cpu::process_seconds(server.pid());
+        let before = cpu::process(server.pid()).ran;
         let (port, threads) = (server.port, THREADS.min(self.connections));
         let spare = cores().saturating_sub(placement.cores).max(1);
         let bar = progress::bar(self.connections, self.name);
@@ -39,7 +39,7 @@ impl Scenario {
         }
         let mut result = RunResult::new(self.name, what, self.connections, 0);
         result.connect_seconds = begin.elapsed().as_secs_f64();
-        result.server_cpu_seconds = cpu::process_seconds(server.pid()) - before;
+        result.server_cpu_seconds = cpu::process(server.pid()).ran - before;
         bar.finish_and_clear();
         result.judge_connect(placement.cores);
         let open = streams.iter_mut().filter_map(|it| is_open(it).then_some(())).count();

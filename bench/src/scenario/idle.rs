@@ -42,7 +42,7 @@ impl Scenario {
         result.connect_seconds = begin.elapsed().as_secs_f64();
         result.resident_kib = cpu::resident_kib(server.pid());
         result.descriptors = cpu::descriptors(server.pid());
-        result.server_cpu_seconds = cpu::process_seconds(server.pid());
+        result.server_cpu_seconds = cpu::process(server.pid()).ran;
         let mut open = 0;
         for helper in &mut helpers {
             open += helper.open()?;

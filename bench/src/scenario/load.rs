@@ -31,7 +31,7 @@ const COUNTERS: [&str; 12] = [
 /// What the server had used at some moment.
 struct Sample {
     at: Instant,
-    process_seconds: f64,
+    process: cpu::Scheduled,
     idle_seconds: f64,
 }
 
@@ -39,7 +39,7 @@ impl Sample {
     fn take(server: &Server, placement: Placement) -> Self {
         Self {
             at: Instant::now(),
-            process_seconds: cpu::process_seconds(server.pid()),
+            process: cpu::process(server.pid()),
             idle_seconds: (0..placement.cores).map(cpu::core_idle_seconds).sum(),
         }
     }
@@ -86,11 +86,13 @@ impl Scenario {
         let mut result = RunResult::new(self.name, what, connections, self.size);
         result.rate = self.rate;
         result.collect(outcomes, self.seconds);
-        result.server_cpu_seconds = after.process_seconds - before.process_seconds;
+        result.server_cpu_seconds = after.process.ran - before.process.ran;
+        let span = (after.at - before.at).as_secs_f64();
+        result.server_delayed_share = (after.process.delayed - before.process.delayed) / span;
         if is_shared {
             result.note = "client and server share a core: only the process's time is told".to_owned();
         } else {
-            let span = (after.at - before.at).as_secs_f64() * placement.cores as f64;
+            let span = span * placement.cores as f64;
             result.core_busy_seconds = Some((span - (after.idle_seconds - before.idle_seconds)).max(0.0));
         }
         result.count(counters);
@@ -114,6 +116,7 @@ impl RunResult {
             self.published += outcome.published;
             self.backlog += outcome.backlog;
             self.client_idle_share = self.client_idle_share.min(outcome.idle_share);
+            self.client_delayed_share = self.client_delayed_share.max(outcome.delayed_share);
             self.closed += outcome.closed;
         }
         self.latency(&tally.latency_ns);
