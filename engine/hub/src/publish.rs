@@ -102,7 +102,9 @@ impl Hub {
             }
             // One request has one answer: the last of a list gives it.
             let id = id.filter(|_| index + 1 == names.len());
-            let hash = self.hasher.of(&**to);
+            // The own inbox: other connections of the same participant get it too.
+            let to: &str = if &**to == name::INBOX { &publisher } else { to };
+            let hash = self.hasher.of(to);
             let target =
                 Addressed { conn, id, target: to, hash, rule: 0, is_ephemeral: is_ephemeral(publish) };
             let record = ToHome::Direct(target.published(&publisher, publish, now));

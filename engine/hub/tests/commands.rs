@@ -531,3 +531,16 @@ fn messages_that_make_no_sense_count_as_invalid_too() {
         assert!(closed(net), "the tenth in a row");
     });
 }
+
+#[test]
+fn the_own_inbox_is_reached_by_its_short_name() {
+    nodes(|net| {
+        let ann = net.join(0, 0, "ann");
+        let other = net.join(last_shard(net), 1, "ann");
+        let answers = net.ask(ann, r#"{"type":"publish","id":1,"to":"@me","payload":1}"#);
+        assert_eq!(kinds(&answers), ["message", "response"]);
+        let copies = net.take(other);
+        let copy = copies.iter().find(|it| it["type"] == "message").expect("the other connection gets it");
+        assert_eq!((&copy["channel"], &copy["to"]), (&json!("@me"), &json!("ann")));
+    });
+}

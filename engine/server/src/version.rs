@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+/// The kernel that the tests ran on; from 6.1 on others should do.
+const TESTED: &str = "6.18";
+
 /// The version, the drivers, and what the kernel offers.
 pub(crate) fn text() -> String {
     let probe = corecast_driver::uring::probe();
@@ -16,6 +19,8 @@ pub(crate) fn text() -> String {
     if !probe.missing.is_empty() {
         let _ = writeln!(text, "driver uring lacks: {}", list(&probe.missing));
     }
+    let tested = if probe.release.starts_with(TESTED) { "" } else { ", and so not on this one" };
+    let _ = writeln!(text, "driver uring was tested on Linux {TESTED} only{tested}");
     let _ = writeln!(text, "driver epoll: available");
     let _ = writeln!(text, "driver glommio: not built in");
     text

@@ -175,12 +175,11 @@ fn replies_that_nobody_reads_hold_their_asker_back(start: Start) {
     let mut asker = server.to("/ws/demo").receive_buffer(SMALL_BUFFER_BYTES).open();
     let mut bystander = server.connect("/ws/demo");
     let stream = asker.socket.get_ref().try_clone().expect("a socket can be cloned");
-    let writer = std::thread::spawn(move || {
+    let writer = thread::spawn(move || {
         let mut stream = stream;
         for number in 0..PINGS {
             let ping = json!({"type": "ping", "id": number}).to_string();
-            std::io::Write::write_all(&mut stream, &support::masked(0x81, ping.as_bytes()))
-                .expect("it is read");
+            Write::write_all(&mut stream, &masked(0x81, ping.as_bytes())).expect("it is read");
         }
     });
     server.wait_for_metric("stalls_total", |stalls| stalls > 0);

@@ -122,3 +122,67 @@ impl Drain {
         !matches!(self.stage, Stage::Serving | Stage::Quieting)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(8);
+
+    #[test]
+    fn every_step_has_its_deadline() {
+        let start = Instant::now();
+        let mut drain = Drain::default();
+        assert_eq!(drain.deadline(), None, "nothing is to be looked at while serving");
+        drain.begin(start, TIMEOUT);
+        let close_by = start + TIMEOUT * 3 / 4;
+        assert_eq!(drain.deadline(), Some(close_by));
+        assert!(!drain.must_close(close_by - Duration::from_millis(1)) && drain.must_close(close_by));
+        assert!(!drain.is_overdue(close_by) && drain.is_overdue(start + TIMEOUT));
+        drain.closing(close_by);
+        assert!(!drain.must_close(start + TIMEOUT), "it was done");
+        assert_eq!(drain.deadline(), Some(close_by + ANSWERING));
+        assert!(!drain.stops_accepting(close_by));
+        assert!(drain.stops_accepting(close_by + ANSWERING));
+        assert!(!drain.stops_accepting(close_by + ANSWERING), "said once");
+        assert_eq!(drain.deadline(), Some(start + TIMEOUT));
+    }
+
+    #[test]
+    fn the_accept_queue_is_looked_at_again_before_the_end() {
+        let mut drain = Drain::default();
+        drain.closing(Instant::now());
+        assert!(!drain.is_deserted(0) && drain.looks_again(0));
+        assert!(
+            !drain.is_deserted(1) && !drain.looks_again(1),
+            "somebody came: it is waited for, without a circle"
+        );
+        assert!(!drain.is_deserted(0) && !drain.is_deserted(0) && drain.looks_again(0));
+        assert!(drain.is_deserted(0));
+    }
+
+    #[test]
+    fn all_markers_are_waited_for() {
+        let mut others = ShardSet::EMPTY;
+        others.insert(1);
+        others.insert(3);
+        let mut drain = Drain::default();
+        for class in [Class::Request, Class::Deliver] {
+            drain.marker(1, class);
+            assert!(!drain.deliveries_are_over(others));
+            assert!(!(class == Class::Request && drain.requests_are_over(others)));
+            drain.marker(3, class);
+        }
+        assert!(drain.requests_are_over(others) && drain.deliveries_are_over(others));
+    }
+
+    #[test]
+    fn nothing_is_accepted_behind_the_marker() {
+        let mut drain = Drain::default();
+        assert!(!drain.is_on() && !drain.is_silent());
+        drain.begin(Instant::now(), TIMEOUT);
+        assert!(drain.is_on() && !drain.is_silent(), "what was sent before is still acted on");
+        drain.stage = Stage::AwaitingRequests;
+        assert!(drain.is_on() && drain.is_silent());
+    }
+}

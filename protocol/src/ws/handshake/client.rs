@@ -9,6 +9,8 @@ pub enum ClientError {
     Malformed,
     /// Another status than 101.
     Status(u16),
+    /// `Upgrade` or `Connection` is missing.
+    Upgrade,
     /// The accept key does not fit ours.
     Key,
 }
@@ -45,6 +47,18 @@ pub fn parse_client_response(bytes: &[u8], key: &str) -> Result<Option<usize>, C
     let status = response.code.unwrap_or_default();
     if status != 101 {
         return Err(ClientError::Status(status));
+    }
+    // RFC 6455 section 4.1: "If the response lacks an |Upgrade| header field … the client MUST Fail the WebSocket
+    // Connection."
+    let has = |name: &str, token: &str| {
+        response.headers.iter().any(|it| {
+            let value = std::str::from_utf8(it.value).unwrap_or_default();
+            it.name.eq_ignore_ascii_case(name)
+                && value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
+        })
+    };
+    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
+        return Err(ClientError::Upgrade);
     }
     let accept = response.headers.iter().find(|it| it.name.eq_ignore_ascii_case("sec-websocket-accept"));
     if accept.map(|it| it.value) != Some(&accept_key(key.as_bytes())) {
