@@ -3,6 +3,7 @@
 pub mod command;
 pub mod event;
 mod json;
+mod key;
 pub mod name;
 mod scan;
 mod special;

@@ -9,6 +9,7 @@ use crate::envelope::command::{
     Call, Channels, Command, Name, Payload, Position, Priority, Publish, Request, RequestId, Subscribe,
     Target,
 };
+use crate::envelope::key::Key;
 use crate::envelope::name::NAME_BYTES_MAX;
 use crate::envelope::scan::{Cursor, DEPTH_MAX, Fault, Kind, Problem, Value};
 use crate::envelope::{text, time};
@@ -34,89 +35,6 @@ pub struct Rejection {
     pub code: ErrorCode,
     /// What was wrong and what would be right.
     pub message: Cow<'static, str>,
-}
-
-macro_rules! keys {
-    ($($variant:ident = $($text:literal)|+,)*) => {
-        /// The members of the envelope; `Unknown` stands for all others.
-        #[expect(clippy::enum_variant_names, reason = "the wire has a member `key_id`")]
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        enum Key { $($variant,)* Unknown }
-
-        impl Key {
-            const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            fn find(name: &[u8]) -> Self {
-                match name {
-                    $($($text)|+ => Self::$variant,)*
-                    _ => Self::Unknown,
-                }
-            }
-
-            fn name(self) -> &'static str {
-                const TEXTS: &[&[&[u8]]] = &[$(&[$($text),+]),*];
-                std::str::from_utf8(TEXTS[self as usize][0]).unwrap_or("")
-            }
-        }
-    };
-}
-
-keys! {
-    Type = b"type",
-    Id = b"id",
-    Channel = b"channel",
-    Channels = b"channels",
-    To = b"to",
-    Event = b"event",
-    Events = b"events",
-    Payload = b"payload",
-    Priority = b"priority",
-    Store = b"store",
-    IdempotencyKey = b"idempotency_key",
-    Receipt = b"receipt",
-    Echo = b"echo",
-    Exclude = b"exclude",
-    Tags = b"tags",
-    Timestamp = b"timestamp",
-    Traceparent = b"traceparent",
-    Signature = b"signature",
-    KeyId = b"key_id",
-    Nonce = b"nonce",
-    Token = b"token",
-    SessionId = b"session_id" | b"sessionId",
-    Positions = b"positions",
-    Recover = b"recover",
-    History = b"history",
-    Presence = b"presence",
-    Ack = b"ack",
-    Epoch = b"epoch",
-    Offset = b"offset",
-    Messages = b"messages",
-    Method = b"method",
-    Params = b"params",
-    Capabilities = b"capabilities",
-    Call = b"call",
-    Result = b"result",
-    Error = b"error",
-    Partial = b"partial",
-}
-
-impl Key {
-    /// The bits of those that belong to the envelope of a publish; everything else is payload where `payload` is
-    /// absent.
-    const OF_PUBLISH: u64 = (2 << Self::Nonce as u32) - 1 - Self::Channels.bit() - Self::Events.bit();
-
-    /// A key in whose contents there are escapes: rare, but the same key.
-    #[cold]
-    fn find_escaped(contents: &str) -> Self {
-        Self::find(text::unescape(contents).as_bytes())
-    }
-
-    /// Its bit in a set of keys.
-    const fn bit(self) -> u64 {
-        const { assert!((Self::Unknown as usize) < 64, "a set of keys is a number of 64 bits") };
-        1 << self as u32
-    }
 }
 
 /// Memory that parsing reuses: one per shard.
@@ -151,10 +69,19 @@ pub fn parse<'a>(text: &'a str, scanner: &'a mut Scanner) -> Result<Request<'a>,
     let Scanner { depth_max, values, members, payload } = scanner;
     members.clear();
     let mut fields = Fields { text, values, found: 0, repeated: 0, members };
-    match fields.request(*depth_max, payload) {
-        Ok(request) => Ok(request),
+    let scanned = fields.scan(*depth_max);
+    let id = match (scanned, fields.id()) {
+        (Ok(()), Ok(id)) => id,
         // An id that can't be read must not hide what else is wrong.
-        Err(refused) => Err(refused.with_id(fields.id().unwrap_or(None))),
+        (Err(fault), id) => return Err(Refused::from(fault).with_id(id.unwrap_or(None))),
+        (Ok(()), Err(refused)) => return Err(refused.with_id(None)),
+    };
+    if fields.repeated & !Key::Unknown.bit() != 0 {
+        return Err(fields.duplicate().with_id(id));
+    }
+    match fields.command(payload) {
+        Ok(command) => Ok(Request { id, command }),
+        Err(refused) => Err(refused.with_id(id)),
     }
 }
 
@@ -170,41 +97,60 @@ pub fn batch_messages(array: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A rejection before it knows the request's id.
+/// A rejection before it knows the request's id. Boxed: it is rare, and what is returned instead of it stays small.
 #[derive(Debug)]
-struct Refused {
-    code: ErrorCode,
-    message: Cow<'static, str>,
-}
+struct Refused(Box<(ErrorCode, Cow<'static, str>)>);
 
 impl Refused {
-    fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: ErrorCode::InvalidMessage, message: message.into() }
+    #[cold]
+    fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new((code, message.into())))
     }
 
+    #[cold]
+    fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::InvalidMessage, message)
+    }
+
+    #[cold]
     fn field(key: Key, right: &str) -> Self {
         Self::invalid(format!("`{}` must be {right}", key.name()))
     }
 
+    #[cold]
     fn with_id(self, id: Option<RequestId<'_>>) -> Rejection {
         let id = id.map(|id| id.to_string());
-        Rejection { id, code: self.code, message: self.message }
+        let (code, message) = *self.0;
+        Rejection { id, code, message }
     }
 }
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
         match fault.what {
-            Problem::Expected(what) => Self {
-                code: ErrorCode::InvalidJson,
-                message: format!("not JSON at byte {}: expected {what}", fault.at).into(),
-            },
+            Problem::Expected(what) => {
+                let message = format!("not JSON at byte {}: expected {what}", fault.at);
+                Self::new(ErrorCode::InvalidJson, message)
+            }
             Problem::NoObject => Self::invalid("a message is an object with a `type`"),
             Problem::TooDeep => {
                 Self::invalid(format!("nested too deep at byte {} (limits.json_depth)", fault.at))
             }
         }
     }
+}
+
+/// What few publishes say.
+struct Options {
+    priority: Option<Priority>,
+    store: Option<bool>,
+    echo: bool,
+    timestamp: Option<u64>,
+}
+
+impl Options {
+    /// Where none of these is there, none needs to be looked for.
+    const KEYS: u64 = Key::Priority.bit() | Key::Store.bit() | Key::Echo.bit() | Key::Timestamp.bit();
 }
 
 /// The members of one message, as spans.
@@ -219,16 +165,6 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    #[inline]
-    fn request(&mut self, depth_max: usize, payload: &'a mut Vec<u8>) -> Result<Request<'a>, Refused> {
-        self.scan(depth_max)?;
-        let id = self.id()?;
-        if self.repeated & !Key::Unknown.bit() != 0 {
-            return Err(self.duplicate());
-        }
-        Ok(Request { id, command: self.command(payload)? })
-    }
-
     /// The one pass: validates everything and notes where the members lie.
     #[inline(always)]
     fn scan(&mut self, depth_max: usize) -> Result<(), Fault> {
@@ -278,7 +214,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The member, unless it is absent or null.
-    #[inline]
+    #[inline(always)]
     fn find(&self, key: Key) -> Option<Value> {
         let value = self.values[key as usize];
         (self.has(key) && value.kind != Kind::Null).then_some(value)
@@ -293,6 +229,7 @@ impl<'a> Fields<'a> {
         self.has(key).then(|| &self.text.as_bytes()[value.start..value.end])
     }
 
+    #[inline(always)]
     fn id(&self) -> Result<Option<RequestId<'a>>, Refused> {
         let Some(value) = self.find(Key::Id) else { return Ok(None) };
         let right = || Refused::field(Key::Id, "a string of 1 to 64 bytes or an integer from 0 to 2^53-1");
@@ -310,7 +247,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn text(&self, key: Key) -> Result<Option<Name<'a>>, Refused> {
         match self.find(key) {
             None => Ok(None),
@@ -318,6 +255,7 @@ impl<'a> Fields<'a> {
         }
     }
 
+    #[inline(always)]
     fn needed_text(&self, key: Key) -> Result<Name<'a>, Refused> {
         self.text(key)?.ok_or_else(|| Refused::invalid(format!("`{}` is missing", key.name())))
     }
@@ -378,11 +316,11 @@ impl<'a> Fields<'a> {
     }
 
     fn needed_channels(&self) -> Result<Channels<'a>, Refused> {
-        self.channels()?.ok_or(Refused::invalid("`channel` or `channels` is missing"))
+        self.channels()?.ok_or_else(|| Refused::invalid("`channel` or `channels` is missing"))
     }
 
     fn position(&self) -> Result<Position<'a>, Refused> {
-        let offset = self.integer(Key::Offset)?.ok_or(Refused::invalid("`offset` is missing"))?;
+        let offset = self.integer(Key::Offset)?.ok_or_else(|| Refused::invalid("`offset` is missing"))?;
         Ok(Position { epoch: self.needed_text(Key::Epoch)?, offset })
     }
 
@@ -419,8 +357,8 @@ impl<'a> Fields<'a> {
             "cancel" if self.find(Key::Id).is_some() => Command::Cancel,
             "cancel" => return Err(Refused::invalid("`id` is missing: it names the call to cancel")),
             "register" => {
-                let missing = Refused::invalid("`capabilities` is missing");
-                Command::Register { capabilities: self.names(Key::Capabilities)?.ok_or(missing)? }
+                let missing = || Refused::invalid("`capabilities` is missing");
+                Command::Register { capabilities: self.names(Key::Capabilities)?.ok_or_else(missing)? }
             }
             "response" => Command::Response {
                 call: self.needed_text(Key::Call)?,
@@ -429,9 +367,8 @@ impl<'a> Fields<'a> {
                 partial: self.flag(Key::Partial)?.unwrap_or(false),
             },
             _ => {
-                let message =
-                    "unknown `type`: see the list of client messages in the protocol's section 3".into();
-                return Err(Refused { code: ErrorCode::UnknownType, message });
+                let message = "unknown `type`: see the list of client messages in the protocol's section 3";
+                return Err(Refused::new(ErrorCode::UnknownType, message));
             }
         })
     }
@@ -449,13 +386,9 @@ impl<'a> Fields<'a> {
             (None, _) if event.is_some() => return Err(Refused::invalid("`channel` is missing")),
             (None, _) => return Err(Refused::invalid("`channel` or `to` is missing")),
         };
-        let priority = match self.text(Key::Priority)?.as_deref() {
-            None => None,
-            Some("critical") => Some(Priority::Critical),
-            Some("high") => Some(Priority::High),
-            Some("normal") => Some(Priority::Normal),
-            Some("low") => Some(Priority::Low),
-            Some(_) => return Err(Refused::field(Key::Priority, "critical, high, normal or low")),
+        let options = match self.found & Options::KEYS {
+            0 => Options { priority: None, store: None, echo: true, timestamp: None },
+            _ => self.options()?,
         };
         let event = match event {
             Some(event) => Some(Cow::Borrowed(event)),
@@ -467,14 +400,31 @@ impl<'a> Fields<'a> {
         Ok(Publish {
             target,
             event,
-            priority,
-            store: self.flag(Key::Store)?,
-            echo: self.flag(Key::Echo)?.unwrap_or(true),
-            timestamp: self.timestamp()?,
+            priority: options.priority,
+            store: options.store,
+            echo: options.echo,
+            timestamp: options.timestamp,
             payload: match self.bytes(Key::Payload) {
                 Some(payload) => Payload::Value(payload),
                 None => Payload::Members(Cow::Borrowed(self.members(payload))),
             },
+        })
+    }
+
+    fn options(&self) -> Result<Options, Refused> {
+        let priority = match self.text(Key::Priority)?.as_deref() {
+            None => None,
+            Some("critical") => Some(Priority::Critical),
+            Some("high") => Some(Priority::High),
+            Some("normal") => Some(Priority::Normal),
+            Some("low") => Some(Priority::Low),
+            Some(_) => return Err(Refused::field(Key::Priority, "critical, high, normal or low")),
+        };
+        Ok(Options {
+            priority,
+            store: self.flag(Key::Store)?,
+            echo: self.flag(Key::Echo)?.unwrap_or(true),
+            timestamp: self.timestamp()?,
         })
     }
 
@@ -560,7 +510,7 @@ impl<'a> Fields<'a> {
 }
 
 /// What a validated value of `text` says, if it is a string.
-#[inline]
+#[inline(always)]
 fn string(text: &str, value: Value) -> Option<Name<'_>> {
     let has_escapes = match value.kind {
         Kind::Text => false,
