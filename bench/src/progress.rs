@@ -1,12 +1,16 @@
 //! Progress bars: on a terminal only, and never where output is read by programs.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// A run's bar stands below that of the comparison or ramp that it is a part of.
+static ALL: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// A bar of so many things; silent where standard error is no terminal.
 pub(crate) fn bar(length: usize, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(length as u64).with_message(what.to_owned());
+    let bar = ALL.add(ProgressBar::new(length as u64)).with_message(what.to_owned());
     if let Ok(style) = ProgressStyle::with_template("{msg:14} {wide_bar} {pos}/{len}") {
         bar.set_style(style);
     }

@@ -102,6 +102,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_micros(100);
 /// A deaf member's `SO_RCVBUF`: so small that the kernel does not hide that nobody reads.
 const DEAF_BUFFER_BYTES: usize = 4096;
+const PUBLISHES_PER_TURN_MAX: usize = 64;
 /// Room for reading behind what is kept of an unfinished frame.
 const READ_BYTES: usize = 256 << 10;
 
@@ -223,8 +224,12 @@ impl Worker {
         }
     }
 
+    /// Not all at once after a hold-up: who only sends fills buffers with what nobody reads.
     fn publish_due(&mut self, it: &mut Run, now: u64) {
-        while it.published < it.total && it.due() <= now {
+        for _ in 0..PUBLISHES_PER_TURN_MAX {
+            if it.published == it.total || it.due() > now {
+                return;
+            }
             let due = it.due();
             it.effort.is_busy();
             it.slip_ns.saturating_record((now - due).max(1));
