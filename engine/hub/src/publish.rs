@@ -201,6 +201,7 @@ impl Hub {
 
     /// Writes the message and sends one record to each shard: all get the same, but for the publisher's shard if the
     /// publisher is to be told something or left out.
+    #[inline(always)]
     fn spread(&mut self, now: Now, it: &Published<'_>, to: &Spread<'_>, fx: &mut Effects) {
         let receipt = it.id.map(|id| Receipt { conn: it.conn, id, epoch: to.epoch, offset: to.offset });
         if to.shards.is_empty() {
@@ -246,8 +247,10 @@ impl Hub {
         } else if let Some(receipt) = receipt {
             self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
         }
-        (written.exclude, written.receipt) = (None, None);
-        self.hand_over(others, to, &written, fx);
+        if !others.is_empty() {
+            (written.exclude, written.receipt) = (None, None);
+            self.hand_over(others, to, &written, fx);
+        }
         self.scratch = json;
     }
 

@@ -21,13 +21,19 @@ impl<T: Named> Registry<T> {
     }
 
     pub(crate) fn find(&self, hash: u64, name: &str) -> Option<u32> {
-        let is_it = |index: u32| self.get(index).is_some_and(|it| it.name() == name);
         let (_, first) = *self.by_name.find(hash, |entry| entry.0 == hash)?;
-        if is_it(first) {
-            return Some(first);
-        }
-        // Two names of one hash: so rare that the table is searched again.
-        self.by_name.find(hash, |entry| entry.0 == hash && is_it(entry.1)).map(|entry| entry.1)
+        if self.is_called(first, name) { Some(first) } else { self.find_another(hash, name) }
+    }
+
+    fn is_called(&self, index: u32, name: &str) -> bool {
+        self.get(index).is_some_and(|it| it.name() == name)
+    }
+
+    /// Two names of one hash: so rare that the table is searched again.
+    #[cold]
+    fn find_another(&self, hash: u64, name: &str) -> Option<u32> {
+        let is_it = |entry: &(u64, u32)| entry.0 == hash && self.is_called(entry.1, name);
+        self.by_name.find(hash, is_it).map(|entry| entry.1)
     }
 
     pub(crate) fn at(&self, hash: u64, name: &str) -> Option<&T> {

@@ -314,12 +314,22 @@ pub fn request_error(
 /// `response` to a publish.
 pub fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
     debug_assert!(are_plain(epoch), "the hub makes it of letters and digits");
-    let mut object = Object::new(out, of_type!("response"));
-    object.id(Some(id));
-    object.raw(r#","result":{"epoch":""#, epoch);
-    object.0.push(b'"');
-    object.number(key!("offset"), offset);
-    object.0.extend_from_slice(br#","durability":"memory"}}"#);
+    match id {
+        RequestId::Text(contents) => {
+            out.extend_from_slice(br#"{"type":"response","id":""#);
+            out.extend_from_slice(contents.as_bytes());
+            out.extend_from_slice(br#"","result":{"epoch":""#);
+        }
+        RequestId::Number(number) => {
+            out.extend_from_slice(br#"{"type":"response","id":"#);
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            out.extend_from_slice(br#","result":{"epoch":""#);
+        }
+    }
+    out.extend_from_slice(epoch);
+    out.extend_from_slice(br#"","offset":"#);
+    out.extend_from_slice(itoa::Buffer::new().format(offset).as_bytes());
+    out.extend_from_slice(br#","durability":"memory"}}"#);
 }
 
 /// `response` with a result that is JSON already.

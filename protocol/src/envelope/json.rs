@@ -177,24 +177,21 @@ impl<'a> Fields<'a> {
         cursor.eat(b'{');
         if cursor.token() != b'}' {
             loop {
-                let start = cursor.at();
                 let name = cursor.key()?;
                 let key = match name.has_escapes {
                     false => Key::find(name.bytes),
-                    true => Key::find_escaped(&self.text[start + 1..][..name.bytes.len()]),
+                    true => Key::find_escaped(name.of(self.text)),
                 };
                 let value = cursor.value(depth_max - 1)?;
                 if key.bit() & Key::OF_PUBLISH == 0 {
-                    self.members.push((start, value.end));
+                    self.members.push((name.start, value.end));
                 }
                 self.repeated |= self.found & key.bit();
                 self.found |= key.bit();
                 self.values[key as usize] = value;
-                cursor.token();
-                if !cursor.eat(b',') {
+                if !cursor.take(b',') {
                     break;
                 }
-                cursor.token();
             }
         }
         if !cursor.eat(b'}') {
@@ -548,10 +545,8 @@ fn members(object: &str) -> impl Iterator<Item = (Name<'_>, Value)> {
     std::iter::from_fn(move || {
         cursor.token();
         cursor.eat(b',');
-        cursor.token();
-        let start = cursor.at();
         let key = cursor.key().ok()?;
-        let name = unescaped(object.get(start + 1..start + 1 + key.bytes.len())?, key.has_escapes);
+        let name = unescaped(key.of(object), key.has_escapes);
         Some((name, cursor.value(DEPTH_MAX).ok()?))
     })
 }

@@ -51,8 +51,17 @@ pub(crate) struct Value {
 /// A string's contents as they came, and whether there are escapes in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Contents<'a> {
+    /// Where in the text its opening quote is.
+    pub(crate) start: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) has_escapes: bool,
+}
+
+impl Contents<'_> {
+    /// The same as a text, of the text that was scanned.
+    pub(crate) fn of<'t>(&self, text: &'t str) -> &'t str {
+        &text[self.start + 1..][..self.bytes.len()]
+    }
 }
 
 /// A position in a text. What is taken out of line takes the cursor by value and returns it moved on: so it stays in
@@ -103,21 +112,36 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Takes `byte` if it is next but for space, of which there mostly is none.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, byte: u8) -> bool {
+        if matches!(self.rest, [..=b' ', ..]) {
+            *self = self.behind_space();
+        }
+        self.eat(byte)
+    }
+
+    #[inline(never)]
+    fn behind_space(mut self) -> Self {
+        self.token();
+        self
+    }
+
     /// A string, from its opening quote to behind its closing one.
     #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<Contents<'a>, Fault> {
-        if !self.eat(b'"') {
+        if !self.take(b'"') {
             return self.fault("a string");
         }
-        let start = self.rest;
-        self.rest = skip_plain(start);
+        let (start, contents) = (self.at() - 1, self.rest);
+        self.rest = skip_plain(contents);
         let has_escapes = !matches!(self.rest, [b'"', ..]);
         if has_escapes {
             *self = self.string_with_escapes()?;
         }
-        let length = start.len() - self.rest.len();
+        let length = contents.len() - self.rest.len();
         self.eat(b'"');
-        Ok(Contents { bytes: &start[..length], has_escapes })
+        Ok(Contents { start, bytes: &contents[..length], has_escapes })
     }
 
     /// The rest of a string from its first escape on, unless it is something worse, up to its closing quote.
@@ -246,10 +270,8 @@ impl<'a> Cursor<'a> {
     fn behind_value(&mut self, open: &mut usize, objects: &mut u128) -> Result<bool, Fault> {
         loop {
             let is_object = *objects & 1 == 1;
-            self.token();
-            if self.eat(b',') {
+            if self.take(b',') {
                 if is_object {
-                    self.token();
                     self.key()?;
                 }
                 return Ok(false);
@@ -273,8 +295,7 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(crate) fn key(&mut self) -> Result<Contents<'a>, Fault> {
         let key = self.string()?;
-        self.token();
-        if self.eat(b':') { Ok(key) } else { self.fault("a colon behind a key") }
+        if self.take(b':') { Ok(key) } else { self.fault("a colon behind a key") }
     }
 
     /// Nothing but space may follow.

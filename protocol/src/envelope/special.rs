@@ -25,6 +25,7 @@ pub(crate) fn skip_plain(bytes: &[u8]) -> &[u8] {
 }
 
 /// Less than a block: the zeros that fill it are special themselves, so one is found at the end at the latest.
+#[inline(never)]
 fn skip_plain_in_rest(rest: &[u8]) -> &[u8] {
     let mut block = [0; BLOCK];
     block[..rest.len()].copy_from_slice(rest);
