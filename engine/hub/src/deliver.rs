@@ -30,7 +30,9 @@ impl Hub {
             return self.deliver_overlapping(written, fx);
         }
         // The usual case copies the whole list and looks at nobody.
-        let Some(channel) = self.channels.exact.at(written.hash, written.target) else { return };
+        let slot = written.slot.or_else(|| self.channels.exact.find(written.hash, written.target));
+        let Some(channel) = slot.and_then(|slot| self.channels.exact.get(slot)) else { return };
+        debug_assert_eq!(*channel.name, *written.target, "a slot is passed on within one call");
         let delivery = self.delivery(channel.rule, written);
         let start = fx.recipients.len();
         fx.recipients.extend_from_slice(&channel.subscribers);

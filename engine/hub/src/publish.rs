@@ -46,20 +46,26 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let hash = self.hasher.of(channel);
-        let (rule, is_numbered, publisher) = match self.may_publish(conn, hash, channel) {
+        let slot = self.channels.exact.find(hash, channel);
+        let (rule, is_numbered, publisher) = match self.may_publish(conn, slot, channel) {
             Ok(found) => found,
             Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
-        let target = Addressed { conn, id, target: channel, hash, rule, is_ephemeral };
+        let target = Addressed { conn, id, target: channel, hash, slot, rule, is_ephemeral };
         let record = ToHome::Publish(target.published(&publisher, publish, now));
         self.ask(now, self.home(hash), &record, fx);
     }
 
     /// The number of the channel's namespace, whether its messages have offsets of their own, and who publishes.
-    fn may_publish(&self, conn: ConnKey, hash: u64, channel: &str) -> Result<(u16, bool, Arc<str>), Refused> {
+    fn may_publish(
+        &self,
+        conn: ConnKey,
+        slot: Option<u32>,
+        channel: &str,
+    ) -> Result<(u16, bool, Arc<str>), Refused> {
         // A channel that somebody here subscribed to has a good name of a known namespace.
-        let (index, rule) = match self.channels.exact.at(hash, channel) {
+        let (index, rule) = match slot.and_then(|slot| self.channels.exact.get(slot)) {
             Some(known) => (known.rule, self.config.namespaces.at(known.rule)),
             None => {
                 let space = name::channel(channel).map_err(Refused::name)?;
@@ -105,8 +111,15 @@ impl Hub {
             // The own inbox: other connections of the same participant get it too.
             let to: &str = if &**to == name::INBOX { &publisher } else { to };
             let hash = self.hasher.of(to);
-            let target =
-                Addressed { conn, id, target: to, hash, rule: 0, is_ephemeral: is_ephemeral(publish) };
+            let target = Addressed {
+                conn,
+                id,
+                target: to,
+                hash,
+                slot: None,
+                rule: 0,
+                is_ephemeral: is_ephemeral(publish),
+            };
             let record = ToHome::Direct(target.published(&publisher, publish, now));
             self.ask(now, self.home(hash), &record, fx);
         }
@@ -231,6 +244,8 @@ impl Hub {
         let mut written = Written {
             target: it.target,
             hash: it.hash,
+            // The slot is one of the publisher's shard: of use where that is here.
+            slot: it.slot,
             conflate: to.conflate,
             priority: to.priority,
             exclude,
@@ -273,6 +288,7 @@ struct Addressed<'a> {
     id: Option<RequestId<'a>>,
     target: &'a str,
     hash: u64,
+    slot: Option<u32>,
     rule: u16,
     is_ephemeral: bool,
 }
@@ -284,6 +300,7 @@ impl<'a> Addressed<'a> {
             id: self.id,
             target: self.target,
             hash: self.hash,
+            slot: self.slot,
             rule: self.rule,
             event: publish.event.as_deref(),
             payload: publish.payload.bytes(),

@@ -36,10 +36,6 @@ impl<T: Named> Registry<T> {
         self.by_name.find(hash, is_it).map(|entry| entry.1)
     }
 
-    pub(crate) fn at(&self, hash: u64, name: &str) -> Option<&T> {
-        self.get(self.find(hash, name)?)
-    }
-
     pub(crate) fn insert(&mut self, hash: u64, value: T) -> u32 {
         let index = match self.free.pop() {
             Some(index) => {

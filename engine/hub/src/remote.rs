@@ -27,6 +27,8 @@ pub struct Published<'a> {
     pub target: &'a str,
     /// Of `target`, so that no shard on the way computes it again.
     pub hash: u64,
+    /// Where the publisher's shard has the channel, if it has: of no use to others, and so not in the record.
+    pub slot: Option<u32>,
     /// Number of the channel's namespace; 0 for a direct message, which has none.
     pub rule: u16,
     /// The event's name.
@@ -91,6 +93,8 @@ pub struct Written<'a> {
     pub target: &'a str,
     /// Of `target`.
     pub hash: u64,
+    /// Where this shard has the channel, if that is known: not in the record.
+    pub slot: Option<u32>,
     /// Equal for messages of which the later replaces the earlier.
     pub conflate: u64,
     /// As published, or the namespace's.
@@ -187,7 +191,7 @@ mod tests {
             let id = [None, Some(RequestId::Number(number)), Some(RequestId::Text(&other))][usize::from(kind)];
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let publish = Published {
-                conn, id, target: &name, hash: !number, rule: 3, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
+                conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
                 priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
             };
             for record in [
@@ -208,7 +212,7 @@ mod tests {
             let receipt = id.map(|id| Receipt { conn, id, epoch: Epoch::new(!number), offset: number });
             let cut = payload.len() as u32;
             let written = Written {
-                target: &name, hash: number, conflate: number, priority: Priority::Critical,
+                target: &name, hash: number, slot: None, conflate: number, priority: Priority::Critical,
                 exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch::new(number), number)),
                 seams: Seams { pattern: cut / 2, time: (cut / 2, cut) }, timestamp: !number, json: &payload,
             };

@@ -13,10 +13,11 @@ macro_rules! keys {
             pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
 
             pub(crate) fn find(name: &[u8]) -> Self {
-                match name {
-                    $($($text)|+ => Self::$variant,)*
-                    _ => Self::Unknown,
-                }
+                // Each is one comparison of a length and mostly of one number, the usual ones first.
+                $(if $(name == $text)||+ {
+                    return Self::$variant;
+                })*
+                Self::Unknown
             }
 
             pub(crate) fn name(self) -> &'static str {

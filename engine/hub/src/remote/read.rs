@@ -176,6 +176,7 @@ impl<'a> Input<'a> {
             id,
             target,
             hash,
+            slot: None,
             rule,
             event: has_event.then_some(event),
             payload: self.bytes()?,
@@ -212,6 +213,18 @@ impl<'a> Input<'a> {
         if !are_inside {
             return Err(Malformed);
         }
-        Ok(Written { target, hash, conflate, priority, exclude, receipt, reborn, seams, timestamp, json })
+        Ok(Written {
+            target,
+            hash,
+            slot: None,
+            conflate,
+            priority,
+            exclude,
+            receipt,
+            reborn,
+            seams,
+            timestamp,
+            json,
+        })
     }
 }
