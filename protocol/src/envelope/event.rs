@@ -174,10 +174,11 @@ pub fn variant(
 pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     debug_assert!(are_plain(message.epoch), "the hub makes it of letters and digits");
     let start = out.len();
-    out.extend_from_slice(match message.channel {
-        SYSTEM => br#"{"type":"broadcast","channel":""#,
-        _ => br#"{"type":"message","channel":""#,
-    });
+    if message.channel == SYSTEM {
+        out.extend_from_slice(br#"{"type":"broadcast","channel":""#);
+    } else {
+        out.extend_from_slice(br#"{"type":"message","channel":""#);
+    }
     text::escape(message.channel, out);
     // Behind the quote that is still to come.
     let pattern = (out.len() + 1 - start) as u32;
@@ -194,9 +195,10 @@ pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     if let Some(publisher) = message.publisher {
         out.extend_from_slice(br#","publisher":""#);
         text::escape(publisher, out);
-        out.push(b'"');
+        out.extend_from_slice(br#"","epoch":""#);
+    } else {
+        out.extend_from_slice(br#","epoch":""#);
     }
-    out.extend_from_slice(br#","epoch":""#);
     out.extend_from_slice(message.epoch);
     out.extend_from_slice(br#"","offset":"#);
     out.extend_from_slice(itoa::Buffer::new().format(message.offset).as_bytes());

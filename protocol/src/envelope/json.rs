@@ -79,7 +79,18 @@ pub fn parse<'a>(text: &'a str, scanner: &'a mut Scanner) -> Result<Request<'a>,
     if fields.repeated & !Key::Unknown.bit() != 0 {
         return Err(fields.duplicate().with_id(id));
     }
-    match fields.command(payload) {
+    let kind = match fields.needed_text(Key::Type) {
+        Ok(kind) => kind,
+        Err(refused) => return Err(refused.with_id(id)),
+    };
+    if kind == "publish" {
+        // Apart from the others: what there is most of is built where it is returned.
+        return match fields.publish(None, payload) {
+            Ok(publish) => Ok(Request { id, command: Command::Publish(publish) }),
+            Err(refused) => Err(refused.with_id(id)),
+        };
+    }
+    match fields.other_command(&kind, payload) {
         Ok(command) => Ok(Request { id, command }),
         Err(refused) => Err(refused.with_id(id)),
     }
@@ -186,7 +197,9 @@ impl<'a> Fields<'a> {
                 if key.bit() & Key::OF_PUBLISH == 0 {
                     self.members.push((name.start, value.end));
                 }
-                self.repeated |= self.found & key.bit();
+                if self.has(key) {
+                    self.repeated |= key.bit();
+                }
                 self.found |= key.bit();
                 self.values[key as usize] = value;
                 if !cursor.take(b',') {
@@ -319,15 +332,6 @@ impl<'a> Fields<'a> {
     fn position(&self) -> Result<Position<'a>, Refused> {
         let offset = self.integer(Key::Offset)?.ok_or_else(|| Refused::invalid("`offset` is missing"))?;
         Ok(Position { epoch: self.needed_text(Key::Epoch)?, offset })
-    }
-
-    #[inline(always)]
-    fn command(&self, payload: &'a mut Vec<u8>) -> Result<Command<'a>, Refused> {
-        let kind = self.needed_text(Key::Type)?;
-        if kind == "publish" {
-            return Ok(Command::Publish(self.publish(None, payload)?));
-        }
-        self.other_command(&kind, payload)
     }
 
     fn other_command(&self, kind: &str, payload: &'a mut Vec<u8>) -> Result<Command<'a>, Refused> {

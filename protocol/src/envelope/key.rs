@@ -12,6 +12,7 @@ macro_rules! keys {
         impl Key {
             pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            #[inline(always)]
             pub(crate) fn find(name: &[u8]) -> Self {
                 // Each is one comparison of a length and mostly of one number, the usual ones first.
                 $(if $(name == $text)||+ {
