@@ -171,6 +171,7 @@ pub fn variant(
 }
 
 /// `message`, or `broadcast` on `system`. Written for every publish: constants reach from value to value.
+#[inline(always)]
 pub fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     debug_assert!(are_plain(message.epoch), "the hub makes it of letters and digits");
     let start = out.len();

@@ -197,9 +197,7 @@ impl<'a> Fields<'a> {
                 if key.bit() & Key::OF_PUBLISH == 0 {
                     self.members.push((name.start, value.end));
                 }
-                if self.has(key) {
-                    self.repeated |= key.bit();
-                }
+                self.repeated |= self.found & key.bit();
                 self.found |= key.bit();
                 self.values[key as usize] = value;
                 if !cursor.take(b',') {

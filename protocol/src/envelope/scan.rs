@@ -26,8 +26,9 @@ pub(crate) enum Problem {
     TooDeep,
 }
 
-/// The type of a value.
+/// The type of a value; as wide as a position, so that a value has no gaps that are carried along.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
 pub(crate) enum Kind {
     Object,
     Array,
