@@ -37,7 +37,10 @@ impl Hub {
         let start = fx.recipients.len();
         fx.recipients.extend_from_slice(&channel.subscribers);
         leave_out(fx, start, written.exclude);
-        self.push_variants(fx, start, written, None, delivery);
+        if self.iso_members > 0 {
+            return self.push_variants(fx, start, written, None, delivery);
+        }
+        push(fx, start, delivery, |out| out.extend_from_slice(written.json));
     }
 
     /// Notes which patterns match the channel; whether there are any.

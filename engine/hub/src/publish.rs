@@ -270,11 +270,13 @@ impl Hub {
     }
 
     /// One record to each shard, this one last and without encoding it.
+    #[inline(always)]
     fn hand_over(&mut self, shards: ShardSet, to: &Spread<'_>, written: &Written<'_>, fx: &mut Effects) {
         let mut elsewhere = shards;
         elsewhere.remove(self.config.shard);
         if !elsewhere.is_empty() {
-            forward(fx, elsewhere, Class::Deliver, |out| to.record(*written).encode(out));
+            let is_direct = to.to.is_some();
+            forward(fx, elsewhere, Class::Deliver, |out| written.encode(is_direct, out));
         }
         if shards.contains(self.config.shard) {
             self.written(written, to.to.is_some(), fx);
@@ -327,12 +329,6 @@ struct Spread<'a> {
     to: Option<&'a str>,
     priority: Priority,
     conflate: u64,
-}
-
-impl Spread<'_> {
-    fn record<'w>(&self, written: Written<'w>) -> FromHome<'w> {
-        if self.to.is_some() { FromHome::Direct(written) } else { FromHome::Message(written) }
-    }
 }
 
 /// Events that leave no trace anywhere.

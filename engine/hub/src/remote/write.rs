@@ -70,14 +70,8 @@ impl FromHome<'_> {
                 out.push(2);
                 subscription(out, conn, serial, prefix, id);
             }
-            Self::Message(it) => {
-                out.push(3);
-                written(out, &it);
-            }
-            Self::Direct(it) => {
-                out.push(4);
-                written(out, &it);
-            }
+            Self::Message(ref it) => it.encode(false, out),
+            Self::Direct(ref it) => it.encode(true, out),
             Self::Accepted(it) => {
                 out.push(5);
                 receipt(out, &it);
@@ -101,6 +95,14 @@ impl FromHome<'_> {
                 out.push(u8::from(is_admitted));
             }
         }
+    }
+}
+
+impl Written<'_> {
+    /// Appends the record, [`FromHome::Message`] or [`FromHome::Direct`].
+    pub(crate) fn encode(&self, is_direct: bool, out: &mut Vec<u8>) {
+        out.push(if is_direct { 4 } else { 3 });
+        written(out, self);
     }
 }
 
