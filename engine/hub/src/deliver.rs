@@ -179,6 +179,7 @@ fn leave_out(fx: &mut Effects, start: usize, conn: Option<ConnKey>) {
 }
 
 /// One delivery to the recipients from `start` on, if there are any.
+#[inline(always)]
 fn push(fx: &mut Effects, start: usize, delivery: Delivery, write: impl FnOnce(&mut Vec<u8>)) {
     let end = fx.recipients.len();
     if start == end {

@@ -235,33 +235,35 @@ impl<'a> Cursor<'a> {
 
     /// An array or object with all that is in it. `open` counts the levels, `objects` says in its lowest bits which
     /// of them are objects.
-    fn nested(mut self, depth: usize) -> Result<Self, Fault> {
+    fn nested(self, depth: usize) -> Result<Self, Fault> {
         let depth = depth.min(DEPTH_MAX);
+        // A copy of its own: the argument would be kept in memory.
+        let mut cursor = self;
         let (mut open, mut objects) = (0usize, 0u128);
         loop {
-            match self.token() {
+            match cursor.token() {
                 b'"' => {
-                    self.string()?;
+                    cursor.string()?;
                 }
                 first @ (b'{' | b'[') => {
                     if open == depth {
-                        return Err(Fault { at: self.at(), what: Problem::TooDeep });
+                        return Err(Fault { at: cursor.at(), what: Problem::TooDeep });
                     }
-                    self.eat(first);
+                    cursor.eat(first);
                     open += 1;
                     let is_object = first == b'{';
                     objects = objects << 1 | u128::from(is_object);
-                    if self.token() != end_of(is_object) {
+                    if cursor.token() != end_of(is_object) {
                         if is_object {
-                            self.key()?;
+                            cursor.key()?;
                         }
                         continue;
                     }
                 }
-                _ => (self, _) = self.literal()?,
+                _ => (cursor, _) = cursor.literal()?,
             }
-            if self.behind_value(&mut open, &mut objects)? {
-                return Ok(self);
+            if cursor.behind_value(&mut open, &mut objects)? {
+                return Ok(cursor);
             }
         }
     }
