@@ -73,47 +73,20 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let control = control::prepare(settings)?;
     let listeners = listeners(settings, shards)?;
     let listen = listeners[0].local_addr().context("the listener has no address")?;
-    let node = Node::new();
-    let counters: Arc<[Arc<Counters>]> = (0..shards).map(|_| Arc::default()).collect();
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| anyhow!("no random seed: {error}"))?;
-    let seed = u64::from_le_bytes(seed);
-
-    let (ready_in, ready_out) = channel();
-    let (ended_in, ended) = channel();
-    let mut starts = Vec::new();
-    let mut threads = Vec::new();
-    for (shard, (links, listener)) in mesh(shards, settings.rings).into_iter().zip(listeners).enumerate() {
-        let (peers_in, peers) = channel();
-        starts.push(peers_in);
-        let plan = Plan {
-            shard,
-            core: core_for(settings, &cores, shard)?,
-            driver: DriverConfig {
-                shard: ShardId(shard as u16),
-                listener: Some(listener),
-                connections_max: capacity.table as u32,
-                recv_buffers: settings.recv_buffers,
-                recv_buffer_bytes: settings.recv_buffer_bytes,
-                queue_entries: settings.queue_entries,
-            },
-            config: shard_config(settings, shard, shards, &capacity),
-            hub: hub_config(settings, shard, shards, seed),
-            links,
-            counters: Arc::clone(&counters[shard]),
-            node: Arc::clone(&node),
-            peers,
-        };
-        let (ready, ended) = (ready_in.clone(), ended_in.clone());
-        let name = format!("shard-{shard}");
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            // Nobody listens any more when the start has failed.
-            let _ = ended.send(shard_thread(driver, plan, &ready));
-        });
-        threads.push(thread.context("a thread can't be started")?);
-    }
-    drop((ready_in, ended_in));
-    let wakers = exchange(&ready_out, &starts, shards)?;
+    let start = Start {
+        settings,
+        driver,
+        shards,
+        capacity,
+        cores,
+        node: Node::new(),
+        counters: (0..shards).map(|_| Arc::default()).collect(),
+        seed: u64::from_le_bytes(seed),
+    };
+    let (threads, ended, wakers) = start.threads(listeners)?;
+    let Start { node, counters, .. } = start;
     let driver_name = if driver == DriverChoice::Epoll { "epoll" } else { "uring" };
     let running = Running {
         node,
@@ -145,6 +118,74 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         tracing::info!("all shards have ended");
     }
     outcome
+}
+
+/// What all shards start from.
+struct Start<'a> {
+    settings: &'a Settings,
+    driver: DriverChoice,
+    shards: usize,
+    capacity: Capacity,
+    cores: Vec<core_affinity::CoreId>,
+    node: Arc<Node>,
+    counters: Arc<[Arc<Counters>]>,
+    seed: u64,
+}
+
+/// The shards' threads, how each of them ended, and what wakes them.
+type Started = (Vec<thread::JoinHandle<()>>, Receiver<Result<()>>, Vec<Waker>);
+
+impl Start<'_> {
+    /// One thread for each shard; all of them know each other when this returns.
+    fn threads(&self, listeners: Vec<TcpListener>) -> Result<Started> {
+        let (ready_in, ready_out) = channel();
+        let (ended_in, ended) = channel();
+        let mut starts = Vec::new();
+        let mut threads = Vec::new();
+        let links = mesh(self.shards, self.settings.rings);
+        for (shard, (links, listener)) in links.into_iter().zip(listeners).enumerate() {
+            let (peers_in, peers) = channel();
+            starts.push(peers_in);
+            let plan = self.plan(shard, links, listener, peers)?;
+            let (driver, ready, ended) = (self.driver, ready_in.clone(), ended_in.clone());
+            let name = format!("shard-{shard}");
+            let thread = thread::Builder::new().name(name).spawn(move || {
+                // Nobody listens any more when the start has failed.
+                let _ = ended.send(shard_thread(driver, plan, &ready));
+            });
+            threads.push(thread.context("a thread can't be started")?);
+        }
+        drop((ready_in, ended_in));
+        let wakers = exchange(&ready_out, &starts, self.shards)?;
+        Ok((threads, ended, wakers))
+    }
+
+    fn plan(
+        &self,
+        shard: usize,
+        links: Links,
+        listener: TcpListener,
+        peers: Receiver<Vec<WakeHandle>>,
+    ) -> Result<Plan> {
+        Ok(Plan {
+            shard,
+            core: core_for(self.settings, &self.cores, shard)?,
+            driver: DriverConfig {
+                shard: ShardId(shard as u16),
+                listener: Some(listener),
+                connections_max: self.capacity.table as u32,
+                recv_buffers: self.settings.recv_buffers,
+                recv_buffer_bytes: self.settings.recv_buffer_bytes,
+                queue_entries: self.settings.queue_entries,
+            },
+            config: shard_config(self.settings, shard, self.shards, &self.capacity),
+            hub: hub_config(self.settings, shard, self.shards, self.seed),
+            links,
+            counters: Arc::clone(&self.counters[shard]),
+            node: Arc::clone(&self.node),
+            peers,
+        })
+    }
 }
 
 /// All shards' wake-up targets to all shards, once every driver stands.
