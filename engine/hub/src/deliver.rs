@@ -44,6 +44,7 @@ impl Hub {
     }
 
     /// Notes which patterns match the channel; whether there are any.
+    #[inline]
     fn matches_patterns(&mut self, channel: &str) -> bool {
         let matching = &mut self.deliver_scratch.matching;
         matching.clear();

@@ -20,6 +20,7 @@ impl<T: Named> Registry<T> {
         Self { by_name: HashTable::new(), slots: Vec::new(), free: Vec::new() }
     }
 
+    #[inline(always)]
     pub(crate) fn find(&self, hash: u64, name: &str) -> Option<u32> {
         let (_, first) = *self.by_name.find(hash, |entry| entry.0 == hash)?;
         if self.is_called(first, name) { Some(first) } else { self.find_another(hash, name) }

@@ -119,6 +119,7 @@ impl Request<'_> {
 
 impl Namespace {
     /// Whether it may be done in this namespace, which is the name's.
+    #[inline(always)]
     pub(crate) fn check(&self, it: &Request<'_>) -> Result<(), Denied> {
         let denied = |why| Err(Denied { code: ErrorCode::Forbidden, why });
         if it.access == Access::Demo && !self.demo {

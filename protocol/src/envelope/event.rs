@@ -315,6 +315,7 @@ pub fn request_error(
 }
 
 /// `response` to a publish.
+#[inline(always)]
 pub fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
     debug_assert!(are_plain(epoch), "the hub makes it of letters and digits");
     match id {

@@ -21,7 +21,10 @@ pub(crate) fn skip_plain(bytes: &[u8]) -> &[u8] {
         }
         rest = behind;
     }
-    skip_plain_in_rest(rest)
+    let Some(last) = bytes.last_chunk::<BLOCK>() else { return skip_plain_in_rest(rest) };
+    // The last block again, without what was looked at already.
+    let found = specials(*last) >> (BLOCK - rest.len());
+    rest.get(found.trailing_zeros() as usize..).unwrap_or(&[])
 }
 
 /// Less than a block: the zeros that fill it are special themselves, so one is found at the end at the latest.

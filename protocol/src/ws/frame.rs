@@ -162,7 +162,7 @@ pub fn encode_header(opcode: Opcode, length: u64, out: &mut [u8; 10]) -> usize {
 }
 
 /// Appends an unmasked frame, as a server sends it.
-#[inline]
+#[inline(always)]
 pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     let first = 0x80 | opcode as u8;
     match payload.len() {
