@@ -128,9 +128,24 @@ impl<'a> Cursor<'a> {
         self
     }
 
-    /// A string, from its opening quote to behind its closing one.
+    /// Skips a string, from its opening quote to behind its closing one; whether it holds escapes.
     #[inline(always)]
-    pub(crate) fn string(&mut self) -> Result<Contents<'a>, Fault> {
+    fn skip_string(&mut self) -> Result<bool, Fault> {
+        if !self.take(b'"') {
+            return self.fault("a string");
+        }
+        self.rest = skip_plain(self.rest);
+        if self.eat(b'"') {
+            return Ok(false);
+        }
+        *self = self.string_with_escapes()?;
+        self.eat(b'"');
+        Ok(true)
+    }
+
+    /// A string with what is in it.
+    #[inline(always)]
+    fn string(&mut self) -> Result<Contents<'a>, Fault> {
         if !self.take(b'"') {
             return self.fault("a string");
         }
@@ -243,7 +258,7 @@ impl<'a> Cursor<'a> {
         loop {
             match cursor.token() {
                 b'"' => {
-                    cursor.string()?;
+                    cursor.skip_string()?;
                 }
                 first @ (b'{' | b'[') => {
                     if open == depth {
@@ -255,7 +270,7 @@ impl<'a> Cursor<'a> {
                     objects = objects << 1 | u128::from(is_object);
                     if cursor.token() != end_of(is_object) {
                         if is_object {
-                            cursor.key()?;
+                            cursor.skip_key()?;
                         }
                         continue;
                     }
@@ -275,7 +290,7 @@ impl<'a> Cursor<'a> {
             let is_object = *objects & 1 == 1;
             if self.take(b',') {
                 if is_object {
-                    self.key()?;
+                    self.skip_key()?;
                 }
                 return Ok(false);
             }
@@ -298,7 +313,18 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(crate) fn key(&mut self) -> Result<Contents<'a>, Fault> {
         let key = self.string()?;
-        if self.take(b':') { Ok(key) } else { self.fault("a colon behind a key") }
+        self.colon().map(|()| key)
+    }
+
+    #[inline(always)]
+    fn skip_key(&mut self) -> Result<(), Fault> {
+        self.skip_string()?;
+        self.colon()
+    }
+
+    #[inline(always)]
+    fn colon(&mut self) -> Result<(), Fault> {
+        if self.take(b':') { Ok(()) } else { self.fault("a colon behind a key") }
     }
 
     /// Nothing but space may follow.
