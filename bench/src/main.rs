@@ -36,7 +36,7 @@ enum Command {
     /// slow-consumer, ramp, json-cost
     Run {
         scenario: String,
-        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, or a command line
+        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, tungstenite-tuned, or a command line
         /// that is pinned to the server's cores, with {port}, {admin_port}, {cpus} and {shards}
         #[arg(long)]
         server: Option<String>,
@@ -62,7 +62,7 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// Run a reference server: floor, raw or tungstenite
+    /// Run a reference server: floor, raw, tungstenite or tungstenite-tuned
     Reference {
         kind: String,
         #[arg(long)]

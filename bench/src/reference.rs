@@ -5,6 +5,7 @@ mod hold;
 mod raw;
 mod rooms;
 mod tungstenite;
+mod tungstenite_tuned;
 
 use anyhow::{Result, bail};
 
@@ -17,9 +18,10 @@ pub(crate) fn run(kind: &str, port: u16, cpu: Option<usize>) -> Result<()> {
         "floor" => floor::run(port),
         "raw" => raw::run(port),
         "tungstenite" => tungstenite::run(port),
+        "tungstenite-tuned" => tungstenite_tuned::run(port),
         _ => match kind.strip_prefix("hold:").and_then(|rest| rest.split_once(':')) {
             Some((first, count)) => hold::run(port, first.parse()?, count.parse()?),
-            None => bail!("no reference {kind}: there are floor, raw and tungstenite"),
+            None => bail!("no reference {kind}: there are floor, raw, tungstenite and tungstenite-tuned"),
         },
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn is_bundled(what: &str) -> bool {
     is_corecast(what) || REFERENCES.contains(&what)
 }
 
-const REFERENCES: [&str; 3] = ["floor", "raw", "tungstenite"];
+const REFERENCES: [&str; 4] = ["floor", "raw", "tungstenite", "tungstenite-tuned"];
 
 /// The program and its arguments.
 fn command(

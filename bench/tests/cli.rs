@@ -62,7 +62,7 @@ fn several_workers_keep_the_audit_exact() {
 
 #[test]
 fn references_send_equally_many_bytes() {
-    let bytes = ["floor", "raw", "tungstenite"].map(|server| {
+    let bytes = ["floor", "raw", "tungstenite", "tungstenite-tuned"].map(|server| {
         let words =
             ["rooms-1k", "--server", server, "--connections", "20", "--rate", "100", "--seconds", "0.2"];
         run(&format!("bytes-{server}"), &words).1["result"]["bytes_per_delivery"].as_f64().expect("a number")

@@ -1,8 +1,7 @@
 //! What a Rust user would write first: tokio, tokio-tungstenite, serde_json, a channel per connection.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use futures_util::{SinkExt, StreamExt};
@@ -11,18 +10,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-type Rooms = Rc<RefCell<HashMap<String, Vec<UnboundedSender<Message>>>>>;
+type Rooms = Arc<Mutex<HashMap<String, Vec<UnboundedSender<Message>>>>>;
 
-/// Serves until it is killed, on one thread as the others do.
+/// Serves until it is killed, with a worker for each core that it may use.
 pub(super) fn run(port: u16) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.context("can't listen")?;
         let rooms = Rooms::default();
         loop {
             let (stream, _) = listener.accept().await.context("accept")?;
-            tokio::task::spawn_local(serve(stream, Rc::clone(&rooms)));
+            tokio::spawn(serve(stream, Arc::clone(&rooms)));
         }
     })
 }
@@ -32,18 +30,9 @@ async fn serve(stream: TcpStream, rooms: Rooms) -> Option<()> {
     let socket = tokio_tungstenite::accept_async(stream).await.ok()?;
     let (mut sink, mut source) = socket.split();
     let (sender, mut receiver) = unbounded_channel::<Message>();
-    tokio::task::spawn_local(async move {
+    tokio::spawn(async move {
         while let Some(message) = receiver.recv().await {
-            if sink.feed(message).await.is_err() {
-                return;
-            }
-            // What is there already goes out together.
-            while let Ok(message) = receiver.try_recv() {
-                if sink.feed(message).await.is_err() {
-                    return;
-                }
-            }
-            if sink.flush().await.is_err() {
+            if sink.send(message).await.is_err() {
                 return;
             }
         }
@@ -55,7 +44,7 @@ async fn serve(stream: TcpStream, rooms: Rooms) -> Option<()> {
         match value["type"].as_str()? {
             "subscribe" => {
                 let answer = json!({ "type": "subscribed", "channel": channel }).to_string();
-                rooms.borrow_mut().entry(channel).or_default().push(sender.clone());
+                locked(&rooms).entry(channel).or_default().push(sender.clone());
                 sender.send(Message::text(answer)).ok()?;
             }
             "publish" => {
@@ -66,7 +55,7 @@ async fn serve(stream: TcpStream, rooms: Rooms) -> Option<()> {
                     "timestamp": 1_704_067_200_000u64,
                 });
                 let out = Utf8Bytes::from(out.to_string());
-                for member in rooms.borrow().get(&channel)? {
+                for member in locked(&rooms).get(&channel)? {
                     let _ = member.send(Message::Text(out.clone()));
                 }
             }
@@ -74,4 +63,8 @@ async fn serve(stream: TcpStream, rooms: Rooms) -> Option<()> {
         }
     }
     Some(())
+}
+
+fn locked(rooms: &Rooms) -> std::sync::MutexGuard<'_, HashMap<String, Vec<UnboundedSender<Message>>>> {
+    rooms.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@ pub(crate) fn smoke() -> Result<bool> {
     }
     let rooms = tiny(&ALL[1]);
     run(&Scenario { workers: 2, ..rooms.clone() }, "corecast")?;
-    for reference in ["floor", "raw", "tungstenite"] {
+    for reference in ["floor", "raw", "tungstenite", "tungstenite-tuned"] {
         run(&rooms, reference)?;
     }
     match json_cost::smoke()? {
