@@ -81,7 +81,7 @@ impl Hub {
             scratch.pattern.push_str(&channel.name);
             scratch.pattern.push('*');
             let pattern = is_pattern.then_some(scratch.pattern.as_str());
-            if let Some((epoch, offset)) = written.reborn {
+            if is_pattern && let Some((epoch, offset)) = written.reborn {
                 // Told under the message's own policy, or it might be overtaken.
                 let end = fx.recipients.len();
                 push(fx, start, delivery, |out| {

@@ -21,6 +21,8 @@ pub(crate) struct HomeChannel {
     offset: u64,
     /// Shards with subscribers.
     shards: ShardSet,
+    /// Subscribers by pattern may know an earlier epoch, and have not been told of this one.
+    is_unannounced: bool,
     /// Neighbours in the order of last use, while nobody is subscribed.
     older: u32,
     newer: u32,
@@ -129,6 +131,7 @@ impl Homes {
             epoch,
             offset: 0,
             shards: ShardSet::EMPTY,
+            is_unannounced: is_numbered && self.has_forgotten,
             older: NONE,
             newer: NONE,
         };
@@ -193,14 +196,14 @@ impl Homes {
     /// A message on the channel gets its place.
     pub(crate) fn publish(&mut self, hash: u64, name: &str, numbering: Numbering, hasher: &Hasher) -> Placed {
         let known = self.channels.find(hash, name);
-        let may_be_reborn = known.is_none() && self.has_forgotten;
-        let (epoch, offset, mut shards) = match (known, numbering) {
-            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, ShardSet::EMPTY),
+        let (epoch, offset, mut shards, is_reborn) = match (known, numbering) {
+            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, ShardSet::EMPTY, false),
             (known, _) => {
                 let index = known.unwrap_or_else(|| self.channel(hash, name, true));
                 let channel = self.at(index);
                 channel.offset += u64::from(numbering == Numbering::Numbered);
-                let place = (channel.epoch, channel.offset, channel.shards);
+                let is_reborn = std::mem::take(&mut channel.is_unannounced);
+                let place = (channel.epoch, channel.offset, channel.shards, is_reborn);
                 if place.2.is_empty() {
                     self.unlink(index);
                     self.link(index);
@@ -209,7 +212,6 @@ impl Homes {
                 place
             }
         };
-        let is_reborn = may_be_reborn && numbering != Numbering::Never;
         for prefix in self.lengths.prefixes(name) {
             if let Some(index) = self.patterns.find(hasher.of(prefix), prefix) {
                 shards.0 |= self.patterns.get(index).expect("it was found").shards.0;

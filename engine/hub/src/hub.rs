@@ -103,13 +103,28 @@ impl Hub {
     }
 
     /// Whether a message may name so many more: each name may cause an answer, and a frame must not cause more than
-    /// rings and outboxes are made for.
-    pub(crate) fn may_name(&mut self, count: usize) -> bool {
-        let names = self.batch_names.unwrap_or_default() + count;
-        if self.batch_names.is_some() {
-            self.batch_names = Some(names);
+    /// rings and outboxes are made for. Says so if not.
+    pub(crate) fn may_name(
+        &mut self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        count: usize,
+        fx: &mut Effects,
+    ) -> bool {
+        if count > NAMES_MAX {
+            self.invalid(conn, id, "at most 256 channels or participants in one message", fx);
+            return false;
         }
-        names <= NAMES_MAX
+        let Some(names) = &mut self.batch_names else { return true };
+        if *names + count > NAMES_MAX {
+            // Alone it would have been fine: it is not counted as one that was not understood.
+            let why =
+                "the messages of this batch name more than 256 channels or participants: send the rest apart";
+            error(fx, conn, id, None, ErrorCode::Overloaded, why);
+            return false;
+        }
+        *names += count;
+        true
     }
 
     /// Acts on one command. A `batch` is the shard's to unroll.

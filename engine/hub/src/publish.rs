@@ -14,7 +14,7 @@ use crate::hub::{Hub, error, forward, one};
 use crate::member::Access;
 use crate::remote::{Epoch, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
-use crate::subscribe::{Refused, TOO_MANY_NAMES};
+use crate::subscribe::Refused;
 
 /// A list of participants may turn one message into this many times the bytes of the largest message.
 const DIRECT_COPIES_MAX: u64 = 4;
@@ -93,8 +93,8 @@ impl Hub {
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
-        if !self.may_name(names.len()) {
-            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
+        if !self.may_name(conn, id, names.len(), fx) {
+            return;
         }
         if let Err(refused) = self.may_send_direct(conn, names, publish) {
             return error(fx, conn, id, None, refused.code, &refused.why);
@@ -102,14 +102,13 @@ impl Hub {
         let Some(member) = self.members.find(conn) else { return };
         let publisher = member.participant.clone();
         for (index, to) in names.iter().enumerate() {
+            let to = resolved(to, &publisher);
             // Named twice, it gets the message once: the last time, which may be the one that is answered.
-            if names[index + 1..].contains(to) {
+            if names[index + 1..].iter().any(|later| resolved(later, &publisher) == to) {
                 continue;
             }
             // One request has one answer: the last of a list gives it.
             let id = id.filter(|_| index + 1 == names.len());
-            // The own inbox: other connections of the same participant get it too.
-            let to: &str = if &**to == name::INBOX { &publisher } else { to };
             let hash = self.hasher.of(to);
             let target = Addressed {
                 conn,
@@ -282,6 +281,11 @@ impl Hub {
             self.written(written, to.to.is_some(), fx);
         }
     }
+}
+
+/// The own inbox is the publisher's: its other connections get the message too.
+fn resolved<'a>(to: &'a str, publisher: &'a str) -> &'a str {
+    if to == name::INBOX { publisher } else { to }
 }
 
 /// Where a message goes, as its publisher's shard knows it.

@@ -17,9 +17,6 @@ use crate::rules::{Act, Denied, Request};
 /// Names in one message at most, those of a batch together: each may cause an answer.
 pub(crate) const NAMES_MAX: usize = 256;
 
-pub(crate) const TOO_MANY_NAMES: &str =
-    "at most 256 channels or participants in one message, those of a batch together";
-
 impl Hub {
     pub(crate) fn subscribe(
         &mut self,
@@ -30,8 +27,8 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let names = subscribe.channels.as_slice();
-        if !self.may_name(names.len()) {
-            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
+        if !self.may_name(conn, id, names.len(), fx) {
+            return;
         }
         if !subscribe.events.is_empty() {
             let why = "`events` beside a channel is not supported by this version: subscribe without it";
@@ -190,8 +187,8 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let names = channels.as_slice();
-        if !self.may_name(names.len()) {
-            return self.invalid(conn, id, TOO_MANY_NAMES, fx);
+        if !self.may_name(conn, id, names.len(), fx) {
+            return;
         }
         for text in names {
             if text == name::SYSTEM {

@@ -226,14 +226,14 @@ impl Queue {
         self.entries.make_contiguous().sort_by_key(|entry| std::cmp::Reverse(entry.priority));
     }
 
-    /// Puts a message in the place of an older one of its kind. Where that would be too many bytes the older one
-    /// goes all the same, and the new one is to be queued as others are.
+    /// Puts a message in the place of an older one of its kind. Where that would be too many bytes, or where the new
+    /// one has a higher place, the older one goes all the same, and the new one is to be queued as others are.
     fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> bool {
         let same = |entry: &Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
         let Some(index) = self.entries.iter().rposition(same) else { return false };
         let entry = &mut self.entries[index];
         self.bytes -= entry.frame.len();
-        if self.bytes + frame.len() > bytes_max {
+        if self.bytes + frame.len() > bytes_max || delivery.priority > entry.priority {
             self.entries.remove(index);
             return false;
         }
@@ -405,6 +405,17 @@ mod tests {
         it.push("b1", two);
         assert_eq!(it.push("a2", one), Pushed::Replaced);
         assert_eq!(it.drain(), "a2b1");
+    }
+
+    #[test]
+    fn a_higher_value_takes_its_own_place() {
+        let mut it = Fixture::new();
+        it.block();
+        let on = |channel, priority| on(channel, SlowPolicy::Conflate, priority);
+        it.push("a1", on(1, Priority::Normal));
+        it.push("b1", on(2, Priority::Normal));
+        assert_eq!(it.push("b2!", on(2, Priority::Critical)), Pushed::Queued);
+        assert_eq!(it.drain(), "b2!a1");
     }
 
     #[test]

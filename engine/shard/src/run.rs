@@ -231,7 +231,8 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         let core = &mut self.core;
         let others = core.links.others();
         loop {
-            match core.drain.stage {
+            let stage = core.drain.stage;
+            match stage {
                 Stage::Serving => {
                     core.drain.begin(core.now, core.config.limits.drain_timeout);
                     core.quiet(io);
@@ -296,10 +297,19 @@ impl Core {
         }
     }
 
-    /// Whether no client can cause another request. Who is held back although there is room does not read its own
-    /// replies: nobody waits for that, and what it sent was never accepted.
-    fn is_quiet(&self) -> bool {
-        self.stalled.is_empty() || self.has_room()
+    /// Whether no client can cause another request. Who is held back although there is room and the next flush brings
+    /// none does not read its own replies: nobody waits for that, and what it sent was never accepted.
+    fn is_quiet(&mut self) -> bool {
+        if self.stalled.is_empty() {
+            return true;
+        }
+        let limits = self.config.limits.outbox;
+        let (stalled, conns) = (&self.stalled, &mut self.conns);
+        let is_pressed = |id: &ConnId| conns.find(*id).is_some_and(|conn| conn.outbox.is_pressed(limits));
+        self.links.request_room()
+            && self.links.deliver_room()
+            && !self.out.is_pressed
+            && !stalled.iter().any(is_pressed)
     }
 
     /// Tells every client to go. Who has not become one yet is refused.
