@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use corecast_protocol::envelope::event::{self, Established};
 
+use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Refusal};
 use crate::hub::{Hub, Via, reply};
@@ -161,6 +162,9 @@ impl Hub {
     pub fn close(&mut self, _now: Now, conn: ConnKey, _fx: &mut Effects) {
         let Some(member) = self.members.remove(conn) else { return };
         for subscription in &member.subscriptions {
+            if canary::strikes(Canary::MemberRemembered) {
+                continue;
+            }
             self.drop_subscription(conn, subscription);
         }
         // What was asked but not answered is taken back when the answer finds nobody.
@@ -178,7 +182,7 @@ impl Hub {
                 self.todo.push_back(Todo::ReleaseParticipant(member.participant));
             }
         }
-        if member.admission != Admission::AwaitsIp {
+        if member.admission != Admission::AwaitsIp && !canary::strikes(Canary::AddressRemembered) {
             // Counts whose home is here wait for no room in any ring.
             if self.home(self.hasher.of(member.ip)) == self.config.shard {
                 self.participants.release_ip(member.ip);

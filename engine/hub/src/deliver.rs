@@ -3,6 +3,7 @@
 use corecast_protocol::envelope::event;
 use corecast_protocol::envelope::name;
 
+use crate::canary::{self, Canary};
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy};
 use crate::hub::Hub;
 use crate::remote::Written;
@@ -37,6 +38,13 @@ impl Hub {
         let start = fx.recipients.len();
         fx.recipients.extend_from_slice(&channel.subscribers);
         leave_out(fx, start, written.exclude);
+        if canary::strikes(Canary::MessageToNonSubscriber) {
+            let mut all = self.members.admitted().map(|(conn, _)| conn);
+            fx.recipients.extend(all.find(|conn| !channel.subscribers.contains(conn)));
+        }
+        if fx.recipients.len() > start && canary::strikes(Canary::RecipientForgotten) {
+            fx.recipients.pop();
+        }
         if self.iso_members > 0 {
             return self.push_variants(fx, start, written, None, delivery);
         }
@@ -71,7 +79,7 @@ impl Hub {
             let mut start = fx.recipients.len();
             for conn in &channel.subscribers {
                 if let Some(member) = self.members.find_mut(*conn)
-                    && member.chosen_for != self.choices
+                    && (member.chosen_for != self.choices || canary::strikes(Canary::PatternServedTwice))
                 {
                     member.chosen_for = self.choices;
                     fx.recipients.push(*conn);
@@ -173,6 +181,7 @@ impl Hub {
 /// Takes one connection out of the recipients from `start` on.
 fn leave_out(fx: &mut Effects, start: usize, conn: Option<ConnKey>) {
     if let Some(conn) = conn
+        && !canary::strikes(Canary::EchoNotLeftOut)
         && let Some(at) = fx.recipients[start..].iter().position(|it| *it == conn)
     {
         fx.recipients.swap_remove(start + at);

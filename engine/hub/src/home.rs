@@ -3,6 +3,7 @@
 //! Channels without subscribers are remembered, so that their offsets go on rising, in the order of their last use;
 //! beyond a bound the least recently used are forgotten and begin with a new epoch.
 
+use crate::canary::{self, Canary};
 use crate::channel::Lengths;
 use crate::config::Hasher;
 use crate::effect::ShardSet;
@@ -200,8 +201,17 @@ impl Homes {
             (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, ShardSet::EMPTY, false),
             (known, _) => {
                 let index = known.unwrap_or_else(|| self.channel(hash, name, true));
+                if canary::strikes(Canary::EpochChangedSilently) {
+                    self.at(index).epoch = Epoch::new(self.epochs.next());
+                }
                 let channel = self.at(index);
                 channel.offset += u64::from(numbering == Numbering::Numbered);
+                if numbering == Numbering::Numbered && canary::strikes(Canary::OffsetSkipped) {
+                    channel.offset += 1;
+                }
+                if numbering == Numbering::Numbered && canary::strikes(Canary::OffsetRepeated) {
+                    channel.offset -= 1;
+                }
                 let is_reborn = std::mem::take(&mut channel.is_unannounced);
                 let place = (channel.epoch, channel.offset, channel.shards, is_reborn);
                 if place.2.is_empty() {

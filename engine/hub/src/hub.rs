@@ -8,6 +8,7 @@ use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
 
 use crate::admission::Todo;
+use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
@@ -349,7 +350,7 @@ impl Hub {
     }
 
     fn accepted(&self, it: &Receipt<'_>, fx: &mut Effects) {
-        if self.members.find(it.conn).is_some() {
+        if self.members.find(it.conn).is_some() && !canary::strikes(Canary::AnswerForgotten) {
             reply(fx, it.conn, |out| event::published(out, it.id, it.epoch.text(), it.offset));
         }
     }

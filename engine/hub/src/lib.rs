@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod canary;
 mod channel;
 mod config;
 mod deliver;

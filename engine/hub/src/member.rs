@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 
 /// What a connection may, before any permissions.
@@ -64,6 +65,11 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// Whether the key is this member's, and not an earlier user's of its slot.
+    fn is(&self, key: ConnKey) -> bool {
+        self.generation == key.generation || canary::strikes(Canary::SlotReuse)
+    }
+
     /// Greater than all before, until one connection has subscribed 4 billion times; then a late answer may be taken
     /// for another's.
     pub(crate) fn next_serial(&mut self) -> u32 {
@@ -100,11 +106,11 @@ impl Members {
     }
 
     pub(crate) fn find(&self, key: ConnKey) -> Option<&Member> {
-        self.slots.get(key.index as usize)?.as_deref().filter(|it| it.generation == key.generation)
+        self.slots.get(key.index as usize)?.as_deref().filter(|it| it.is(key))
     }
 
     pub(crate) fn find_mut(&mut self, key: ConnKey) -> Option<&mut Member> {
-        self.slots.get_mut(key.index as usize)?.as_deref_mut().filter(|it| it.generation == key.generation)
+        self.slots.get_mut(key.index as usize)?.as_deref_mut().filter(|it| it.is(key))
     }
 
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Box<Member>> {

@@ -7,6 +7,7 @@ use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, T
 use corecast_protocol::envelope::event::{self, Message};
 use corecast_protocol::envelope::name;
 
+use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
 use crate::home::{Numbering, Placed};
@@ -174,6 +175,9 @@ impl Hub {
             self.homes.publish(it.hash, it.target, numbering, &self.hasher);
         if it.target == name::SYSTEM {
             shards = ShardSet::first(usize::from(self.config.shards));
+        }
+        if canary::strikes(Canary::PublishDroppedAtHome) {
+            shards = ShardSet::EMPTY;
         }
         let conflates = rule.policy == SlowPolicy::Conflate;
         let spread = Spread {

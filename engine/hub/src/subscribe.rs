@@ -6,6 +6,7 @@ use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
 use corecast_protocol::envelope::{event, name};
 
+use crate::canary::{self, Canary};
 use crate::channel::LocalChannel;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
@@ -83,6 +84,9 @@ impl Hub {
                 serial
             }
         };
+        if canary::strikes(Canary::EarlyMessages) {
+            self.activate(conn, serial, stem, is_pattern);
+        }
         if is_pattern {
             self.awaited.insert((conn, serial), self.config.shards);
             for home in 0..self.config.shards {
@@ -202,8 +206,10 @@ impl Hub {
             let at = index.and_then(|index| member.subscriptions.iter().position(|it| it.channel == index));
             match at {
                 Some(at) => {
-                    let subscription = member.subscriptions.swap_remove(at);
-                    self.drop_subscription(conn, &subscription);
+                    if !canary::strikes(Canary::UnsubscribedStillServed) {
+                        let subscription = member.subscriptions.swap_remove(at);
+                        self.drop_subscription(conn, &subscription);
+                    }
                     reply(fx, conn, |out| event::unsubscribed(out, id, text, None));
                 }
                 None => error(

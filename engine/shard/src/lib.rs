@@ -19,6 +19,8 @@ mod run;
 mod slab;
 mod timer;
 
+pub use corecast_hub::canary;
+
 pub use config::{Node, Order, ShardConfig, ShardLimits};
 pub use counters::{Counter, Counters};
 pub use outbox::OutboxLimits;

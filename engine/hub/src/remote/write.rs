@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use corecast_protocol::envelope::command::RequestId;
 
+use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::remote::{Epoch, FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
 
@@ -202,4 +203,8 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     }
     u64s(out, &[it.hash, it.conflate, it.timestamp]);
     bytes(out, it.json);
+    if canary::strikes(Canary::RecordCorrupted) {
+        let start = out.len() - it.json.len();
+        canary::change_payload(&mut out[start..]);
+    }
 }
