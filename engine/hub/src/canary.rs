@@ -69,9 +69,9 @@ canaries! {
         "A closed connection is still counted for its address." => "leaks: a hub that is not empty at the end",
 
     // The rings between shards.
-    LostWakeUp("lost-wake-up", every 20):
+    LostWakeUp("lost-wake-up", every 3):
         "A sleeping shard got records and is not woken." => "progress: a sleeping shard with records in its rings",
-    BlockedForgotten("blocked-forgotten", every 2):
+    BlockedForgotten("blocked-forgotten", every 1):
         "A consumer made room and does not wake the producer that waits for it." => "progress: a spill that has room",
     BothRingsFull("both-rings-full", every 1):
         "Deliveries are not taken while requests wait for room." => "progress: shards that wait for each other",
@@ -81,19 +81,19 @@ canaries! {
         "Messages are acted on although the rings have no room." => "bounds: a spill beyond its bound",
     SpillOvertaken("spill-overtaken", every 2):
         "A record goes into the ring past those that wait for room." => "order: offsets that do not rise",
-    RecordsSwapped("records-swapped", every 500):
-        "Two records of one tick change places." => "order: offsets or a publisher's messages out of order",
+    RecordsSwapped("records-swapped", every 50):
+        "A record goes before all others of its tick." => "order: offsets or a publisher's messages out of order",
 
     // A shard and its connections.
     PublishesSwapped("publishes-swapped", every 5):
-        "The first two messages of a batch change places." => "order: a publisher's messages out of order",
+        "The first message of a batch is acted on last." => "order: a publisher's messages out of order",
     SlotReuse("slot-reuse", every 1):
         "A late key finds the next user of its slot." => "steps: an answer that was not asked for",
     FrameLeaked("frame-leaked", every 200):
         "A handle of a frame is never let go." => "leaks: frames in use at the end",
     LeaseLeaked("lease-leaked", every 100):
         "A receive buffer never goes back." => "leaks: receive buffers that are missing at the end",
-    AssemblyLeaked("assembly-leaked", every 3):
+    AssemblyLeaked("assembly-leaked", every 1):
         "The buffer of an unfinished message outlives its connection." => "leaks: assembly bytes at the end",
     InputLost("input-lost", every 10):
         "Input that was held back is forgotten." => "delivery: sent, read and not acted on",
@@ -109,7 +109,7 @@ canaries! {
         "A message of a channel that promises no gaps is dropped, and its consumer stays." => "order: a gap in a channel's offsets",
     OutboxStuck("outbox-stuck", every 300):
         "A batch came back and still counts as in flight." => "progress: a connection that gets nothing any more",
-    DoubleSend("double-send", every 50):
+    DoubleSend("double-send", every 10):
         "A batch is sent while another one is in flight." => "steps: two batches in flight",
     ReplyOvertaken("reply-overtaken", every 10):
         "A reply or close frame passes what was queued before it." => "steps: out of order on one connection",
@@ -125,7 +125,7 @@ canaries! {
         "A client left and still counts against the node's limit." => "leaks: clients of the node at the end",
     SentAfterClose("sent-after-close", every 10):
         "Something follows a close frame." => "steps: a frame behind the close frame",
-    FinForgotten("fin-forgotten", every 5):
+    FinForgotten("fin-forgotten", every 2):
         "The end of a peer's stream is not acted on." => "progress: a connection whose peer is gone",
     DrainEarly("drain-early", every 1):
         "A drain closes connections before all deliveries came." => "delivery: accepted before the drain and not delivered",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corecast_driver::ConnId;
+use corecast_hub::canary::{self, Canary};
 use corecast_hub::{ConnKey, Delivery, Effect, Effects, Hub, Now};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
@@ -127,6 +128,9 @@ impl Core {
 
     fn deliver(&mut self, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
         let frame = self.out.encode(Opcode::Text, message);
+        if canary::strikes(Canary::FrameLeaked) {
+            std::mem::forget(frame.clone());
+        }
         let limits = self.config.limits.outbox;
         let mut queued = 0;
         for key in recipients {
@@ -136,11 +140,16 @@ impl Core {
             }
             match conn.outbox.push(&mut self.out.queues, &frame, delivery, limits) {
                 Pushed::Queued => queued += 1,
+                Pushed::Replaced if canary::strikes(Canary::ConflationUncounted) => {}
                 Pushed::Replaced => self.counters.conflated.add(1),
+                Pushed::Dropped { is_queued, .. } if canary::strikes(Canary::DropUncounted) => {
+                    queued += u64::from(is_queued);
+                }
                 Pushed::Dropped { count, is_queued } => {
                     queued += u64::from(is_queued);
                     self.counters.dropped.add(count as u64);
                 }
+                Pushed::Overflow if canary::strikes(Canary::PolicyIgnored) => continue,
                 Pushed::Overflow => {
                     self.overflowed.push(conn.id);
                     continue;
@@ -149,6 +158,8 @@ impl Core {
             self.out.is_pressed |= conn.outbox.is_pressed(limits);
             self.out.mark(conn);
         }
-        self.counters.deliveries.add(queued);
+        if !canary::strikes(Canary::DeliveryUncounted) {
+            self.counters.deliveries.add(queued);
+        }
     }
 }

@@ -81,6 +81,8 @@ counters! {
     wakes: "counter",
     /// Records that did not fit a ring at once.
     spills: "counter",
+    /// Bytes of records that wait now for room in rings to other shards.
+    spilled_bytes: "gauge",
     /// Times a connection's input was held back for lack of room.
     stalls: "counter",
     /// Frames held by outboxes and batches.

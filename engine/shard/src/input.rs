@@ -4,6 +4,7 @@
 //! back and the socket is paused, so that TCP carries the pressure to the one who caused it.
 
 use corecast_driver::{ConnId, Io};
+use corecast_hub::canary::{self, Canary};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::{self, command::Command};
 use corecast_protocol::ws::frame::Opcode;
@@ -26,6 +27,7 @@ impl Core {
         let Some(conn) = self.conns.find(id) else { return };
         let is_held_back = conn.is_stalled || conn.is_paused;
         if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
+            && !canary::strikes(Canary::PongIgnored)
             && heartbeat.heard(now)
         {
             self.set_timer(id);
@@ -86,6 +88,9 @@ impl Core {
         let mut got_on = false;
         for _ in 0..self.stalled.len() {
             let Some(id) = self.stalled.pop_front() else { break };
+            if canary::strikes(Canary::PausedForEver) {
+                continue;
+            }
             let may_go_on = self.may_read(id);
             let Some(conn) = self.conns.find(id) else { continue };
             if !may_go_on {
@@ -95,6 +100,9 @@ impl Core {
             got_on = true;
             conn.is_stalled = false;
             let mut held = std::mem::take(&mut conn.held);
+            if !held.is_empty() && canary::strikes(Canary::InputLost) {
+                held.clear();
+            }
             self.act(io, assembly, id, &mut held);
             self.read_on(io, id);
         }
@@ -259,7 +267,9 @@ impl Core {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
         self.hub.begin_batch();
-        for text in envelope::batch_messages(messages) {
+        let mut texts = envelope::batch_messages(messages);
+        let late = if canary::strikes(Canary::PublishesSwapped) { texts.next() } else { None };
+        for text in texts.chain(late) {
             if !self.is_open(id) {
                 break;
             }

@@ -1,6 +1,7 @@
 //! How connections begin and end: handshakes, admission, closing, time-outs.
 
 use corecast_driver::{Close, ConnId, Frame, Io};
+use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Access, ConnKey, Open, Refusal as Limit};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::{event, name};
@@ -161,6 +162,7 @@ impl Core {
     pub(crate) fn set_timer(&mut self, id: ConnId) {
         let Some(conn) = self.conns.find(id) else { return };
         match conn.deadline(self.config.limits.idle_timeout) {
+            Some(_) if canary::strikes(Canary::TimerLost) => {}
             Some(deadline) => self.timers.set(id.index, deadline),
             None => self.timers.clear(id.index),
         }
@@ -251,6 +253,10 @@ impl Core {
         let (key, is_echo) = (conn.key(), client.is_echo);
         let close = self.out.raw(|bytes| frame::encode_close(code, reason, bytes));
         self.out.reply(conn, close);
+        if canary::strikes(Canary::SentAfterClose) {
+            let ping = self.out.encode(Opcode::Ping, b"");
+            self.out.reply(conn, ping);
+        }
         if let Some(codec) = &mut conn.codec {
             codec.close_sent();
         }
@@ -276,7 +282,9 @@ impl Core {
 
     /// A client is no longer one: the hub forgets it.
     fn left(&mut self, key: ConnKey, is_echo: bool) {
-        self.node.leave();
+        if !canary::strikes(Canary::ClientUncounted) {
+            self.node.leave();
+        }
         self.counters.clients.set(self.counters.clients.value() - 1);
         if !is_echo {
             let now = self.hub_now();
@@ -292,7 +300,9 @@ impl Core {
         // What waits can't be sent in time: only the close frame is still worth a place.
         let waiting = conn.outbox.clear(&mut self.out.queues);
         self.counters.dropped.add(waiting as u64);
-        self.counters.slow_disconnects.add(1);
+        if !canary::strikes(Canary::DisconnectUncounted) {
+            self.counters.slow_disconnects.add(1);
+        }
         let reason = "SLOW_CONSUMER: the outbox was full; reconnect and resume";
         self.begin_close(id, CloseCode::SlowConsumer, reason);
     }
@@ -321,6 +331,9 @@ impl Core {
     pub(crate) fn half_closed(&mut self, id: ConnId, io: &mut impl Io) {
         let Some(conn) = self.conns.find(id) else { return };
         conn.is_half_closed = true;
+        if canary::strikes(Canary::FinForgotten) {
+            return;
+        }
         if conn.is_stalled || conn.is_paused {
             // What it sent before is acted on first.
             return;
@@ -381,7 +394,9 @@ impl Core {
         self.forget(id);
         if let Some(mut conn) = self.conns.remove(id) {
             conn.outbox.clear(&mut self.out.queues);
-            if let Some(codec) = &mut conn.codec {
+            if let Some(codec) = &mut conn.codec
+                && !canary::strikes(Canary::AssemblyLeaked)
+            {
                 codec.release(assembly);
             }
             self.timers.clear(id.index);

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use corecast_driver::{Batch, BatchPool, Frame};
+use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Delivery, SlowPolicy};
 use corecast_protocol::envelope::command::Priority;
 
@@ -99,6 +100,10 @@ impl Outbox {
         let queue = self.queue.get_or_insert_with(|| pool.take());
         // A reply keeps its place behind everything that was queued before it: `subscribed` announces what follows.
         let priority = queue.entries.back().map_or(Priority::Normal, |last| last.priority);
+        if !queue.entries.is_empty() && canary::strikes(Canary::ReplyOvertaken) {
+            queue.bytes += frame.len();
+            return queue.entries.push_front(Entry { frame, delivery: None, priority: Priority::Critical });
+        }
         queue.push_back(Entry { frame, delivery: None, priority });
     }
 
@@ -136,7 +141,7 @@ impl Outbox {
     /// The next batch, unless one is in flight or nothing waits. What is returned counts as in flight until
     /// [`Outbox::sent`].
     pub(crate) fn next_batch(&mut self, pool: &mut QueuePool, batches: &mut BatchPool) -> Option<Batch> {
-        if self.in_flight {
+        if self.in_flight && !canary::strikes(Canary::DoubleSend) {
             return None;
         }
         let queue = self.queue.as_mut()?;
@@ -152,7 +157,7 @@ impl Outbox {
 
     /// The batch in flight was handed back.
     pub(crate) fn sent(&mut self) {
-        self.in_flight = false;
+        self.in_flight = canary::strikes(Canary::OutboxStuck);
     }
 
     /// Forgets all that waits; returns how many messages.
@@ -216,7 +221,8 @@ impl Queue {
         }
         let channel = entry.delivery.map(|delivery| delivery.channel);
         for queued in &mut self.entries {
-            let is_same = queued.delivery.map(|delivery| delivery.channel) == channel;
+            let is_same = queued.delivery.map(|delivery| delivery.channel) == channel
+                && !canary::strikes(Canary::PriorityBreaksOrder);
             // Replies are lifted too: an answer must not fall behind the messages that it announces.
             if is_same || queued.delivery.is_none() {
                 queued.priority = queued.priority.max(entry.priority);

@@ -15,6 +15,7 @@ mod tests_loom;
 
 use std::sync::Arc;
 
+use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Class, ShardSet};
 use crossbeam_utils::CachePadded;
 
@@ -172,7 +173,7 @@ impl Lanes {
             if receiver.take(inbox) {
                 inbox.from = from as u16;
                 self.turn = from + 1;
-                if receiver.take_blocked() {
+                if receiver.take_blocked() && !canary::strikes(Canary::BlockedForgotten) {
                     unblocked.insert(from as u16);
                 }
                 return true;
@@ -183,6 +184,11 @@ impl Lanes {
 
     fn has_arrivals(&self) -> bool {
         self.receivers.iter().flatten().any(|receiver| !receiver.is_empty())
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let waiting = self.staged.iter().filter_map(|to| self.senders[usize::from(to)].as_ref());
+        waiting.map(Sender::waiting_bytes).sum()
     }
 
     fn can_move(&self) -> bool {
@@ -217,12 +223,12 @@ impl Links {
 
     /// Whether requests may be added: the spill to no home is at its bound.
     pub fn request_room(&self) -> bool {
-        self.requests.full == 0
+        self.requests.full == 0 || canary::strikes(Canary::SpillUnbounded)
     }
 
     /// Whether deliveries may be added: the spill to no shard is at its bound.
     pub fn deliver_room(&self) -> bool {
-        self.delivers.full == 0
+        self.delivers.full == 0 || canary::strikes(Canary::SpillUnbounded)
     }
 
     /// Whether all deliveries are in the rings: none is staged or waits for room.
@@ -246,6 +252,9 @@ impl Links {
         for shard in told.iter() {
             let flag = &self.parked[usize::from(shard)];
             if flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::AcqRel) {
+                if canary::strikes(Canary::LostWakeUp) {
+                    continue;
+                }
                 wakes.insert(shard);
                 self.counters.wakes += 1;
             }
@@ -306,6 +315,11 @@ impl Links {
     #[cfg(test)]
     fn has_staged(&self) -> bool {
         !self.requests.staged.is_empty() || !self.delivers.staged.is_empty()
+    }
+
+    /// Bytes that were staged and are in no ring: behind [`Links::publish`], what waits for room.
+    pub fn spilled_bytes(&self) -> usize {
+        self.requests.waiting_bytes() + self.delivers.waiting_bytes()
     }
 
     /// What happened so far.

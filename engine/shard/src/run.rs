@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
+use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Class, Hub};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
@@ -132,6 +133,9 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                 Event::Accepted { conn, peer } => self.accepted(conn, peer.ip()),
                 Event::Data { conn, mut bytes } => {
                     self.core.received(io, &mut self.assembly, conn, &mut bytes);
+                    if canary::strikes(Canary::LeaseLeaked) {
+                        std::mem::forget(bytes);
+                    }
                 }
                 Event::Sent { conn, batch, result } => self.sent(io, conn, batch, result),
                 Event::Eof { conn } => self.core.half_closed(conn, io),
@@ -179,8 +183,9 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
 
     /// Acts on records of other shards; whether more are there that could be acted on.
     fn take_records(&mut self) -> bool {
+        let waits_for_room = canary::strikes(Canary::BothRingsFull) && !self.core.links.request_room();
         let mut left = RECORDS_PER_TICK;
-        while left > 0 && !self.core.out.is_pressed {
+        while left > 0 && !self.core.out.is_pressed && !waits_for_room {
             let Some((from, record)) = self.delivers.next() else {
                 if self.core.links.refill(Class::Deliver, &mut self.delivers) {
                     continue;
@@ -193,7 +198,10 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         let delivers_left = left == 0;
         left = RECORDS_PER_TICK;
         // A request may cause deliveries to every shard: it is taken only when all of them have room.
-        while left > 0 && !self.core.out.is_pressed && self.core.links.deliver_room() {
+        while left > 0
+            && !self.core.out.is_pressed
+            && (self.core.links.deliver_room() || canary::strikes(Canary::RequestsWithoutRoom))
+        {
             let Some((from, record)) = self.requests.next() else {
                 if self.core.links.refill(Class::Request, &mut self.requests) {
                     continue;
@@ -273,6 +281,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.sleeps.set(rings.sleeps);
         counters.wakes.set(rings.wakes);
         counters.spills.set(rings.spills);
+        counters.spilled_bytes.set(self.core.links.spilled_bytes() as u64);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use corecast_hub::canary::{self, Canary};
 use crossbeam_utils::CachePadded;
 
 use super::RingConfig;
@@ -62,8 +63,12 @@ pub(super) fn path(ring_bytes: usize, config: RingConfig) -> (Sender, Receiver) 
 impl Sender {
     pub(super) fn push(&mut self, record: &[u8]) {
         debug_assert!(record.len() <= self.inline_bytes, "larger records are shared");
+        let passes = !self.is_empty() && canary::strikes(Canary::RecordsSwapped);
         self.staged.extend_from_slice(&(record.len() as u32).to_le_bytes());
         self.staged.extend_from_slice(record);
+        if passes {
+            self.overtake();
+        }
     }
 
     pub(super) fn push_shared(&mut self, record: &Arc<[u8]>) {
@@ -74,7 +79,12 @@ impl Sender {
 
     /// Whether as much waits as may.
     pub(super) fn is_full(&self) -> bool {
-        self.staged.len() - self.at + self.staged_large_bytes >= self.spill_bytes
+        self.waiting_bytes() >= self.spill_bytes
+    }
+
+    /// Bytes of the records that are not in the ring yet.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.staged.len() - self.at + self.staged_large_bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,12 +101,30 @@ impl Sender {
     pub(super) fn publish(&mut self) -> bool {
         let mut moved = self.move_fitting();
         if !self.is_empty() {
+            if canary::strikes(Canary::SpillOvertaken) {
+                self.overtake();
+            }
             self.blocked.store(true, Ordering::Relaxed);
             // Pairs with the fence in `take_blocked`: either we see the room, or the consumer sees that we wait.
             fence(Ordering::SeqCst);
             moved |= self.move_fitting();
         }
         moved
+    }
+
+    /// Moves the last record that waits before all others: only a planted bug does.
+    fn overtake(&mut self) {
+        let waiting = &mut self.staged[self.at..];
+        let (mut last, mut at) = (0, 0);
+        while let Some(length) = waiting[at..].first_chunk::<LENGTH_BYTES>() {
+            let length = u32::from_le_bytes(*length);
+            if length == LARGE {
+                return;
+            }
+            last = at;
+            at += LENGTH_BYTES + length as usize;
+        }
+        waiting.rotate_right(at - last);
     }
 
     fn move_fitting(&mut self) -> bool {
