@@ -8,12 +8,18 @@
 #![allow(unused_macros, reason = "likewise")]
 
 mod client;
+mod crowd;
+mod gauges;
 mod http;
+mod phases;
 mod raw;
 mod server;
 
 pub(crate) use client::{Client, Connect};
+pub(crate) use crowd::{Chatting, Crowd};
+pub(crate) use gauges::Gauges;
 pub(crate) use http::{Response, get};
+pub(crate) use phases::{FLOOD, Phase, flood};
 pub(crate) use raw::{End, Frame, HANDSHAKE, Raw, masked};
 pub(crate) use server::{Failed, Server, Start};
 
