@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     /// Connections whose held-back input is to be looked at again.
     pub(crate) stalled: VecDeque<ConnId>,
+    /// Bytes in all places for held-back input.
+    pub(crate) held_bytes: usize,
     /// Consumers that overflowed while effects were carried out.
     overflowed: Vec<ConnId>,
     pub(crate) drain: Drain,
@@ -69,6 +71,7 @@ impl Core {
             batch_scanner: Scanner::new(depth),
             timers: Timers::new(now, Duration::from_millis(10)),
             stalled: VecDeque::new(),
+            held_bytes: 0,
             overflowed: Vec::new(),
             drain: Drain::default(),
             now,

@@ -85,6 +85,8 @@ counters! {
     spilled_bytes: "gauge",
     /// Times a connection's input was held back for lack of room.
     stalls: "counter",
+    /// Bytes received that wait now: input held back, and the beginnings of handshakes.
+    held_bytes: "gauge",
     /// Frames held by outboxes and batches.
     frames_in_use: "gauge",
     /// Bytes in buffers of unfinished messages in pieces.

@@ -63,6 +63,7 @@ impl Core {
         let (now, limits) = (self.now, self.config.limits.outbox);
         let Some(conn) = self.conns.find(id) else { return };
         conn.held.extend_from_slice(bytes);
+        self.held_bytes += bytes.len();
         let is_admission = matches!(conn.phase, Phase::Admission(_));
         // Whoever does not read its own replies is held back by nobody else: its pongs are still missed.
         let is_own_fault = conn.outbox.is_half_full(limits);
@@ -100,6 +101,7 @@ impl Core {
             got_on = true;
             conn.is_stalled = false;
             let mut held = std::mem::take(&mut conn.held);
+            self.held_bytes -= held.len();
             if !held.is_empty() && canary::strikes(Canary::InputLost) {
                 held.clear();
             }

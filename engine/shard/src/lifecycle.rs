@@ -35,6 +35,7 @@ impl Core {
         // A request in pieces is put together in the place for held-back input.
         let mut whole = std::mem::take(&mut conn.held);
         let before = whole.len();
+        self.held_bytes -= before;
         let head = if before == 0 {
             bytes
         } else {
@@ -46,6 +47,7 @@ impl Core {
                 if before == 0 {
                     whole.extend_from_slice(bytes);
                 }
+                self.held_bytes += whole.len();
                 conn.held = whole;
                 None
             }
@@ -393,6 +395,7 @@ impl Core {
     pub(crate) fn closed(&mut self, id: ConnId, assembly: &mut ws::AssemblyPool) {
         self.forget(id);
         if let Some(mut conn) = self.conns.remove(id) {
+            self.held_bytes -= conn.held.len();
             conn.outbox.clear(&mut self.out.queues);
             if let Some(codec) = &mut conn.codec
                 && !canary::strikes(Canary::AssemblyLeaked)

@@ -69,6 +69,7 @@ impl<L> ShardLoop<L> {
         self.core.conns.is_empty()
             && self.core.hub.is_empty()
             && self.core.out.frames.in_use() == 0
+            && self.core.held_bytes == 0
             && self.assembly.bytes_in_use() == 0
     }
 }
@@ -275,6 +276,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);
+        counters.held_bytes.set(self.core.held_bytes as u64);
         counters.kernel_entries.set(stats.enters);
         counters.buffer_shortages.set(stats.buffer_shortages);
         counters.parks.set(rings.parks);

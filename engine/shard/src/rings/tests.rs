@@ -153,13 +153,16 @@ fn room_ends_at_the_bound_and_comes_back() {
     let mut pushed = 0u64;
     while first.deliver_room() {
         first.push_others(Class::Deliver, &record(pushed, 100));
+        let staged = first.spilled_bytes();
         first.publish();
+        assert!(pushed >= 9 || (staged, first.spilled_bytes()) == (112, 0), "nine records of 112 bytes fit");
         pushed += 1;
     }
     assert!(
         (45..50).contains(&pushed),
         "a ring of 1 KiB and a spill of 4 KiB hold {pushed} records of 112 bytes"
     );
+    assert_eq!(first.spilled_bytes() as u64, (pushed - 9) * 112, "the rest waits for room");
     let mut inbox = Inbox::default();
     let mut taken = 0;
     while taken < pushed {
@@ -172,4 +175,69 @@ fn room_ends_at_the_bound_and_comes_back() {
         first.publish();
     }
     assert!(first.deliver_room() && !first.has_staged());
+    assert_eq!(first.spilled_bytes(), 0);
+}
+
+#[cfg(feature = "canaries")]
+mod planted {
+    use super::*;
+    use corecast_hub::canary::{Canary, plant};
+
+    /// What arrives of 120 deliveries, 30 a tick, of which the ring holds 19.
+    fn arrivals(canary: Option<Canary>) -> Vec<u64> {
+        plant(canary);
+        let config =
+            RingConfig { request_bytes: 1024, deliver_bytes: 1024, spill_bytes: 4096, inline_bytes: 200 };
+        let mut links = mesh(2, config);
+        let (mut second, mut first) = (links.remove(1), links.remove(0));
+        let mut arrived = Vec::new();
+        let mut inbox = Inbox::default();
+        for tick in 0..12 {
+            for sequence in (0..30).filter(|_| tick < 4) {
+                first.push_others(Class::Deliver, &record(tick * 30 + sequence, 40));
+            }
+            first.publish();
+            while second.refill(Class::Deliver, &mut inbox) {
+                while let Some((_, record)) = inbox.next() {
+                    arrived.push(number(record));
+                }
+            }
+        }
+        plant(None);
+        arrived
+    }
+
+    #[test]
+    fn records_pass_each_other_only_if_that_is_planted() {
+        let in_order: Vec<u64> = (0..120).collect();
+        assert_eq!(arrivals(None), in_order);
+        for canary in [Canary::SpillOvertaken, Canary::RecordsSwapped] {
+            let mut arrived = arrivals(Some(canary));
+            assert_ne!(arrived, in_order, "{}", canary.name());
+            arrived.sort_unstable();
+            assert_eq!(arrived, in_order, "{}: none is lost", canary.name());
+        }
+    }
+
+    #[test]
+    fn a_sleeper_is_forgotten_only_if_that_is_planted() {
+        for (canary, wakes_max) in [(None, 12), (Some(Canary::LostWakeUp), 8)] {
+            plant(canary);
+            let mut links = mesh(2, RingConfig::default());
+            let (mut second, mut first) = (links.remove(1), links.remove(0));
+            let mut inbox = Inbox::default();
+            let mut wakes = 0;
+            for sequence in 0..12 {
+                assert!(second.park());
+                first.push_others(Class::Deliver, &record(sequence, 40));
+                wakes += first.publish().iter().count();
+                second.unpark();
+                while second.refill(Class::Deliver, &mut inbox) {
+                    while inbox.next().is_some() {}
+                }
+            }
+            assert_eq!(wakes, wakes_max);
+            plant(None);
+        }
+    }
 }
