@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::logging;
 use crate::node::Running;
 
 /// All counters, per shard.
@@ -22,6 +23,7 @@ pub(super) fn json(running: &Running) -> serde_json::Value {
         "driver": running.driver,
         "uptime_ms": running.started.elapsed().as_millis() as u64,
         "clients": running.node.clients(),
+        "log_lines_lost": logging::lines_lost(),
         "shards": shards,
     })
 }
@@ -43,5 +45,12 @@ pub(super) fn prometheus(running: &Running) -> String {
             let _ = writeln!(text, "corecast_{name}{suffix}{{shard=\"{shard}\"}} {value}");
         }
     }
+    let _ = writeln!(
+        text,
+        "# HELP corecast_log_lines_lost_total Lines of the log that nobody took.\n\
+         # TYPE corecast_log_lines_lost_total counter\n\
+         corecast_log_lines_lost_total {}",
+        logging::lines_lost()
+    );
     text
 }

@@ -1,7 +1,7 @@
 //! The real binary as a child process: started on free ports, read from, and always killed and reaped.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -27,6 +27,8 @@ pub(crate) struct Server {
 pub(crate) struct Start {
     /// `uring` or `epoll`.
     pub(crate) driver: &'static str,
+    listen: SocketAddr,
+    admin: SocketAddr,
     shards: usize,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -43,7 +45,9 @@ pub(crate) struct Failed {
 impl Server {
     /// A server on this driver, to be refined and started.
     pub(crate) fn on(driver: &'static str) -> Start {
-        Start { driver, shards: 1, args: Vec::new(), env: Vec::new(), through: Vec::new() }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (args, env, through) = (Vec::new(), Vec::new(), Vec::new());
+        Start { driver, listen: any, admin: any, shards: 1, args, env, through }
     }
 
     /// All log lines so far.
@@ -69,6 +73,28 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill can be run").success(), "the process is there");
+    }
+
+    /// Waits until it serves; false if it ends instead.
+    fn is_ready(&mut self) -> bool {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if self.process.child.try_wait().expect("it is our child").is_some() {
+                return false;
+            }
+            if [self.admin, self.clients].iter().all(|address| TcpStream::connect(address).is_ok()) {
+                return true;
+            }
+            assert!(Instant::now() < until, "it neither serves nor ends");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it without a word, as the kernel does when memory is short.
+    #[track_caller]
+    pub(crate) fn kill(mut self) {
+        self.process.child.kill().expect("it is our child");
+        self.process.wait();
     }
 
     /// Waits for the process to end by itself.
@@ -146,10 +172,10 @@ impl Server {
     #[track_caller]
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let page = self.admin_get("/metrics").body;
-        let prefix = format!("corecast_{name}{{");
+        let (of_a_shard, of_the_node) = (format!("corecast_{name}{{"), format!("corecast_{name} "));
         let values: Vec<u64> = page
             .lines()
-            .filter(|line| line.starts_with(&prefix))
+            .filter(|line| line.starts_with(&of_a_shard) || line.starts_with(&of_the_node))
             .map(|line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).expect("a value"))
             .collect();
         assert!(!values.is_empty(), "there is no metric {name} in:\n{page}");
@@ -212,6 +238,35 @@ impl Start {
         self
     }
 
+    /// On this address for clients instead of any that is free.
+    pub(crate) fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// On this address for operators.
+    pub(crate) fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = address;
+        self
+    }
+
+    /// Starts it with a standard error that this process does not read, and waits until it serves.
+    #[track_caller]
+    pub(crate) fn start_unheard(mut self, stderr: impl Fn() -> Stdio) -> Server {
+        const ATTEMPTS: usize = 5;
+        for _ in 0..ATTEMPTS {
+            // It can't say which ports it got, so it is told. Another process may take them before it does.
+            let [clients, admin] = [free_port(), free_port()];
+            (self.listen, self.admin) = (clients, admin);
+            let process = Process::start(self.command(), stderr());
+            let mut server = Server { process, shards: self.shards, clients, admin };
+            if server.is_ready() {
+                return server;
+            }
+        }
+        panic!("{ATTEMPTS} servers ended before they served");
+    }
+
     /// Starts it and waits until it serves.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
@@ -227,7 +282,7 @@ impl Start {
     /// How it ended and what it said.
     #[track_caller]
     pub(crate) fn try_start(self) -> Result<Server, Failed> {
-        let mut process = Process::start(self.command());
+        let mut process = Process::start(self.command(), Stdio::piped());
         let Some(line) = process.log.wait_for("demo page and metrics: ") else {
             // It ended, or it hangs: then this fails.
             let status = process.wait();
@@ -248,7 +303,7 @@ impl Start {
                 command
             }
         };
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["serve", "--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.args(["--driver", self.driver, "--shards", &self.shards.to_string()]).args(&self.args);
         // Nothing of the developer's own configuration.
         for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
@@ -257,6 +312,12 @@ impl Start {
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// A port that nobody has at the moment.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("it is bound")
 }
 
 fn is_ours(name: &str) -> bool {
@@ -278,11 +339,14 @@ struct Process {
 }
 
 impl Process {
-    fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    fn start(mut command: Command, stderr: Stdio) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut child = command.spawn().expect("the binary can be started");
-        let stderr = child.stderr.take().expect("it is piped");
         let log = Arc::new(Log::default());
+        let Some(stderr) = child.stderr.take() else {
+            log.end();
+            return Self { child, log, reader: None };
+        };
         let into = Arc::clone(&log);
         let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
