@@ -275,6 +275,33 @@ fn a_canary_fails() {
     storm.probe();
 }
 
+/// What can be planted in a hub is noticed here already, but for what only a publisher's answers or gaps show.
+#[cfg(feature = "canaries")]
+#[test]
+fn planted_bugs_are_caught() {
+    use corecast_hub::canary::{Canary, plant, struck};
+    for canary in [
+        Canary::OffsetRepeated,
+        Canary::PublishDroppedAtHome,
+        Canary::MessageToNonSubscriber,
+        Canary::RecipientForgotten,
+        Canary::EchoNotLeftOut,
+        Canary::PatternServedTwice,
+        Canary::UnsubscribedStillServed,
+        Canary::EarlyMessages,
+        Canary::RecordCorrupted,
+        Canary::MemberRemembered,
+        Canary::AddressRemembered,
+        Canary::SlotReuse,
+    ] {
+        plant(Some(canary));
+        let caught_by = (1..=300u64).find(|seed| std::panic::catch_unwind(|| storm(*seed)).is_err());
+        println!("{}: seed {caught_by:?}, it had struck {} times", canary.name(), struck());
+        assert!(caught_by.is_some(), "{}", canary.name());
+        plant(None);
+    }
+}
+
 /// Every numbered message has the offset behind the last one's, wherever it came from.
 #[test]
 fn offsets_rise_by_one() {
