@@ -128,7 +128,7 @@ canaries! {
     FinForgotten("fin-forgotten", every 2):
         "The end of a peer's stream is not acted on." => "progress: a connection whose peer is gone",
     DrainEarly("drain-early", every 1):
-        "A drain closes connections before all deliveries came." => "delivery: accepted before the drain and not delivered",
+        "A drain goes on before all markers came." => "delivery: accepted before the drain and not delivered",
 }
 
 #[cfg(feature = "canaries")]

@@ -105,7 +105,7 @@ impl Drain {
 
     /// Whether all `others` have sent their last request.
     pub(crate) fn requests_are_over(&self, others: ShardSet) -> bool {
-        self.requests_ended == others
+        self.requests_ended == others || canary::strikes(Canary::DrainEarly)
     }
 
     /// Whether all `others` have sent their last delivery.

@@ -470,4 +470,37 @@ mod tests {
         it.push("b2!", on(2, SlowPolicy::Disconnect, Priority::High));
         assert_eq!(it.drain(), "b1b2!a1a2");
     }
+
+    #[cfg(feature = "canaries")]
+    #[test]
+    fn planted_bugs_show() {
+        use corecast_hub::canary::{Canary, plant};
+        let drained = |canary: Option<Canary>| {
+            plant(canary);
+            let mut it = Fixture::new();
+            let mut all = String::new();
+            for _ in 0..20 {
+                it.push("a", on(1, SlowPolicy::DropOldest, Priority::Normal));
+                it.push("B", on(1, SlowPolicy::DropOldest, Priority::High));
+                it.reply("r");
+                all += &it.drain();
+            }
+            plant(None);
+            all
+        };
+        let right = "aBr".repeat(20);
+        assert_eq!(drained(None), right);
+        for canary in [Canary::ReplyOvertaken, Canary::PriorityBreaksOrder] {
+            assert_ne!(drained(Some(canary)), right, "{}", canary.name());
+        }
+        let mut it = Fixture::new();
+        it.block();
+        it.reply("r");
+        let Fixture { queues, batches, outbox, .. } = &mut it;
+        assert!(outbox.next_batch(queues, batches).is_none(), "one is in flight");
+        plant(Some(Canary::DoubleSend));
+        let second = (0..Canary::DoubleSend.every()).find_map(|_| outbox.next_batch(queues, batches));
+        plant(None);
+        assert!(second.is_some());
+    }
 }
