@@ -29,6 +29,11 @@ pub(crate) struct Key {
 const MAX: u64 = 1 << 40;
 const DAY_MS: u64 = 86_400_000;
 
+/// The kernel doubles it for its own needs. Left to itself it lets a buffer grow to megabytes for a peer that was fast
+/// once, and keeps them full once that peer stops reading: both directions together stay under 256 KiB so.
+const BUFFER_BYTES: &str = "49152";
+const BUFFER_ABOUT: &str = "per connection, for what is under way; 0 leaves it to the kernel, which may take megabytes";
+
 const fn integer(name: &'static str, min: u64, max: u64, default: &'static str, about: &'static str) -> Key {
     Key { name, kind: Kind::Integer(min, max), default, about }
 }
@@ -81,8 +86,8 @@ pub(crate) const KEYS: &[Key] = &[
         "10000",
         "connections waiting to be accepted; the kernel caps it at net.core.somaxconn",
     ),
-    integer("socket.send_buffer_bytes", 0, 1 << 30, "0", "per connection; 0 leaves it to the kernel"),
-    integer("socket.recv_buffer_bytes", 0, 1 << 30, "0", "per connection; 0 leaves it to the kernel"),
+    integer("socket.send_buffer_bytes", 0, 1 << 30, BUFFER_BYTES, BUFFER_ABOUT),
+    integer("socket.recv_buffer_bytes", 0, 1 << 30, BUFFER_BYTES, BUFFER_ABOUT),
     integer(
         "socket.notsent_lowat_bytes",
         1,
