@@ -6,5 +6,7 @@ mod keys;
 mod layers;
 mod settings;
 
-pub(crate) use layers::Sources;
-pub(crate) use settings::{Admin, DriverChoice, LogFormat, Settings};
+pub use keys::names;
+pub use layers::{ConfigFile, Problem, Sources};
+pub use settings::Settings;
+pub(crate) use settings::{Admin, DriverChoice, LogFormat};

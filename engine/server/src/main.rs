@@ -1,73 +1,7 @@
-//! The binary `corecast`: command line, configuration, threads and control plane around the shards.
+//! The binary `corecast`.
 
 #![forbid(unsafe_code)]
 
-mod capacity;
-mod cli;
-mod config;
-mod control;
-mod logging;
-mod node;
-mod version;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-use cli::{Cli, Command};
-use config::{Settings, Sources};
-
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if cli.version {
-        print!("{}", version::text());
-        return ExitCode::SUCCESS;
-    }
-    match cli.command {
-        None => serve(&cli::ServeArgs::default()),
-        Some(Command::Serve(args)) => serve(&args),
-        Some(Command::CheckConfig(args)) => match load(&args) {
-            Ok(settings) => {
-                println!(
-                    "the configuration is valid: mode {}, listening on {}",
-                    settings.mode_name(),
-                    settings.listen
-                );
-                ExitCode::SUCCESS
-            }
-            Err(code) => code,
-        },
-    }
-}
-
-fn serve(args: &cli::ServeArgs) -> ExitCode {
-    let settings = match load(args) {
-        Ok(settings) => settings,
-        Err(code) => return code,
-    };
-    logging::start(&settings);
-    match node::run(&settings) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::from(1)
-        }
-    }
-}
-
-/// All variables. What is not UTF-8 is no name of ours; as a value it is refused where its key is, or made readable.
-fn environment() -> Vec<(String, String)> {
-    let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    named.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect()
-}
-
-/// The validated settings; or all that is wrong with them, on standard error, and exit code 2.
-fn load(args: &cli::ServeArgs) -> Result<Settings, ExitCode> {
-    let sources = Sources { file: args.config.clone(), environment: environment(), flags: args.values() };
-    Settings::load(&sources).map_err(|problems| {
-        for problem in &problems {
-            eprintln!("corecast: {problem}");
-        }
-        ExitCode::from(2)
-    })
+fn main() -> std::process::ExitCode {
+    corecast_server::run()
 }

@@ -32,7 +32,8 @@ const DAY_MS: u64 = 86_400_000;
 /// The kernel doubles it for its own needs. Left to itself it lets a buffer grow to megabytes for a peer that was fast
 /// once, and keeps them full once that peer stops reading: both directions together stay under 256 KiB so.
 const BUFFER_BYTES: &str = "49152";
-const BUFFER_ABOUT: &str = "per connection, for what is under way; 0 leaves it to the kernel, which may take megabytes";
+const BUFFER_ABOUT: &str =
+    "per connection, for what is under way; 0 leaves it to the kernel, which may take megabytes";
 
 const fn integer(name: &'static str, min: u64, max: u64, default: &'static str, about: &'static str) -> Key {
     Key { name, kind: Kind::Integer(min, max), default, about }
@@ -150,6 +151,11 @@ pub(crate) const KEYS: &[Key] = &[
     integer("limits.inbox_messages", 0, MAX, "100", "not used by this version"),
     integer("limits.sessions", 0, MAX, "100000", "not used by this version"),
 ];
+
+/// The names of all keys.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.name)
+}
 
 /// What a profile sets in place of the defaults.
 pub(crate) fn profile(name: &str) -> &'static [(&'static str, &'static str)] {

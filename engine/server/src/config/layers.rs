@@ -1,8 +1,8 @@
 //! From file, environment and flags to one value per key, each with the place it came from.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
+use std::{fmt, io};
 
 use toml_edit::{Document, Item, TableLike};
 
@@ -10,18 +10,38 @@ use super::keys::{self, KEYS, Key, Kind};
 
 /// Where values come from, weakest first: the file, the environment, flags.
 #[derive(Debug, Default)]
-pub(crate) struct Sources {
-    pub(crate) file: Option<PathBuf>,
-    pub(crate) environment: Vec<(String, String)>,
+pub struct Sources {
+    /// The configuration file, if there is one.
+    pub file: Option<ConfigFile>,
+    /// Variables: the name, the text. Those of others are no mistakes.
+    pub environment: Vec<(String, String)>,
     /// What to call it, the key, the text.
-    pub(crate) flags: Vec<(String, String, String)>,
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// A configuration file as it was found.
+#[derive(Debug)]
+pub struct ConfigFile {
+    /// What to call it.
+    pub name: String,
+    /// What is in it, or why it can't be read.
+    pub contents: io::Result<Vec<u8>>,
+}
+
+impl ConfigFile {
+    /// Reads the file at `path`.
+    pub fn read(path: &Path) -> Self {
+        Self { name: path.display().to_string(), contents: std::fs::read(path) }
+    }
 }
 
 /// Something wrong, with its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Problem {
-    pub(crate) place: String,
-    pub(crate) what: String,
+pub struct Problem {
+    /// The file and its line, the variable, the flag or the profile that set it, or `default`.
+    pub place: String,
+    /// The key, and what would be right.
+    pub what: String,
 }
 
 impl fmt::Display for Problem {
@@ -55,11 +75,10 @@ impl Layers {
     /// Reads all sources.
     pub(crate) fn load(sources: &Sources) -> Self {
         let mut layers = Self::default();
-        if let Some(path) = &sources.file {
-            let place = path.display().to_string();
-            match std::fs::read(path) {
-                Ok(bytes) => layers.bytes(&place, &bytes),
-                Err(error) => layers.problem(&place, format!("can't be read: {error}")),
+        if let Some(file) = &sources.file {
+            match &file.contents {
+                Ok(bytes) => layers.bytes(&file.name, bytes),
+                Err(error) => layers.problem(&file.name, format!("can't be read: {error}")),
             }
         }
         // Of two names for one key the hub's own wins, whatever their order in the environment.

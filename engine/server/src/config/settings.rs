@@ -43,7 +43,7 @@ pub(crate) enum LogFormat {
 
 /// Everything the program was told, checked.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: Admin,
     pub(crate) shards: usize,
@@ -71,7 +71,7 @@ impl Settings {
     ///
     /// # Errors
     /// All problems at once.
-    pub(crate) fn load(sources: &Sources) -> Result<Self, Vec<Problem>> {
+    pub fn load(sources: &Sources) -> Result<Self, Vec<Problem>> {
         let layers = Layers::load(sources);
         let mut reader = Reader { layers };
         let settings = reader.settings();
