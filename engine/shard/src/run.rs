@@ -15,6 +15,7 @@ use corecast_protocol::ws::AssemblyPool;
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::handshake::Refusal;
 
+use crate::clock::Clock;
 use crate::config::{Node, Order, ShardConfig};
 use crate::conn::{Conn, Phase};
 use crate::core::Core;
@@ -36,6 +37,7 @@ const ASSEMBLY_BUFFERS_KEPT: usize = 64;
 #[derive(Debug)]
 pub struct ShardLoop<L> {
     core: Core,
+    clock: Clock,
     assembly: AssemblyPool,
     events: VecDeque<Event<L>>,
     delivers: Inbox,
@@ -56,6 +58,7 @@ impl<L> ShardLoop<L> {
         let assembly_bytes = config.limits.assembly_bytes;
         Self {
             core: Core::new(config, hub, links, node, counters, now),
+            clock: Clock::new(now),
             assembly: AssemblyPool::new(ASSEMBLY_BUFFER_BYTES, ASSEMBLY_BUFFERS_KEPT, assembly_bytes),
             events: VecDeque::with_capacity(1024),
             delivers: Inbox::default(),
@@ -76,7 +79,7 @@ impl<L> ShardLoop<L> {
 
 impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
     fn tick(&mut self, io: &mut I) -> Next {
-        self.core.now = io.now();
+        self.core.now = self.clock.turn(io.now(), self.core.conns.len());
         self.core.unix_ms = io.unix_ms();
         self.core.links.unpark();
         while let Some(shard) = io.wake_failure() {
@@ -89,7 +92,9 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         self.take_events(io);
         let has_more_records = self.take_records();
         let got_on = self.core.retry_stalled(io, &mut self.assembly);
-        self.expire(io);
+        if self.clock.may_judge() {
+            self.expire(io);
+        }
         let has_more_to_settle = self.settle();
         let is_drained = order == Order::Drain && self.drain(io);
         let was_pressed = self.core.out.is_pressed;
@@ -116,12 +121,13 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
             || has_more_to_settle
             || has_more_to_send
             || self.core.drain.looks_again(self.core.conns.len())
+            || !self.clock.may_judge()
             || !self.core.links.park()
         {
             return Next::Again;
         }
         let deadlines = self.core.timers.next().into_iter().chain(self.core.drain.deadline());
-        deadlines.min().map_or(Next::Park, Next::Until)
+        self.clock.sleep(deadlines.min()).map_or(Next::Park, Next::Until)
     }
 }
 
