@@ -3,31 +3,50 @@
 
 mod support;
 
-use support::{Crowd, Gauges, HANDSHAKE, Phase, Raw, Server, Start, flood, masked, on_all_layouts};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use support::{
+    Crowd, Gauges, HANDSHAKE, Link, OWN_NETWORK, Phase, Raw, Server, Start, flood, in_own_network, masked,
+    on_all_layouts, on_both_drivers,
+};
 
 on_all_layouts!(resets_in_every_phase, a_reset_behind_every_byte, whole_lives_cut_short);
+on_both_drivers!(who_falls_silent_is_ended, who_vanishes_is_ended);
 
-/// Peers in every phase at once.
-const PEERS_PER_PHASE: usize = 20;
+/// Few enough that all are in their phases before the first time-out.
+const SILENT_PER_PHASE: usize = 6;
 
-/// Small outboxes are soon full; time-outs that nobody meets.
-fn start_with_small_outboxes(start: Start) -> Server {
+/// Small outboxes are soon full.
+fn with_small_outboxes(start: Start) -> Start {
     start
         .arg("--no-limits")
         .set("limits.message_bytes", 65_536)
         .set("limits.outbox_messages", 40)
         .set("limits.outbox_bytes", 131_072)
-        .start()
 }
 
-/// Peers in every phase, as many of each; those that are flooded have a batch under way.
+/// Every phase ends by a time-out: long enough to bring peers into their phases, and for good connections.
+fn impatient(start: Start) -> Start {
+    with_small_outboxes(start)
+        .shards(2)
+        .set("limits.handshake_timeout_ms", 2000)
+        .set("limits.heartbeat_interval_ms", 1000)
+        .set("limits.pong_timeout_ms", 400)
+        .set("limits.missed_pongs", 3)
+        .set("limits.close_timeout_ms", 300)
+}
+
+/// Peers in every phase, as many of each; those that are flooded have a batch under way. The flood comes from
+/// where the good connections are.
 #[track_caller]
-fn peers_in_every_phase(server: &Server) -> Vec<Raw> {
+fn peers_in_every_phase(count: usize, server: &Server, address: SocketAddr) -> Vec<(Phase, Raw)> {
     let mut peers = Vec::new();
-    for _ in 0..PEERS_PER_PHASE {
-        peers.extend(Phase::ALL.map(|phase| phase.peer(server.clients)));
+    for _ in 0..count {
+        peers.extend(Phase::ALL.map(|phase| (phase, phase.peer(address))));
     }
     flood(server, server.clients);
+    assert!(server.metric("stalls_total") > 0, "somebody is held back");
+    assert!(server.metric("assembly_bytes") > 0, "messages are unfinished");
     peers
 }
 
@@ -39,17 +58,16 @@ fn wait_for_the_end(server: &Server, before: &Gauges) {
 
 fn resets_in_every_phase(start: Start) {
     const WAVES: usize = 2;
-    let server = start_with_small_outboxes(start);
+    const PEERS_PER_PHASE: usize = 20;
+    let server = with_small_outboxes(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
     let before = Gauges::of(&server);
     let accepted = server.metric("accepted_total");
     for _ in 0..WAVES {
         let chatting = crowd.chat();
-        let peers = peers_in_every_phase(&server);
-        assert!(server.metric("stalls_total") > 0, "somebody is held back");
-        assert!(server.metric("assembly_bytes") > 0, "messages are unfinished");
-        peers.into_iter().for_each(Raw::reset);
+        let peers = peers_in_every_phase(PEERS_PER_PHASE, &server, server.clients);
+        peers.into_iter().for_each(|(_, peer)| peer.reset());
         chatting.wait_for_rounds(5);
         wait_for_the_end(&server, &before);
         crowd = chatting.stop();
@@ -122,4 +140,53 @@ fn whole_lives_cut_short(start: Start) {
     crowd = chatting.stop();
     before.assert_back(&server);
     crowd.round();
+}
+
+/// The peer's kernel still acknowledges, but the peer neither reads nor says anything: as a process that was stopped.
+fn who_falls_silent_is_ended(start: Start) {
+    let server = impatient(start).start();
+    let mut crowd = Crowd::connect(server.clients, 5, 4);
+    crowd.round();
+    let before = Gauges::of(&server);
+    let chatting = crowd.chat();
+    let peers = peers_in_every_phase(SILENT_PER_PHASE, &server, server.clients);
+    wait_for_the_end(&server, &before);
+    crowd = chatting.stop();
+    before.assert_back(&server);
+    crowd.round();
+    for (phase, mut peer) in peers {
+        let last_words = match phase {
+            Phase::Silent | Phase::HalfRequest => "HTTP/1.1 408 ",
+            Phase::Requested | Phase::Idle | Phase::HalfHeader | Phase::HalfPayload | Phase::Fragments => {
+                "TIMEOUT: no answer to pings"
+            }
+            _ => continue,
+        };
+        let (bytes, _) = peer.read_to_end();
+        assert!(String::from_utf8_lossy(&bytes).contains(last_words), "{phase:?} is told why");
+    }
+}
+
+/// Neither FIN nor RST, and no acknowledgement either: a machine without power, a cut cable.
+fn who_vanishes_is_ended(start: Start) {
+    let test = format!("{}::who_vanishes_is_ended", start.driver);
+    in_own_network(&test, || {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut server = impatient(start).listen(any).admin(any).through(&OWN_NETWORK).start();
+        let (near, far) = (Link::lay(&server, 1), Link::lay(&server, 2));
+        server.clients.set_ip(near.server);
+        server.admin.set_ip(near.server);
+        let mut crowd = Crowd::connect(server.clients, 5, 4);
+        crowd.round();
+        let before = Gauges::of(&server);
+        let chatting = crowd.chat();
+        let address = SocketAddr::new(far.server, server.clients.port());
+        let peers = peers_in_every_phase(SILENT_PER_PHASE, &server, address);
+        far.cut();
+        wait_for_the_end(&server, &before);
+        crowd = chatting.stop();
+        before.assert_back(&server);
+        crowd.round();
+        drop(peers);
+    });
 }

@@ -166,11 +166,17 @@ impl Raw {
         Response::parse(&bytes)
     }
 
+    /// Reads so many bytes at least; they are still the next to be looked at.
     #[track_caller]
-    fn take(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn await_bytes(&mut self, count: usize) {
         while self.rest.len() < count {
             self.fill();
         }
+    }
+
+    #[track_caller]
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        self.await_bytes(count);
         let rest = self.rest.split_off(count);
         std::mem::replace(&mut self.rest, rest)
     }
