@@ -58,10 +58,13 @@ impl std::fmt::Debug for HttpRequest<'_> {
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
-    let consumed = match head.parse(bytes) {
-        Ok(httparse::Status::Complete(consumed)) if consumed <= REQUEST_BYTES_MAX => consumed,
+    // What lies beyond the bound is not looked at: the verdict must not depend on how much arrived at once.
+    let consumed = match head.parse(&bytes[..bytes.len().min(REQUEST_BYTES_MAX)]) {
+        Ok(httparse::Status::Complete(consumed)) => consumed,
         Ok(httparse::Status::Partial) if bytes.len() < REQUEST_BYTES_MAX => return Ok(Parsed::Partial),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal::HeadTooLarge);
+        }
         Err(_) => return Err(Refusal::BadRequest("this is not an HTTP/1.1 request")),
     };
     let target = origin_form(head.path.unwrap_or("/"));
