@@ -3,8 +3,7 @@
 //! The differences are those of the contract: nesting is limited, and an envelope's keys may not be there twice.
 
 mod seeded;
-
-use std::collections::BTreeMap;
+mod twin;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Command, Publish, Target};
@@ -15,30 +14,7 @@ use proptest::sample::Index;
 use seeded::seeded;
 use serde_json::Value;
 use serde_json::value::RawValue;
-
-const DEPTH: usize = 64;
-
-/// What is made of a text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
-    Json,
-    NotJson,
-    TooDeep,
-}
-
-fn ours(text: &str) -> Verdict {
-    match parse(text, &mut Scanner::new(DEPTH)) {
-        Ok(_) => Verdict::Json,
-        Err(rejection) if rejection.code == ErrorCode::InvalidJson => Verdict::NotJson,
-        Err(rejection) if rejection.message.contains("json_depth") => Verdict::TooDeep,
-        Err(_) => Verdict::Json,
-    }
-}
-
-/// Raw, because a value would refuse lone surrogates and numbers that no double holds.
-fn twin(text: &str) -> Verdict {
-    if serde_json::from_str::<&RawValue>(text).is_ok() { Verdict::Json } else { Verdict::NotJson }
-}
+use twin::{DEPTH, Verdict, check, ours, raw_members, twin};
 
 fn space() -> impl Strategy<Value = String> {
     prop_oneof![4 => Just(String::new()), 1 => "[ \t\r\n]{0,3}"]
@@ -100,12 +76,6 @@ fn spaces() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(space(), 1..9)
 }
 
-/// The raw members of an object as serde_json sees them.
-fn raw_members(text: &str) -> BTreeMap<String, &str> {
-    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).expect("an object");
-    members.into_iter().map(|(key, value)| (key, value.get())).collect()
-}
-
 fn publish_of(command: Command<'_>) -> Publish<'_> {
     match command {
         Command::Publish(publish) => publish,
@@ -154,6 +124,7 @@ proptest! {
         let members = [("type", "\"publish\""), ("id", "7"), ("channel", "\"c\""), ("payload", &*payload)];
         let members = members.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let text = damage(&object(&members, &spaces), at, cut, &noise);
+        check(&text);
         prop_assert_eq!(ours(&text), twin(&text), "{:?}", text);
     }
 
@@ -161,6 +132,8 @@ proptest! {
     fn any_text_gets_the_same_verdict(text in any::<String>(), jsonish in "[\\[\\]{}\",:0-9truefalsn\\\\ -]{0,24}") {
         prop_assert_eq!(ours(&text), twin(&text), "{:?}", text);
         prop_assert_eq!(ours(&jsonish), twin(&jsonish), "{:?}", jsonish);
+        check(&text);
+        check(&jsonish);
     }
 
     #[test]
