@@ -12,7 +12,7 @@ use corecast_protocol::envelope::event::{self, Established};
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Refusal};
-use crate::hub::{Hub, Via, reply};
+use crate::hub::{Hub, Via, reply_fixed};
 use crate::member::{Access, Admission, Member, Open};
 use crate::remote::{ToHome, base36};
 
@@ -138,7 +138,7 @@ impl Hub {
         let client_id = member.client_id;
         fx.list.push(Effect::Admitted { conn });
         let config = &self.config;
-        reply(fx, conn, |out| {
+        reply_fixed(fx, conn, |out| {
             let mut buffer = [0; 13];
             let established = Established {
                 client_id: base36(client_id, &mut buffer),

@@ -112,6 +112,15 @@ pub struct Delivery {
     pub conflate: u64,
 }
 
+/// Whether a reply may be lifted over messages that wait, as higher messages are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Answers stand for themselves.
+    Liftable,
+    /// Where a subscription begins or ends, everything keeps its side.
+    Fixed,
+}
+
 /// Something to be done, in the order of the list.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Effect {
@@ -130,6 +139,8 @@ pub enum Effect {
         conn: ConnKey,
         /// The message.
         message: Span,
+        /// Whether messages may pass it.
+        place: Place,
     },
     /// A record for other shards, never this one.
     Forward {
@@ -211,7 +222,7 @@ impl Effects {
                 recipients: (start + recipients, end + recipients),
                 delivery,
             },
-            Effect::Reply { conn, message } => Effect::Reply { conn, message: shift(message) },
+            Effect::Reply { conn, message, place } => Effect::Reply { conn, message: shift(message), place },
             Effect::Forward { shards, class, record } => {
                 Effect::Forward { shards, class, record: shift(record) }
             }

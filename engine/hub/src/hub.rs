@@ -12,7 +12,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
-use crate::effect::{Class, ConnKey, Effect, Effects, ShardSet};
+use crate::effect::{Class, ConnKey, Effect, Effects, Place, ShardSet};
 use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
@@ -73,10 +73,13 @@ impl Hub {
         let hasher = Hasher::new(config.seed);
         // Clients see what these generate: they must not begin with the seed that keys the tables.
         let random = |purpose: &str| Random(hasher.of((config.shard, purpose)));
+        let mut homes = Homes::new(random("epochs of channels"), config.limits.idle_channels as usize);
+        // Everybody is subscribed to it without asking: its home must never think that nobody is.
+        homes.join(hasher.of(name::SYSTEM), name::SYSTEM, true, config.shard);
         Self {
             members: Members::default(),
             channels: LocalChannels::new(),
-            homes: Homes::new(random("epochs of channels"), config.limits.idle_channels as usize),
+            homes,
             participants: Participants::new(&hasher, random("epochs of inboxes")),
             client_ids: random("client ids"),
             todo: VecDeque::new(),
@@ -391,10 +394,16 @@ pub(crate) fn forward(fx: &mut Effects, shards: ShardSet, class: Class, write: i
     fx.list.push(Effect::Forward { shards, class, record });
 }
 
-/// A message for one connection.
+/// An answer for one connection.
 pub(crate) fn reply(fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>)) {
     let message = fx.write(write);
-    fx.list.push(Effect::Reply { conn, message });
+    fx.list.push(Effect::Reply { conn, message, place: Place::Liftable });
+}
+
+/// A message for one connection that nothing passes: what begins or ends a subscription, or all of them.
+pub(crate) fn reply_fixed(fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>)) {
+    let message = fx.write(write);
+    fx.list.push(Effect::Reply { conn, message, place: Place::Fixed });
 }
 
 /// An error for one connection.

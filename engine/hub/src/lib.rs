@@ -22,6 +22,6 @@ pub mod rules;
 mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now};
-pub use effect::{Class, ConnKey, Delivery, Effect, Effects, Refusal, ShardSet, SlowPolicy, Span};
+pub use effect::{Class, ConnKey, Delivery, Effect, Effects, Place, Refusal, ShardSet, SlowPolicy, Span};
 pub use hub::Hub;
 pub use member::{Access, Open};

@@ -10,7 +10,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannel;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
-use crate::hub::{Hub, error, reply};
+use crate::hub::{Hub, error, reply_fixed};
 use crate::member::Subscription;
 use crate::remote::{Epoch, ToHome};
 use crate::rules::{Act, Denied, Request};
@@ -66,7 +66,7 @@ impl Hub {
         let serial = match own {
             // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
             Some(own) if is_pattern && own.place.is_some() => {
-                return reply(fx, conn, |out| event::subscribed(out, id, text, None));
+                return reply_fixed(fx, conn, |out| event::subscribed(out, id, text, None));
             }
             Some(own) if !is_pattern => own.serial,
             Some(_) => member.next_serial(),
@@ -132,7 +132,7 @@ impl Hub {
             return overtaken(fx, conn, id, channel);
         }
         let (epoch, offset) = position;
-        reply(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(), offset))));
+        reply_fixed(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(), offset))));
     }
 
     /// One home knows the pattern; the last one makes it active.
@@ -155,7 +155,7 @@ impl Hub {
         }
         let text = format!("{prefix}*");
         if self.activate(conn, serial, prefix, true) {
-            reply(fx, conn, |out| event::subscribed(out, id, &text, None));
+            reply_fixed(fx, conn, |out| event::subscribed(out, id, &text, None));
         } else {
             overtaken(fx, conn, id, &text);
         }
@@ -210,7 +210,7 @@ impl Hub {
                         let subscription = member.subscriptions.swap_remove(at);
                         self.drop_subscription(conn, &subscription);
                     }
-                    reply(fx, conn, |out| event::unsubscribed(out, id, text, None));
+                    reply_fixed(fx, conn, |out| event::unsubscribed(out, id, text, None));
                 }
                 None => error(
                     fx,

@@ -553,3 +553,23 @@ fn the_own_inbox_is_reached_by_its_short_name() {
         assert_eq!((&copy["channel"], &copy["to"]), (&json!("@me"), &json!("ann")));
     });
 }
+
+#[test]
+fn system_keeps_its_epoch_whatever_is_forgotten() {
+    let mut net = Net::new(2, 3, HubLimits { idle_channels: 1, ..HubLimits::default() });
+    let client = net.join(0, 0, "ann");
+    let mut positions = Vec::new();
+    for round in 0..4 {
+        let heard = net.ask(client, r#"{"type":"publish","channel":"system","payload":1}"#);
+        positions.push((heard[0]["epoch"].clone(), heard[0]["offset"].clone()));
+        // Others push out of the homes' memory what nobody is subscribed to.
+        for room in 0..4 {
+            net.ask(
+                client,
+                &format!(r#"{{"type":"publish","channel":"conversation:{round}-{room}","payload":1}}"#),
+            );
+        }
+    }
+    let epoch = &positions[0].0;
+    assert!(positions.iter().zip(1..).all(|((e, offset), n)| e == epoch && *offset == n), "{positions:?}");
+}

@@ -111,12 +111,12 @@ impl Core {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
                 self.deliver(fx.span(message), recipients, delivery);
             }
-            Effect::Reply { conn, message } => {
+            Effect::Reply { conn, message, place } => {
                 if let Some(conn) = self.conns.find(id_of(conn))
                     && matches!(conn.phase, Phase::Open(_))
                 {
                     let frame = self.out.encode(Opcode::Text, fx.span(message));
-                    self.out.reply(conn, frame);
+                    self.out.reply_at(conn, frame, place);
                 }
             }
             Effect::Forward { shards, class, record } => self.links.push_all(shards, class, fx.span(record)),

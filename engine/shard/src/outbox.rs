@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use corecast_driver::{Batch, BatchPool, Frame};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{Delivery, SlowPolicy};
+use corecast_hub::{Delivery, Place, SlowPolicy};
 use corecast_protocol::envelope::command::Priority;
 
 /// Bounds of one outbox.
@@ -24,7 +24,7 @@ pub struct OutboxLimits {
 pub(crate) enum Pushed {
     /// It waits behind the others.
     Queued,
-    /// It waits, in the place of an older one of the same kind.
+    /// It waits, and an older one of the same kind is gone.
     Replaced,
     /// There was no room and messages were dropped.
     Dropped {
@@ -37,12 +37,25 @@ pub(crate) enum Pushed {
     Overflow,
 }
 
+/// What became of an older message of the same kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replaced {
+    /// There was none.
+    Nothing,
+    /// The new one has its place.
+    InPlace,
+    /// It is gone, and the new one still needs a place.
+    Removed,
+}
+
 /// One waiting message. `delivery` is `None` for what no policy touches: replies and control frames.
 #[derive(Debug)]
 struct Entry {
     frame: Frame,
     delivery: Option<Delivery>,
     priority: Priority,
+    /// Nothing passes it, in neither direction.
+    is_fixed: bool,
 }
 
 impl Entry {
@@ -95,16 +108,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Queues what no policy may drop: a reply, a control frame, a handshake answer.
-    pub(crate) fn push_reply(&mut self, pool: &mut QueuePool, frame: Frame) {
+    /// Queues what no policy may drop: a reply, a control frame, a handshake answer. It comes behind everything that
+    /// was queued before it, unless higher messages lift it; one that is fixed is passed by nothing.
+    pub(crate) fn push_reply(&mut self, pool: &mut QueuePool, frame: Frame, place: Place) {
         let queue = self.queue.get_or_insert_with(|| pool.take());
-        // A reply keeps its place behind everything that was queued before it: `subscribed` announces what follows.
         let priority = queue.entries.back().map_or(Priority::Normal, |last| last.priority);
+        let is_fixed = place == Place::Fixed;
         if !queue.entries.is_empty() && canary::strikes(Canary::ReplyOvertaken) {
             queue.bytes += frame.len();
-            return queue.entries.push_front(Entry { frame, delivery: None, priority: Priority::Critical });
+            let priority = Priority::Critical;
+            return queue.entries.push_front(Entry { frame, delivery: None, priority, is_fixed });
         }
-        queue.push_back(Entry { frame, delivery: None, priority });
+        queue.push_back(Entry { frame, delivery: None, priority, is_fixed });
     }
 
     /// Queues a message, by its priority and under its policy.
@@ -118,12 +133,14 @@ impl Outbox {
         let queue = self.queue.get_or_insert_with(|| pool.take());
         // Behind an empty queue a consumer that keeps up never reaches the policies, unless one tick fills it: then a
         // message replaces its own kind before it takes the place of another.
-        if delivery.policy == SlowPolicy::Conflate
-            && (self.in_flight || !queue.has_room(frame.len(), limits))
-            && queue.replace(frame, delivery, limits.bytes)
-        {
+        let conflates = delivery.policy == SlowPolicy::Conflate
+            && (self.in_flight || !queue.has_room(frame.len(), limits));
+        let replaced =
+            if conflates { queue.replace(frame, delivery, limits.bytes) } else { Replaced::Nothing };
+        if replaced == Replaced::InPlace {
             return Pushed::Replaced;
         }
+        let gone = usize::from(replaced == Replaced::Removed);
         let mut dropped = 0;
         while !queue.has_room(frame.len(), limits) {
             if delivery.policy == SlowPolicy::Disconnect {
@@ -131,11 +148,16 @@ impl Outbox {
             }
             dropped += 1;
             if !queue.drop_oldest() {
-                return Pushed::Dropped { count: dropped, is_queued: false };
+                return Pushed::Dropped { count: gone + dropped, is_queued: false };
             }
         }
-        queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority: delivery.priority });
-        if dropped == 0 { Pushed::Queued } else { Pushed::Dropped { count: dropped, is_queued: true } }
+        let (priority, is_fixed) = (delivery.priority, false);
+        queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority, is_fixed });
+        match (gone, dropped) {
+            (0, 0) => Pushed::Queued,
+            (_, 0) => Pushed::Replaced,
+            _ => Pushed::Dropped { count: gone + dropped, is_queued: true },
+        }
     }
 
     /// The next batch, unless one is in flight or nothing waits. What is returned counts as in flight until
@@ -211,8 +233,8 @@ impl Queue {
         self.entries.push_back(entry);
     }
 
-    /// Behind everything of the same or a higher priority. What the same channel has queued is lifted along, so
-    /// that its order holds.
+    /// Behind everything of the same or a higher priority, as far back as the last fixed entry. What the same channel
+    /// has queued is lifted along, so that its order holds.
     fn insert(&mut self, entry: Entry) {
         let is_highest_last = self.entries.back().is_none_or(|last| last.priority >= entry.priority);
         if is_highest_last {
@@ -220,32 +242,37 @@ impl Queue {
             return;
         }
         let channel = entry.delivery.map(|delivery| delivery.channel);
-        for queued in &mut self.entries {
+        let first = self.entries.iter().rposition(|queued| queued.is_fixed).map_or(0, |fixed| fixed + 1);
+        for queued in self.entries.range_mut(first..) {
             let is_same = queued.delivery.map(|delivery| delivery.channel) == channel
                 && !canary::strikes(Canary::PriorityBreaksOrder);
-            // Replies are lifted too: an answer must not fall behind the messages that it announces.
+            // Answers are lifted too: nobody waits longer for them than for messages.
             if is_same || queued.delivery.is_none() {
                 queued.priority = queued.priority.max(entry.priority);
             }
         }
         self.push_back(entry);
-        self.entries.make_contiguous().sort_by_key(|entry| std::cmp::Reverse(entry.priority));
+        self.entries.make_contiguous()[first..].sort_by_key(|entry| std::cmp::Reverse(entry.priority));
     }
 
-    /// Puts a message in the place of an older one of its kind. Where that would be too many bytes, or where the new
-    /// one has a higher place, the older one goes all the same, and the new one is to be queued as others are.
-    fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> bool {
+    /// Puts a message in the place of an older one of its kind. Where it can't be there (too many bytes, a higher
+    /// priority, or messages of its channel or something fixed behind it that it would overtake), the older one goes all the same, and
+    /// the new one is to be queued as others are.
+    fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> Replaced {
         let same = |entry: &Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
-        let Some(index) = self.entries.iter().rposition(same) else { return false };
+        let Some(index) = self.entries.iter().rposition(same) else { return Replaced::Nothing };
+        let holds =
+            |entry: &Entry| entry.is_fixed || entry.delivery.is_some_and(|it| it.channel == delivery.channel);
+        let would_overtake = self.entries.range(index + 1..).any(holds);
         let entry = &mut self.entries[index];
         self.bytes -= entry.frame.len();
-        if self.bytes + frame.len() > bytes_max || delivery.priority > entry.priority {
+        if would_overtake || self.bytes + frame.len() > bytes_max || delivery.priority > entry.priority {
             self.entries.remove(index);
-            return false;
+            return Replaced::Removed;
         }
         self.bytes += frame.len();
         entry.frame = frame.clone();
-        true
+        Replaced::InPlace
     }
 
     fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {
@@ -307,7 +334,12 @@ mod tests {
 
         fn reply(&mut self, text: &str) {
             let frame = self.frame(text);
-            self.outbox.push_reply(&mut self.queues, frame);
+            self.outbox.push_reply(&mut self.queues, frame, Place::Liftable);
+        }
+
+        fn fix(&mut self, text: &str) {
+            let frame = self.frame(text);
+            self.outbox.push_reply(&mut self.queues, frame, Place::Fixed);
         }
 
         /// A batch that stays in flight: from here on the consumer is behind.
@@ -414,13 +446,41 @@ mod tests {
     }
 
     #[test]
+    fn conflation_keeps_the_order_of_a_channel() {
+        let mut it = Fixture::new();
+        it.block();
+        let kind = |conflate| Delivery { conflate, ..on(1, SlowPolicy::Conflate, Priority::Normal) };
+        it.push("x1", kind(10));
+        it.push("y2", kind(20));
+        assert_eq!(it.push("x3", kind(10)), Pushed::Replaced);
+        assert_eq!(it.drain(), "y2x3", "a publisher's messages keep their order");
+        it.block();
+        it.push("x4", kind(10));
+        it.fix("|");
+        assert_eq!(it.push("x5", kind(10)), Pushed::Replaced);
+        assert_eq!(it.drain(), "|x5", "what is subscribed to again comes behind the answer");
+    }
+
+    #[test]
+    fn nothing_passes_what_is_fixed() {
+        let mut it = Fixture::new();
+        let of = |channel, priority| on(channel, SlowPolicy::Disconnect, priority);
+        it.push("a1", of(1, Priority::Low));
+        // `unsubscribed` from a channel stays behind its messages, and `subscribed` before them.
+        it.fix("|");
+        it.push("b1", of(2, Priority::Normal));
+        it.push("c1!", of(3, Priority::Critical));
+        assert_eq!(it.drain(), "a1|c1!b1");
+    }
+
+    #[test]
     fn a_higher_value_takes_its_own_place() {
         let mut it = Fixture::new();
         it.block();
         let on = |channel, priority| on(channel, SlowPolicy::Conflate, priority);
         it.push("a1", on(1, Priority::Normal));
         it.push("b1", on(2, Priority::Normal));
-        assert_eq!(it.push("b2!", on(2, Priority::Critical)), Pushed::Queued);
+        assert_eq!(it.push("b2!", on(2, Priority::Critical)), Pushed::Replaced, "b1 is gone");
         assert_eq!(it.drain(), "b2!a1");
     }
 
@@ -433,7 +493,7 @@ mod tests {
         it.push("b", on(2));
         assert_eq!(it.push(&"x".repeat(60), on(1)), Pushed::Replaced);
         // Larger than what is left: the older one of its kind goes, and one of another kind.
-        assert_eq!(it.push(&"y".repeat(60), on(2)), dropped(1));
+        assert_eq!(it.push(&"y".repeat(60), on(2)), dropped(2));
         assert_eq!(it.outbox.bytes(), 60);
         assert_eq!(it.drain(), "y".repeat(60));
     }

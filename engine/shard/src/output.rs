@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use corecast_driver::{Batch, BatchPool, ConnId, Frame, FramePool, Io};
+use corecast_hub::Place;
 use corecast_protocol::ws::frame::{self, Opcode};
 
 use crate::conn::Conn;
@@ -65,7 +66,12 @@ impl Output {
 
     /// Queues what no policy may drop.
     pub(crate) fn reply(&mut self, conn: &mut Conn, frame: Frame) {
-        conn.outbox.push_reply(&mut self.queues, frame);
+        self.reply_at(conn, frame, Place::Liftable);
+    }
+
+    /// Queues what no policy may drop, and says whether messages may pass it.
+    pub(crate) fn reply_at(&mut self, conn: &mut Conn, frame: Frame, place: Place) {
+        conn.outbox.push_reply(&mut self.queues, frame, place);
         self.mark(conn);
     }
 

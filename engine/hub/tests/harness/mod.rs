@@ -210,7 +210,7 @@ impl Net {
                         self.see(shard, *key, Seen::Message(value.clone()));
                     }
                 }
-                Effect::Reply { conn, message } => {
+                Effect::Reply { conn, message, .. } => {
                     self.see(shard, conn, Seen::Message(json(fx.span(message))))
                 }
                 Effect::Forward { shards, class, record } => {
