@@ -184,6 +184,10 @@ pub struct IoStats {
     pub wake_failures: u64,
     /// Times no receive buffer was left.
     pub buffer_shortages: u64,
+    /// Times the kernel refused to accept for a reason that lasts; accepting rests then.
+    pub accept_refusals: u64,
+    /// Why it did last, as errno; 0 if it never did.
+    pub accept_errno: i32,
 }
 
 /// What a shard may ask for during a tick. Nothing here blocks; the answers are [`Event`]s of later ticks.

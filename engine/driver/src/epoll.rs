@@ -239,7 +239,9 @@ impl EpollIo {
                     Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
                     Some(libc::EAGAIN) => return,
                     // Out of descriptors or memory, or worse: asking again at once would spin.
-                    _ => {
+                    errno => {
+                        self.stats.accept_refusals += 1;
+                        self.stats.accept_errno = errno.unwrap_or(0);
                         self.rests_until = Some(Instant::now() + ACCEPT_REST);
                         return;
                     }

@@ -2,6 +2,7 @@
 
 mod http;
 mod metrics;
+mod shortages;
 
 use std::thread;
 
@@ -70,6 +71,8 @@ impl Prepared {
         let run = move || {
             let watched = running.clone();
             runtime.spawn(async move { watch(signals, &watched).await });
+            let watched = running.clone();
+            runtime.spawn(async move { shortages::watch(&watched).await });
             runtime.block_on(async move {
                 let app = http::app(running);
                 let served = async {

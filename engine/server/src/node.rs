@@ -36,6 +36,7 @@ pub(crate) struct Running {
     pub(crate) path: String,
     pub(crate) started: Instant,
     pub(crate) driver: &'static str,
+    pub(crate) capacity: Capacity,
 }
 
 /// What a shard's thread tells once its driver stands.
@@ -96,6 +97,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         path: path(settings),
         started: Instant::now(),
         driver: driver_name,
+        capacity,
     };
     let control = control.start(running.clone())?;
     tracing::info!(

@@ -49,6 +49,12 @@ counters! {
     accepted: "counter",
     /// Handshakes refused, by status 4xx or 5xx, or by an immediate close.
     refused: "counter",
+    /// Handshakes refused because limits.connections was reached.
+    full: "counter",
+    /// Times the kernel refused to accept, for lack of descriptors or memory mostly; clients wait meanwhile.
+    accept_refusals: "counter",
+    /// Why it refused last, as errno.
+    accept_errno: "gauge",
     /// Connections that ended without a close frame.
     ended_abnormally: "counter",
     /// Consumers disconnected because their outbox was full.

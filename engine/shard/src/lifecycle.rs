@@ -88,6 +88,7 @@ impl Core {
         }
         let has_place = self.conns.len() <= self.config.limits.connections_here;
         if !has_place || !self.node.admit(self.config.limits.connections) {
+            self.counters.full.add(1);
             return self.refuse(id, &Refusal::Full, browser);
         }
         if upgrade.endpoint == Endpoint::Echo {

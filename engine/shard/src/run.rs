@@ -285,6 +285,8 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.held_bytes.set(self.core.held_bytes as u64);
         counters.kernel_entries.set(stats.enters);
         counters.buffer_shortages.set(stats.buffer_shortages);
+        counters.accept_refusals.set(stats.accept_refusals);
+        counters.accept_errno.set(stats.accept_errno.unsigned_abs().into());
         counters.parks.set(rings.parks);
         counters.sleeps.set(rings.sleeps);
         counters.wakes.set(rings.wakes);

@@ -119,6 +119,8 @@ impl UringIo {
             // worse: asking again at once would spin.
             let passing = [libc::ECANCELED, libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EAGAIN];
             if !passing.contains(&-done.result) {
+                self.stats.accept_refusals += 1;
+                self.stats.accept_errno = -done.result;
                 self.accepts.rests_until = Some(self.now + ACCEPT_REST);
             }
             return;

@@ -145,6 +145,12 @@ impl Raw {
         }
     }
 
+    /// The next bytes, this many.
+    #[track_caller]
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.take(count)
+    }
+
     /// Reads to the end of the connection.
     #[track_caller]
     pub(crate) fn read_to_end(&mut self) -> (Vec<u8>, End) {
