@@ -25,6 +25,11 @@ impl Gauges {
         self.0[0].1
     }
 
+    /// Nothing, where nobody is connected.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.iter().map(|(_, value)| value).sum()
+    }
+
     /// Waits until the server is where it was.
     #[track_caller]
     pub(crate) fn assert_back(&self, server: &Server) {
@@ -34,7 +39,13 @@ impl Gauges {
             if now == *self {
                 return;
             }
-            assert!(Instant::now() < until, "{now:?} is not where it began: {self:?}");
+            if Instant::now() >= until {
+                let page = server.admin_get("/metrics").body;
+                // One more turn of the loop: does it count wrong, or does it hold something?
+                assert_eq!(server.get("/health").status, 200);
+                let later = Self::of(server);
+                panic!("{now:?}, and after another turn {later:?}, is not where it began: {self:?}\n{page}");
+            }
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -9,6 +9,7 @@
 
 mod client;
 mod crowd;
+mod descriptors;
 mod gauges;
 mod http;
 mod monitor;
@@ -19,6 +20,7 @@ mod server;
 
 pub(crate) use client::{Client, Connect};
 pub(crate) use crowd::{Chatting, Crowd};
+pub(crate) use descriptors::need_descriptors;
 pub(crate) use gauges::Gauges;
 pub(crate) use http::{Response, get};
 pub(crate) use monitor::Monitor;
