@@ -2,37 +2,21 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use support::{Server, Start};
+use support::{Server, Start, example};
 
 /// How a filter refuses, and how the system words it.
 const REFUSALS: [(&str, &str); 2] =
     [("EPERM", "Operation not permitted"), ("ENOSYS", "Function not implemented")];
 
-/// The program that installs the filter: an example of the driver's, the only package with `unsafe` code. Cargo has
-/// built it already where the whole workspace is tested, and says where.
+/// The program that installs the filter.
 fn filter() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
-        let output = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "corecast-driver", "--example", "without_io_uring"])
-            .args(["--message-format", "json", "--target-dir"])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo can be run");
-        assert!(output.status.success(), "the example can be built");
-        let lines = String::from_utf8(output.stdout).expect("cargo prints JSON");
-        let artifacts = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut paths = artifacts.filter_map(|it| it["executable"].as_str().map(str::to_owned));
-        paths.next().expect("cargo says where the example is")
-    })
+    PROGRAM.get_or_init(|| example("without_io_uring"))
 }
 
 fn refusing(driver: &'static str, errno: &str) -> Start {

@@ -73,7 +73,12 @@ impl Raw {
 
     /// Likewise, with a receive buffer of this size.
     pub(crate) fn with_receive_buffer(address: SocketAddr, bytes: Option<usize>) -> Self {
-        Self { stream: stream(address, bytes), rest: Vec::new() }
+        Self::of(stream(address, bytes))
+    }
+
+    /// On a connection made elsewhere.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, rest: Vec::new() }
     }
 
     /// A connection past its handshake.
@@ -143,6 +148,11 @@ impl Raw {
                 return frame;
             }
         }
+    }
+
+    /// Whether nothing more will come; waits until that is known.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.rest.is_empty() && !matches!(self.stream.peek(&mut [0]), Ok(1))
     }
 
     /// The next bytes, this many.
