@@ -1,0 +1,6 @@
+//! Configuration files.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| corecast_fuzz::config::check(bytes));

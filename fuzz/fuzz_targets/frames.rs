@@ -1,0 +1,6 @@
+//! Frames from a client.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| corecast_fuzz::frames::check(bytes));

@@ -1,0 +1,6 @@
+//! Heads of requests.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| corecast_fuzz::handshake::check(bytes));

@@ -1,0 +1,16 @@
+//! What must hold for whatever a peer or an operator sends: one module per fuzz target, each with a `check`.
+//!
+//! Where the product has a test that knows the same, its code is included, not copied.
+
+pub mod assembly;
+pub mod config;
+pub mod envelope;
+pub mod frames;
+pub mod handshake;
+pub mod hub;
+
+#[path = "../../engine/hub/tests/harness/mod.rs"]
+mod harness;
+#[path = "../../protocol/tests/twin/mod.rs"]
+#[allow(dead_code, reason = "the tests of the protocol use more of it")]
+mod twin;
