@@ -1,0 +1,112 @@
+//! Many seeds, on all cores, and what they came to in all.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::chaos::{Fault, FaultCounts};
+use crate::run::run;
+use crate::setup::Setup;
+use crate::world::Outcome;
+
+/// Which seeds are run, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign {
+    /// The first seed.
+    pub from: u64,
+    /// How many at most.
+    pub seeds: u64,
+    /// Ticks of each run.
+    pub ticks: u64,
+    /// No new run begins after this.
+    pub patience: Duration,
+    /// Runs at the same time.
+    pub threads: usize,
+}
+
+/// What all runs came to.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Runs that ended.
+    pub runs: u64,
+    /// The sum of their ticks.
+    pub ticks: u64,
+    /// Messages that clients read.
+    pub deliveries: u64,
+    /// Publishes that were answered.
+    pub accepted: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Times at which everything rested and was checked.
+    pub settled: u64,
+    /// How often each fault struck.
+    pub faults: FaultCounts,
+}
+
+impl Campaign {
+    /// Runs seeds until one fails: the totals, and the seed that failed first with its outcome. `prepare` is called on
+    /// each thread before its first run.
+    pub fn run(&self, prepare: impl Fn() + Sync) -> (Totals, Option<(u64, Outcome)>) {
+        let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Mutex::new((Totals::default(), None::<(u64, Outcome)>));
+        let until = Instant::now() + self.patience;
+        thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| {
+                    prepare();
+                    while Instant::now() < until && !is_over.load(Ordering::Relaxed) {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        if index >= self.seeds {
+                            break;
+                        }
+                        let seed = self.from + index;
+                        let outcome = run(&Setup::of(seed, self.ticks), 0);
+                        let mut shared = shared.lock().expect("nobody panics while holding it");
+                        shared.0.add(&outcome);
+                        if outcome.failure.is_some() {
+                            is_over.store(true, Ordering::Relaxed);
+                            if shared.1.as_ref().is_none_or(|(earlier, _)| seed < *earlier) {
+                                shared.1 = Some((seed, outcome));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        shared.into_inner().expect("nobody panics while holding it")
+    }
+}
+
+impl Totals {
+    /// Adds one run.
+    pub fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.ticks += outcome.ticks;
+        self.deliveries += outcome.deliveries;
+        self.accepted += outcome.accepted;
+        self.connections += outcome.connections;
+        self.settled += outcome.settled;
+        for (sum, count) in self.faults.iter_mut().zip(outcome.faults) {
+            *sum += count;
+        }
+    }
+
+    /// One line for the whole, and one for the faults.
+    pub fn report(&self) -> String {
+        let faults: Vec<String> = Fault::ALL
+            .iter()
+            .map(|fault| format!("{} {}", fault.name(), self.faults[*fault as usize]))
+            .collect();
+        format!(
+            "{} runs, {} ticks, {} deliveries, {} publishes answered, {} connections, all checked {} times\nfaults: {}",
+            self.runs,
+            self.ticks,
+            self.deliveries,
+            self.accepted,
+            self.connections,
+            self.settled,
+            faults.join(", ")
+        )
+    }
+}

@@ -1,0 +1,284 @@
+//! A client: connects, does as its temper says, and tells the oracle all that it hears.
+//!
+//! It knows the wire contract and nothing of the server. What it may be told depends on what it did: whoever behaves
+//! is never closed.
+
+mod act;
+mod hear;
+mod session;
+mod wire;
+
+use std::rc::Rc;
+
+use crate::chaos::{Chaos, Fault};
+use crate::names::Names;
+use crate::net::{LinkId, Net};
+use crate::oracle::{Check, Checked, Failure, Oracle, Serial};
+use crate::trace::Trace;
+
+pub use session::Reading;
+use session::{Session, Stage};
+
+/// What a client tends to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Temper {
+    /// Reads, writes and answers as it should.
+    Good,
+    /// Good, but reads a few bytes at a time, or stops for a while.
+    SlowReader,
+    /// Good, but writes a few bytes at a time.
+    SlowWriter,
+    /// Ends its connections in every way there is, and comes back.
+    Flighty,
+    /// Sends what it should not.
+    Rude,
+    /// Vanishes.
+    Vanishing,
+}
+
+impl Temper {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Good, Self::SlowReader, Self::SlowWriter, Self::Flighty, Self::Rude, Self::Vanishing];
+}
+
+/// How a run lets its clients behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// One in so many steps does something, while there is room.
+    pub idle: u32,
+    /// Publishes of one step at most.
+    pub burst: u32,
+    /// Bytes of a large payload.
+    pub large_bytes: usize,
+    /// Subscriptions of one connection at most.
+    pub subscriptions_max: usize,
+    /// Whether the server may find a client slow although it reads at once: outboxes are small or sends are late.
+    pub is_tight: bool,
+    /// Whether handshakes may be refused for lack of room.
+    pub is_crowded: bool,
+    /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
+    pub jumps: bool,
+}
+
+/// What all clients of a run share.
+#[derive(Debug)]
+pub struct Town {
+    /// The network.
+    pub net: Net,
+    /// The faults.
+    pub chaos: Chaos,
+    /// The promises.
+    pub oracle: Oracle,
+    /// All that happens.
+    pub trace: Trace,
+    /// The names in use.
+    pub names: Rc<Names>,
+    /// How clients behave.
+    pub habits: Habits,
+    /// Virtual time, in microseconds.
+    pub now_us: u64,
+    /// Clients begin nothing new and read all that there is.
+    pub is_settling: bool,
+    /// The node drains: being closed is right.
+    pub is_draining: bool,
+    /// For the next connection.
+    pub serials: Serial,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    /// Its number; also its address.
+    pub index: u32,
+    rng: fastrand::Rng,
+    temper: Temper,
+    participant: usize,
+    state: State,
+    was_lost: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not connected until then.
+    Down {
+        until_us: u64,
+    },
+    Up(Box<Session>),
+}
+
+/// How a connection ended, as its client sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum End {
+    /// The server closed with this code.
+    Closed(u16),
+    /// The handshake was refused with this status.
+    Refused(u16),
+    /// FIN without a close frame.
+    Fin,
+    /// RST.
+    Reset,
+    /// The client did it itself.
+    Own,
+}
+
+impl Client {
+    /// A client that is not connected yet.
+    pub fn new(seed: u64, index: u32, temper: Temper, names: &Names) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(index).wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let participant = index as usize % names.participants.len();
+        let until_us = rng.u64(..2_000);
+        Self { index, rng, temper, participant, state: State::Down { until_us }, was_lost: false }
+    }
+
+    /// The connection's number, while there is one.
+    pub fn serial(&self) -> Option<Serial> {
+        match &self.state {
+            State::Up(session) => Some(session.serial),
+            State::Down { .. } => None,
+        }
+    }
+
+    /// When it would connect again by itself.
+    pub fn connects_at(&self) -> Option<u64> {
+        match self.state {
+            State::Down { until_us } => Some(until_us),
+            State::Up(_) => None,
+        }
+    }
+
+    /// Whether it waits for nothing: all is sent, read and answered.
+    pub fn is_still(&self, net: &mut Net) -> bool {
+        let State::Up(session) = &self.state else { return true };
+        let link = net.at(session.link);
+        session.outbox.is_empty()
+            && link.up.is_empty()
+            && link.down.is_empty()
+            && !link.down.reset
+            && !link.down.fin
+            && session.asks.is_empty()
+            && (session.stage == Stage::Open || session.stage == Stage::Silent)
+    }
+
+    /// What it waits for, for reports.
+    pub fn waits_for(&self, net: &mut Net) -> String {
+        let State::Up(session) = &self.state else { return "nothing".to_owned() };
+        let link = net.at(session.link);
+        format!(
+            "client {} (connection {}, {:?}, {:?}): {} bytes to write, {} on their way up, {} down, asks {:?}",
+            self.index,
+            session.serial,
+            self.temper,
+            session.stage,
+            session.outbox.len(),
+            link.up.len(),
+            link.down.len(),
+            session.asks.values().take(3).collect::<Vec<_>>()
+        )
+    }
+
+    /// One turn: read, write, and perhaps do something; whether anything moved.
+    ///
+    /// # Errors
+    /// What the server did that it should not have done.
+    pub fn step(&mut self, town: &mut Town) -> Result<bool, Failure> {
+        let mut session = match &mut self.state {
+            State::Down { until_us } => {
+                if town.is_settling || town.is_draining || town.now_us < *until_us {
+                    return Ok(false);
+                }
+                self.connect(town);
+                return Ok(true);
+            }
+            State::Up(session) => std::mem::replace(session, Box::default()),
+        };
+        let mut has_moved = session.write(town, &mut self.rng);
+        has_moved |= session.read(town, &mut self.rng);
+        let mut end = self.hear(&mut session, town)?;
+        let may_act = session.stage == Stage::Open && !town.is_settling && !town.is_draining;
+        if end.is_none() && may_act && session.has_room() && self.rng.u32(..town.habits.idle) == 0 {
+            end = self.act(&mut session, town);
+            has_moved = true;
+        }
+        // An end by RST or FIN counts once everything before it was read.
+        if end.is_none() {
+            end = session.end_of_stream(town);
+        }
+        match end {
+            None => self.state = State::Up(session),
+            Some(end) => {
+                has_moved = true;
+                self.ended(&session, &end, town)?;
+            }
+        }
+        Ok(has_moved)
+    }
+
+    /// Leaves without a word, or politely: the run is over.
+    pub fn quit(&mut self, town: &mut Town) {
+        if let State::Up(session) = &mut self.state
+            && session.stage != Stage::Closing
+        {
+            if session.stage == Stage::Open && self.rng.bool() {
+                session.say_close(1000, &mut self.rng);
+            } else {
+                town.net.at(session.link).up.fin = true;
+                session.stage = Stage::Closing;
+                session.outbox.clear();
+            }
+        }
+    }
+
+    fn connect(&mut self, town: &mut Town) {
+        let shard = self.rng.usize(..town.net.doors.len());
+        let ip = 0x0a00_0000 + self.index;
+        let Some(link) = town.net.connect(shard, ip) else {
+            self.state = State::Down { until_us: town.now_us + 50_000 };
+            return;
+        };
+        if std::mem::take(&mut self.was_lost) {
+            town.chaos.note(Fault::Reconnect);
+        }
+        town.serials += 1;
+        town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
+        let mut session = Session::new(link, town.serials, self.participant, town.names.channels.len());
+        session.is_byte_by_byte = self.temper == Temper::SlowWriter && town.chaos.strikes(Fault::ByteByByte);
+        let name = &town.names.participants[self.participant];
+        let is_bad = self.temper == Temper::Rude && town.chaos.strikes(Fault::BadHandshake);
+        session.ask_handshake(name, is_bad, &mut self.rng);
+        self.state = State::Up(Box::new(session));
+    }
+
+    /// The connection is over: was that right?
+    fn ended(&mut self, session: &Session, end: &End, town: &mut Town) -> Checked {
+        let code = match end {
+            End::Closed(code) | End::Refused(code) => u64::from(*code),
+            End::Fin => 1,
+            End::Reset => 2,
+            End::Own => 3,
+        };
+        town.trace.note("end", &[u64::from(session.serial), code]);
+        town.oracle.ended(session.serial);
+        let link: LinkId = session.link;
+        if !town.net.at(link).has_vanished {
+            town.net.at(link).client_gone = true;
+            town.net.at(link).up.fin = true;
+        }
+        town.net.sweep(link);
+        self.was_lost = *end != End::Own || session.has_vanished;
+        self.state = State::Down { until_us: town.now_us + self.rng.u64(100..20_000) };
+        if session.may_end(end, town) {
+            return Ok(());
+        }
+        let what = format!(
+            "client {} (connection {}, {:?}, {}) was ended by {end:?}{}{}",
+            self.index,
+            session.serial,
+            self.temper,
+            session.deeds(),
+            if session.close_reason.is_empty() { "" } else { ": " },
+            session.close_reason
+        );
+        Err(Failure::new(Check::Steps, what))
+    }
+}

@@ -1,0 +1,270 @@
+//! What must be true of all that clients see: the checkers.
+//!
+//! It knows what clients asked for and what they were told, never what the server thinks. A publish is known by its
+//! publisher's connection and a number that rises by one per channel; a subscriber that misses a number has lost a
+//! message.
+
+mod channel;
+mod settle;
+mod view;
+
+use std::rc::Rc;
+
+use crate::Map;
+
+use crate::names::{ChannelIndex, Class, Names};
+use channel::Truth;
+pub use view::View;
+
+/// A connection of a client, numbered through the whole run.
+pub type Serial = u32;
+
+/// Which promise was broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Check {
+    /// Offsets rise by one.
+    Offsets,
+    /// The same offset is the same message for everybody.
+    Identity,
+    /// One publisher's messages keep their order, each comes once.
+    Order,
+    /// Nobody gets what he did not subscribe to.
+    Subscription,
+    /// What was accepted is delivered.
+    Delivery,
+    /// What was not delivered was counted.
+    Accounting,
+    /// Every request is answered, with what it asked for.
+    Answers,
+    /// Messages arrive as they were sent.
+    Content,
+    /// Connections take only the steps that the contract allows.
+    Steps,
+    /// The shard keeps to the driver's contract.
+    Driver,
+    /// Pools, tables and counters return to where they began.
+    Leaks,
+    /// Nothing grows without bound.
+    Bounds,
+    /// Everything gets on within a bound.
+    Progress,
+    /// Nothing panics.
+    Panic,
+}
+
+/// A broken promise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Which.
+    pub check: Check,
+    /// What was seen, and what should have been.
+    pub what: String,
+}
+
+impl Failure {
+    /// A broken promise.
+    pub fn new(check: Check, what: impl Into<String>) -> Self {
+        Self { check, what: what.into() }
+    }
+}
+
+/// A message as a client read it.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Where it was published.
+    pub channel: ChannelIndex,
+    /// The prefix by which it came, if the server named one.
+    pub pattern: Option<usize>,
+    /// Its position, or the channel's.
+    pub position: (&'a str, u64),
+    /// Who published it, and as which of its messages on this channel.
+    pub from: (Serial, u32),
+    /// It has no offset of its own.
+    pub is_ephemeral: bool,
+}
+
+/// The promises of a run, and what has been seen of them.
+#[derive(Debug)]
+pub struct Oracle {
+    names: Rc<Names>,
+    truths: Vec<Truth>,
+    views: Map<Serial, View>,
+    /// Rises with everything that somebody wrote or read: orders events of different clients.
+    clock: u64,
+    /// Messages missed on channels that may drop, since the last settling.
+    missed: u64,
+    /// Subscriptions and connections that began or ended since then: what was dropped for them can't be seen.
+    changes: u64,
+    /// Messages read.
+    pub delivered: u64,
+    /// Publishes answered.
+    pub accepted: u64,
+}
+
+/// The result of a check.
+pub type Checked = Result<(), Failure>;
+
+impl Oracle {
+    /// Nothing has been seen yet.
+    pub fn new(names: Rc<Names>) -> Self {
+        let truths = names.channels.iter().map(|channel| Truth::new(channel.class)).collect();
+        let views = Map::default();
+        Self { names, truths, views, clock: 0, missed: 0, changes: 0, delivered: 0, accepted: 0 }
+    }
+
+    /// A connection past its handshake, of this participant.
+    pub fn established(&mut self, serial: Serial, participant: usize) {
+        self.clock += 1;
+        let mut view = View::new(self.names.channels.len(), self.names.prefixes.len(), self.clock);
+        // Everybody has these without asking.
+        self.changes += 1;
+        view.subscribed(self.names.system(), self.clock);
+        view.subscribed(self.names.inbox(participant), self.clock);
+        self.views.insert(serial, view);
+    }
+
+    /// A connection has ended for its client.
+    pub fn ended(&mut self, serial: Serial) {
+        if self.views.remove(&serial).is_some() {
+            self.changes += 1;
+        }
+        for truth in &mut self.truths {
+            truth.publisher_ended(serial);
+        }
+    }
+
+    /// A client is about to send a publish; its number on this channel.
+    pub fn publishes(&mut self, serial: Serial, channel: ChannelIndex, echoes: bool) -> u32 {
+        self.clock += 1;
+        let clock = self.clock;
+        if !echoes && let Some(view) = self.views.get_mut(&serial) {
+            view.unechoed(channel);
+        }
+        self.truths[usize::from(channel)].published(serial, clock)
+    }
+
+    /// A publish was answered with a position.
+    ///
+    /// # Errors
+    /// If somebody knows another message at this position.
+    pub fn accepted(
+        &mut self,
+        from: (Serial, u32),
+        channel: ChannelIndex,
+        position: (&str, u64),
+        is_ephemeral: bool,
+    ) -> Checked {
+        self.accepted += 1;
+        let truth = &mut self.truths[usize::from(channel)];
+        truth.answered(from);
+        if is_ephemeral || matches!(truth.class, Class::Dropping | Class::Conflating) {
+            return Ok(());
+        }
+        truth.note(position, from).map_err(|failure| self.on(channel, failure))
+    }
+
+    /// `subscribed` was read, as an answer or as news of an epoch.
+    ///
+    /// # Errors
+    /// If its position contradicts what has been delivered.
+    pub fn subscribed(&mut self, serial: Serial, channel: ChannelIndex, position: (&str, u64)) -> Checked {
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
+        self.changes += 1;
+        view.subscribed(channel, clock);
+        let truth = &mut self.truths[usize::from(channel)];
+        if matches!(truth.class, Class::Dropping | Class::Conflating) {
+            return Ok(());
+        }
+        let at = truth.at(position);
+        let checked = view.positioned(channel, at);
+        checked.map_err(|failure| self.on(channel, failure))
+    }
+
+    /// An epoch was announced without having been asked for: only to subscribers by pattern.
+    ///
+    /// # Errors
+    /// If no pattern covers the channel.
+    pub fn announced(&mut self, serial: Serial, channel: ChannelIndex, position: (&str, u64)) -> Checked {
+        let names = Rc::clone(&self.names);
+        let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
+        if !view.is_covered(&names, channel) {
+            let what = "an epoch was announced to who is no subscriber by pattern";
+            return Err(self.on(channel, Failure::new(Check::Subscription, what)));
+        }
+        let at = self.truths[usize::from(channel)].at(position);
+        view.moved(channel, at);
+        Ok(())
+    }
+
+    /// `subscribed` was read for a pattern.
+    pub fn pattern_subscribed(&mut self, serial: Serial, prefix: usize) {
+        self.clock += 1;
+        self.changes += 1;
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.pattern_subscribed(prefix, self.clock);
+        }
+    }
+
+    /// `unsubscribed` was read.
+    pub fn unsubscribed(&mut self, serial: Serial, channel: ChannelIndex) {
+        let names = Rc::clone(&self.names);
+        self.changes += 1;
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.unsubscribed(&names, channel);
+        }
+    }
+
+    /// `unsubscribed` was read for a pattern.
+    pub fn pattern_unsubscribed(&mut self, serial: Serial, prefix: usize) {
+        let names = Rc::clone(&self.names);
+        self.changes += 1;
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.pattern_unsubscribed(&names, prefix);
+        }
+    }
+
+    /// A message was read.
+    ///
+    /// # Errors
+    /// If it should not have come, or another one should have come before it.
+    pub fn message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
+        self.delivered += 1;
+        let channel = seen.channel;
+        self.check_message(serial, seen).map_err(|failure| self.on(channel, failure))
+    }
+
+    fn check_message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
+        let Some(view) = self.views.get_mut(&serial) else {
+            return Err(Failure::new(Check::Steps, "a message before connection_established"));
+        };
+        let truth = &mut self.truths[usize::from(seen.channel)];
+        let since = view.since(&self.names, seen.channel, seen.pattern)?;
+        if matches!(truth.class, Class::Numbered | Class::Inbox) {
+            if !seen.is_ephemeral {
+                truth.note(seen.position, seen.from)?;
+            }
+            let at = truth.at(seen.position);
+            view.message_at(seen.channel, at, seen.is_ephemeral)?;
+        }
+        let missed = view.message_from(seen.channel, seen.from, truth, since)?;
+        if missed > 0 && truth.class != Class::Inbox {
+            if truth.class == Class::Numbered && seen.from.0 == serial {
+                // Own messages may be sent without an echo; offsets tell which.
+                return Ok(());
+            }
+            if truth.class == Class::Numbered {
+                let what = format!("{missed} messages of {} before {} never came", seen.from.0, seen.from.1);
+                return Err(Failure::new(Check::Delivery, what));
+            }
+            self.missed += u64::from(missed);
+        }
+        Ok(())
+    }
+
+    fn on(&self, channel: ChannelIndex, failure: Failure) -> Failure {
+        let name = &self.names.channels[usize::from(channel)].name;
+        Failure { what: format!("{name}: {}", failure.what), ..failure }
+    }
+}

@@ -1,0 +1,155 @@
+//! What is known of one channel, from whoever saw it: which message has which offset, and who published what.
+
+use crate::Map;
+
+use super::{Check, Checked, Failure, Serial};
+use crate::names::Class;
+
+/// A position: which of the channel's epochs, and the offset.
+pub(super) type At = (u32, u64);
+
+/// A channel's truth.
+#[derive(Debug)]
+pub(super) struct Truth {
+    pub(super) class: Class,
+    /// Epochs in the order in which they were first seen; most channels have one.
+    epochs: Vec<Epoch>,
+    pub(super) publishers: Map<Serial, Published>,
+}
+
+#[derive(Debug)]
+struct Epoch {
+    name: String,
+    /// Offsets seen since the last settling.
+    messages: Map<u64, (Serial, u32)>,
+    /// The highest offset that anybody was told.
+    highest: u64,
+    /// Everything up to here was settled.
+    settled: u64,
+}
+
+/// What one connection published on one channel.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// How many.
+    pub(super) count: u32,
+    /// Up to which number all was settled.
+    settled: u32,
+    /// The clock when each later one was written.
+    written: Vec<u64>,
+    /// The highest number that anybody has seen, or that was answered.
+    pub(super) known: u32,
+    /// The connection has ended: how much of it the server took is known only by who saw it.
+    pub(super) has_ended: bool,
+}
+
+impl Truth {
+    pub(super) fn new(class: Class) -> Self {
+        Self { class, epochs: Vec::new(), publishers: Map::default() }
+    }
+
+    pub(super) fn published(&mut self, serial: Serial, clock: u64) -> u32 {
+        let published = self.publishers.entry(serial).or_default();
+        published.count += 1;
+        published.written.push(clock);
+        published.count
+    }
+
+    pub(super) fn answered(&mut self, from: (Serial, u32)) {
+        if let Some(published) = self.publishers.get_mut(&from.0) {
+            published.known = published.known.max(from.1);
+        }
+    }
+
+    pub(super) fn publisher_ended(&mut self, serial: Serial) {
+        if let Some(published) = self.publishers.get_mut(&serial) {
+            published.has_ended = true;
+        }
+    }
+
+    /// The index of an epoch, and the offset.
+    pub(super) fn at(&mut self, position: (&str, u64)) -> At {
+        let index = self.epoch(position.0);
+        let epoch = &mut self.epochs[index];
+        epoch.highest = epoch.highest.max(position.1);
+        (index as u32, position.1)
+    }
+
+    fn epoch(&mut self, name: &str) -> usize {
+        match self.epochs.iter().rposition(|epoch| epoch.name == name) {
+            Some(index) => index,
+            None => {
+                let messages = Map::default();
+                self.epochs.push(Epoch { name: name.to_owned(), messages, highest: 0, settled: 0 });
+                self.epochs.len() - 1
+            }
+        }
+    }
+
+    /// The highest offset that anybody was told of.
+    pub(super) fn highest(&self, epoch: u32) -> u64 {
+        self.epochs[epoch as usize].highest
+    }
+
+    /// Somebody saw this message at this position.
+    pub(super) fn note(&mut self, position: (&str, u64), from: (Serial, u32)) -> Checked {
+        let (index, offset) = self.at(position);
+        let epoch = &mut self.epochs[index as usize];
+        if offset <= epoch.settled {
+            let what = format!("offset {offset} comes again: all up to {} was settled", epoch.settled);
+            return Err(Failure::new(Check::Offsets, what));
+        }
+        let known = *epoch.messages.entry(offset).or_insert(from);
+        if known != from {
+            let what = format!(
+                "offset {offset} is message {} of connection {} and message {} of connection {}",
+                known.1, known.0, from.1, from.0
+            );
+            return Err(Failure::new(Check::Identity, what));
+        }
+        Ok(())
+    }
+
+    /// Whether a message of this publisher was written behind `clock`.
+    pub(super) fn is_written_after(&self, from: (Serial, u32), clock: u64) -> bool {
+        self.publishers.get(&from.0).and_then(|it| it.written_at(from.1)).is_some_and(|at| at > clock)
+    }
+
+    /// Notes that a message was seen; whether it was ever published.
+    pub(super) fn saw(&mut self, from: (Serial, u32)) -> bool {
+        self.publishers.get_mut(&from.0).is_some_and(|published| {
+            published.known = published.known.max(from.1);
+            from.1 <= published.count
+        })
+    }
+
+    /// Everything so far was delivered or accounted for.
+    pub(super) fn settle(&mut self) {
+        for epoch in &mut self.epochs {
+            epoch.messages.clear();
+            epoch.settled = epoch.highest;
+        }
+        self.publishers.retain(|_, published| !published.has_ended);
+        for published in self.publishers.values_mut() {
+            published.settled = published.count;
+            published.written.clear();
+        }
+    }
+}
+
+impl Published {
+    /// The last of its messages that the server certainly took.
+    pub(super) fn last(&self) -> u32 {
+        if self.has_ended { self.known } else { self.count }
+    }
+
+    /// Up to where everything was settled.
+    pub(super) fn settled(&self) -> u32 {
+        self.settled
+    }
+
+    /// The clock when a message was written; `None` for a settled one.
+    pub(super) fn written_at(&self, number: u32) -> Option<u64> {
+        self.written.get(number.checked_sub(self.settled + 1)? as usize).copied()
+    }
+}

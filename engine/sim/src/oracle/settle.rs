@@ -1,0 +1,98 @@
+//! When nothing moves any more: what was published has arrived or was counted as dropped.
+
+use super::channel::Truth;
+use super::{Check, Checked, Failure, Oracle, Serial, View};
+use crate::names::{ChannelIndex, Class};
+
+impl Oracle {
+    /// Checks that nobody waits for anything. `dropped` is what the server has counted since the last time;
+    /// `is_exact` says that nobody but these clients can have been dropped for, and `is_cut_off` that publishers were
+    /// cut off (a drain): then only what somebody has seen, or what was answered, is owed.
+    ///
+    /// # Errors
+    /// Names a message that should have arrived, or a drop that was not counted.
+    pub fn settle(&mut self, dropped: u64, is_exact: bool, is_cut_off: bool) -> Checked {
+        if is_cut_off {
+            for truth in &mut self.truths {
+                truth.publishers.values_mut().for_each(|published| published.has_ended = true);
+            }
+        }
+        let mut missed = self.missed;
+        for (channel, truth) in (0..).zip(&self.truths) {
+            for (serial, view) in &self.views {
+                let result = self.settle_one(channel, truth, *serial, view);
+                missed += result.map_err(|failure| self.on(channel, failure))?;
+            }
+        }
+        let is_right =
+            if self.changes == 0 && is_exact && !is_cut_off { missed == dropped } else { missed <= dropped };
+        if !is_right {
+            let what = format!(
+                "{missed} messages were missed where dropping is allowed, and the server counted {dropped} ({} \
+                 subscriptions and connections changed)",
+                self.changes
+            );
+            return Err(Failure::new(Check::Accounting, what));
+        }
+        self.forget();
+        Ok(())
+    }
+
+    /// What one connection has missed of one channel at its end.
+    fn settle_one(
+        &self,
+        channel: ChannelIndex,
+        truth: &Truth,
+        serial: Serial,
+        view: &View,
+    ) -> Result<u64, Failure> {
+        let Some(since) = view.active_since(&self.names, channel) else { return Ok(0) };
+        if matches!(truth.class, Class::Numbered | Class::Inbox)
+            && let Some((epoch, offset)) = view.at(channel)
+        {
+            let highest = truth.highest(epoch);
+            if highest.saturating_sub(offset) > view.unechoed_left(channel) {
+                let what = format!("connection {serial} stays at {offset}, and {highest} was reached");
+                return Err(Failure::new(Check::Delivery, what));
+            }
+        }
+        // Direct messages to nobody are refused, so that their numbers say nothing.
+        if truth.class == Class::Inbox {
+            return Ok(0);
+        }
+        let mut missed = 0;
+        for (publisher, published) in &truth.publishers {
+            if *publisher == serial && truth.class == Class::Numbered {
+                continue;
+            }
+            let last = published.last();
+            let seen = view.last(channel, *publisher);
+            let owed = match seen {
+                Some(seen) => last.saturating_sub(seen),
+                None => (published.settled() + 1..=last)
+                    .rev()
+                    .take_while(|n| published.written_at(*n).is_some_and(|at| at > since))
+                    .count() as u32,
+            };
+            if owed > 0 && truth.class == Class::Numbered {
+                let what = format!(
+                    "connection {serial} never got the last {owed} messages of connection {publisher} (of {last})"
+                );
+                return Err(Failure::new(Check::Delivery, what));
+            }
+            missed += u64::from(owed);
+        }
+        Ok(missed)
+    }
+
+    fn forget(&mut self) {
+        self.clock += 1;
+        self.missed = 0;
+        self.changes = 0;
+        for view in self.views.values_mut() {
+            let truths = &self.truths;
+            view.settle(self.clock, |channel, epoch| truths[usize::from(channel)].highest(epoch));
+        }
+        self.truths.iter_mut().for_each(Truth::settle);
+    }
+}

@@ -1,0 +1,174 @@
+//! What a seed decides before the first tick: sizes, rates, and who takes part. Parts can be left out, which is how
+//! a failure is made smaller.
+
+use std::time::Duration;
+
+use corecast_hub::HubLimits;
+use corecast_shard::rings::RingConfig;
+use corecast_shard::{OutboxLimits, ShardLimits};
+
+use crate::chaos::Fault;
+use crate::client::{Habits, Temper};
+
+/// Everything that a run is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// From this all else follows.
+    pub seed: u64,
+    /// Turns of a shard's loop until the run comes to its end.
+    pub ticks: u64,
+    /// Shards of the node.
+    pub shards: usize,
+    /// Clients by temper.
+    pub tempers: Vec<Temper>,
+    /// Clients that take no part.
+    pub without: Vec<u32>,
+    /// Channels of each class.
+    pub rooms: usize,
+    /// Participants that clients share.
+    pub participants: usize,
+    /// Rings between shards.
+    pub rings: RingConfig,
+    /// Bounds of each shard.
+    pub limits: ShardLimits,
+    /// Bounds of the hub.
+    pub hub_limits: HubLimits,
+    /// Receive buffers of each shard, and their bytes.
+    pub buffers: (usize, usize),
+    /// Slots of each shard's table.
+    pub table: usize,
+    /// Bytes that the network holds in each direction of a connection.
+    pub pipe_bytes: usize,
+    /// One strike in so many chances, by [`Fault`]; 0 for never.
+    pub one_in: [u32; Fault::ALL.len()],
+    /// How clients behave.
+    pub habits: Habits,
+    /// Whether resets are noticed while a connection is paused.
+    pub notices_resets_while_paused: bool,
+    /// Ticks between two moments of rest.
+    pub busy_ticks: u64,
+    /// How the run ends.
+    pub ending: Ending,
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// All clients leave.
+    EverybodyLeaves,
+    /// The node drains in the middle of everything.
+    DrainUnderLoad,
+}
+
+impl Setup {
+    /// What this seed decides.
+    pub fn of(seed: u64, ticks: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let shards = [1, 2, 2, 3, 4][rng.usize(..5)];
+        let clients = rng.usize(20..200);
+        let has_tiny_rings = shards > 1 && rng.u32(..3) > 0;
+        let is_tight = rng.u32(..3) == 0;
+        let one_in = rates(&mut rng);
+        let is_late = [Fault::DelayedCompletion, Fault::ShortWrite, Fault::ShardStall, Fault::BufferShortage]
+            .iter()
+            .any(|fault| one_in[*fault as usize] > 0);
+        let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
+        let jumps = one_in[Fault::ClockJump as usize] > 0;
+        let limits = limits(&mut rng, is_tight, table);
+        let habits = Habits {
+            idle: rng.u32(1..30),
+            burst: rng.u32(1..12),
+            large_bytes: [100, 1_000, 9_000, 70_000][rng.usize(..4)],
+            subscriptions_max: rng.usize(1..20),
+            is_tight: is_tight || is_late,
+            is_crowded: table < clients * 4,
+            jumps,
+        };
+        Self {
+            seed,
+            ticks,
+            shards,
+            tempers: tempers(&mut rng, clients),
+            without: Vec::new(),
+            rooms: rng.usize(1..8),
+            participants: rng.usize(1..=clients),
+            rings: rings(&mut rng, has_tiny_rings),
+            hub_limits: HubLimits {
+                connections_per_participant: 0,
+                connections_per_ip: 0,
+                subscriptions_per_connection: 50,
+                idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
+            },
+            limits,
+            buffers: if rng.u32(..3) == 0 { (rng.usize(1..8), rng.usize(16..400)) } else { (1024, 4096) },
+            table,
+            pipe_bytes: [600, 4_000, 64_000][rng.usize(..3)],
+            one_in,
+            habits,
+            notices_resets_while_paused: rng.bool(),
+            busy_ticks: rng.u64(500..8_000),
+            ending: if rng.u32(..3) == 0 { Ending::DrainUnderLoad } else { Ending::EverybodyLeaves },
+        }
+    }
+}
+
+/// Each fault is off in some runs, rare in some, and common in some.
+fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
+    let mut one_in = [0; Fault::ALL.len()];
+    for fault in Fault::ALL {
+        let rate = match fault {
+            Fault::ShortRead | Fault::ShortWrite | Fault::DelayedCompletion => rng.u32(2..60),
+            Fault::ClockJump => rng.u32(500..4_000),
+            Fault::WallClockJump | Fault::SpuriousWake => rng.u32(50..1_000),
+            Fault::ShardStall => rng.u32(200..2_000),
+            Fault::WakeFailure => rng.u32(2..40),
+            Fault::BadHandshake | Fault::ByteByByte => rng.u32(1..4),
+            _ => rng.u32(5..100),
+        };
+        one_in[fault as usize] = if rng.u32(..3) == 0 { 0 } else { rate };
+    }
+    one_in
+}
+
+fn tempers(rng: &mut fastrand::Rng, clients: usize) -> Vec<Temper> {
+    let good = rng.u32(1..10);
+    (0..clients)
+        .map(
+            |_| if rng.u32(..10) < good { Temper::Good } else { Temper::ALL[rng.usize(..Temper::ALL.len())] },
+        )
+        .collect()
+}
+
+fn rings(rng: &mut fastrand::Rng, is_tiny: bool) -> RingConfig {
+    if !is_tiny {
+        return RingConfig::default();
+    }
+    let inline_bytes = rng.usize(400..1_500);
+    let least = 4 * (inline_bytes + 4);
+    RingConfig {
+        request_bytes: least + rng.usize(..4_000),
+        deliver_bytes: least + rng.usize(..4_000),
+        spill_bytes: rng.usize(100..8_000),
+        inline_bytes,
+    }
+}
+
+fn limits(rng: &mut fastrand::Rng, is_tight: bool, table: usize) -> ShardLimits {
+    let messages = if is_tight { rng.usize(8..100) } else { 100_000 };
+    let bytes = if is_tight { 256 << 10 } else { 64 << 20 };
+    ShardLimits {
+        connections: 1_000_000,
+        connections_here: table.saturating_sub(2).max(2),
+        message_bytes: 128 << 10,
+        message_fragments: 16,
+        outbox: OutboxLimits { messages, bytes },
+        handshake_timeout: Duration::from_millis(500),
+        heartbeat_interval: Duration::from_millis(rng.u64(500..3_000)),
+        pong_timeout: Duration::from_millis(200),
+        missed_pongs: 3,
+        idle_timeout: Duration::ZERO,
+        close_timeout: Duration::from_millis(300),
+        drain_timeout: Duration::from_secs(10),
+        ..ShardLimits::default()
+    }
+}

@@ -1,0 +1,421 @@
+//! A run: which shard is run next, how time passes, when all rests and is checked.
+//!
+//! Single-threaded, and everything that happens follows from the seed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use corecast_driver::ShardId;
+use corecast_shard::rings::mesh;
+use corecast_shard::{Node, Order};
+
+use crate::chaos::{Chaos, Fault, FaultCounts};
+use crate::client::{Client, Town};
+use crate::host::{Host, State};
+use crate::names::Names;
+use crate::net::Net;
+use crate::oracle::{Check, Checked, Failure, Oracle};
+use crate::setup::{Ending, Setup};
+use crate::trace::Trace;
+
+/// Ticks in which everything that was begun must come to rest once nobody begins anything new.
+const SETTLE_TICKS_MAX: u64 = 400_000;
+
+/// Clients that get a turn in one tick.
+const TURNS_PER_TICK: usize = 6;
+
+/// Deadlines that pass in a row while all rests.
+const REST_DEADLINES_MAX: usize = 12;
+
+/// The wall clock at the start, in milliseconds since the Unix epoch.
+const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Equal for equal runs.
+    pub hash: u64,
+    /// Turns of shards' loops.
+    pub ticks: u64,
+    /// Messages that clients read.
+    pub deliveries: u64,
+    /// Publishes that were answered.
+    pub accepted: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Times at which everything rested and was checked.
+    pub settled: u64,
+    /// How often each fault struck.
+    pub faults: FaultCounts,
+    /// The promise that was broken.
+    pub failure: Option<Failure>,
+    /// The last that happened, where lines were kept.
+    pub lines: Vec<String>,
+}
+
+/// A node, its clients and the time.
+#[derive(Debug)]
+pub struct World {
+    setup: Setup,
+    rng: fastrand::Rng,
+    hosts: Vec<Host>,
+    clients: Vec<Client>,
+    town: Town,
+    node: Arc<Node>,
+    start: Instant,
+    /// What the wall clock is ahead of the monotonic one, in milliseconds.
+    wall_ahead_ms: i64,
+    tick: u64,
+    settled: u64,
+    /// Drops that were accounted for.
+    dropped: u64,
+    /// The last clock jump: the next one keeps its distance.
+    last_jump_us: u64,
+}
+
+impl World {
+    /// The beginning of a run that keeps the last `lines` lines of what happens.
+    pub fn new(setup: Setup, lines: usize) -> Self {
+        let start = Instant::now();
+        let names = Rc::new(Names::new(setup.rooms, setup.participants));
+        let node = Node::new();
+        let links = mesh(setup.shards, setup.rings);
+        let hosts = links.into_iter().enumerate();
+        let hosts =
+            hosts.map(|(shard, links)| Host::new(&setup, shard, links, Arc::clone(&node), start)).collect();
+        let clients = (0..).zip(&setup.tempers).filter(|(index, _)| !setup.without.contains(index));
+        let clients =
+            clients.map(|(index, temper)| Client::new(setup.seed, index, *temper, &names)).collect();
+        let town = Town {
+            net: Net::new(setup.shards, setup.pipe_bytes),
+            chaos: Chaos::new(setup.seed, setup.one_in),
+            oracle: Oracle::new(Rc::clone(&names)),
+            trace: Trace::new(lines),
+            names,
+            habits: setup.habits,
+            now_us: 0,
+            is_settling: false,
+            is_draining: false,
+            serials: 0,
+        };
+        Self {
+            rng: fastrand::Rng::with_seed(setup.seed ^ 0x5eed),
+            hosts,
+            clients,
+            town,
+            node,
+            start,
+            wall_ahead_ms: 0,
+            tick: 0,
+            settled: 0,
+            dropped: 0,
+            last_jump_us: 0,
+            setup,
+        }
+    }
+
+    /// What the run came to so far.
+    pub fn outcome(&self, failure: Option<Failure>) -> Outcome {
+        Outcome {
+            hash: self.town.trace.hash(),
+            ticks: self.tick,
+            deliveries: self.town.oracle.delivered,
+            accepted: self.town.oracle.accepted,
+            connections: u64::from(self.town.serials),
+            settled: self.settled,
+            faults: self.town.chaos.counts(),
+            failure,
+            lines: self.town.trace.lines().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Runs to the end, or to the first broken promise.
+    ///
+    /// # Errors
+    /// The promise.
+    pub fn run(&mut self) -> Checked {
+        while self.tick < self.setup.ticks {
+            let until = (self.tick + self.setup.busy_ticks).min(self.setup.ticks);
+            while self.tick < until {
+                self.step()?;
+            }
+            if self.tick >= self.setup.ticks && self.setup.ending == Ending::DrainUnderLoad {
+                break;
+            }
+            self.settle()?;
+            self.rest()?;
+        }
+        match self.setup.ending {
+            Ending::EverybodyLeaves => self.everybody_leaves(),
+            Ending::DrainUnderLoad => self.drain(),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.start + Duration::from_micros(self.town.now_us)
+    }
+
+    /// A turn for some clients, and one for a shard that has something to do; whether anything moved.
+    fn step(&mut self) -> Result<bool, Failure> {
+        self.town.now_us += self.rng.u64(1..40);
+        self.disturb();
+        let mut has_moved = false;
+        for _ in 0..TURNS_PER_TICK.min(self.clients.len()) {
+            let index = self.rng.usize(..self.clients.len());
+            has_moved |= self.clients[index].step(&mut self.town)?;
+        }
+        has_moved |= self.run_a_shard()?;
+        Ok(has_moved)
+    }
+
+    /// What befalls the whole host.
+    fn disturb(&mut self) {
+        let chaos = &mut self.town.chaos;
+        let distance_us = 5 * self.setup.limits.heartbeat_interval.as_micros() as u64;
+        if self.town.now_us > self.last_jump_us + distance_us / 100 && chaos.strikes(Fault::ClockJump) {
+            self.town.now_us += 1_000 * chaos.below(Fault::ClockJump, 2_000) as u64;
+            self.last_jump_us = self.town.now_us;
+        }
+        if chaos.strikes(Fault::WallClockJump) {
+            self.wall_ahead_ms += chaos.below(Fault::WallClockJump, 20_000) as i64 - 10_000;
+        }
+        if self.hosts.len() > 1 && chaos.strikes(Fault::ShardStall) {
+            let index = chaos.below(Fault::ShardStall, self.hosts.len());
+            self.hosts[index].stalled_until = self.tick + chaos.below(Fault::ShardStall, 400) as u64;
+        }
+    }
+
+    /// Runs one of the shards that have something to do; whether there was one.
+    fn run_a_shard(&mut self) -> Result<bool, Failure> {
+        self.tick += 1;
+        (self.town.trace.tick, self.town.trace.now_us) = (self.tick, self.town.now_us);
+        let now = self.now();
+        let first = self.rng.usize(..self.hosts.len());
+        for step in 0..self.hosts.len() {
+            let index = (first + step) % self.hosts.len();
+            let host = &mut self.hosts[index];
+            if host.state == State::Stopped || self.tick < host.stalled_until {
+                continue;
+            }
+            host.io.advance(&mut self.town.net, &mut self.town.chaos, self.tick);
+            let is_due = host.is_due(now, self.tick);
+            if is_due || self.town.chaos.strikes(Fault::SpuriousWake) {
+                self.turn(index, now)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One turn of a shard, and what follows from it.
+    fn turn(&mut self, index: usize, now: Instant) -> Checked {
+        let host = &mut self.hosts[index];
+        host.wakes_at = None;
+        host.io.now = now;
+        let wall_ms = WALL_START_MS + self.town.now_us / 1_000;
+        host.io.unix_ms = wall_ms.saturating_add_signed(self.wall_ahead_ms);
+        host.tick();
+        if let Some(breach) = host.io.breaches.pop() {
+            return Err(Failure::new(Check::Driver, format!("shard {index}: {breach}")));
+        }
+        // The kernel takes what was sent before anybody else runs.
+        host.io.advance(&mut self.town.net, &mut self.town.chaos, self.tick);
+        let wakes = std::mem::take(&mut host.io.wakes);
+        for ShardId(woken) in &wakes {
+            if self.town.chaos.strikes(Fault::WakeFailure) {
+                self.hosts[index].io.failed_wakes.push_back(ShardId(*woken));
+            } else {
+                let delay = self.rng.u64(..6);
+                let at = &mut self.hosts[usize::from(*woken)].wakes_at;
+                *at = Some(at.map_or(self.tick + delay, |earlier| earlier.min(self.tick + delay)));
+            }
+        }
+        self.hosts[index].io.wakes = {
+            let mut wakes = wakes;
+            wakes.clear();
+            wakes
+        };
+        let state = match self.hosts[index].state {
+            State::Awake => 0,
+            State::Asleep { .. } => 1,
+            State::Stopped => 2,
+        };
+        self.town.trace.note("turn", &[index as u64, state]);
+        self.check_bounds(index)
+    }
+
+    /// What must hold after every turn.
+    fn check_bounds(&mut self, index: usize) -> Checked {
+        let full = self.hosts.iter().filter(|host| host.counters.spilled_bytes.value() > 0).count();
+        if full > 1 {
+            self.town.chaos.note(Fault::RingsFullBothWays);
+        }
+        let (counters, rings) = (&self.hosts[index].counters, &self.setup.rings);
+        let peers = self.hosts.len() as u64 - 1;
+        // What one message may add, beyond the bound at which no more are taken.
+        let records = 512 * (rings.inline_bytes as u64 + 4) + 4 * self.setup.limits.message_bytes as u64;
+        let spill_max = 2 * peers * (rings.spill_bytes as u64 + records);
+        let connections = counters.connections.value();
+        let outbox = self.setup.limits.outbox.messages as u64 + 1_200;
+        for (what, value, bound) in [
+            ("bytes spilled", counters.spilled_bytes.value(), spill_max),
+            ("frames in use", counters.frames_in_use.value(), (connections + 4) * outbox),
+            ("unfinished bytes", counters.assembly_bytes.value(), self.setup.limits.assembly_bytes as u64),
+            ("connections", connections, self.setup.table as u64),
+        ] {
+            if value > bound {
+                let what = format!("shard {index}: {value} {what}, at most {bound}");
+                return Err(Failure::new(Check::Bounds, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody begins anything new; when nothing moves any more, everything must have arrived.
+    fn settle(&mut self) -> Checked {
+        self.come_to_rest()?;
+        self.check_settled(false)?;
+        self.town.is_settling = false;
+        self.town.chaos.calm(false);
+        Ok(())
+    }
+
+    fn come_to_rest(&mut self) -> Checked {
+        self.town.is_settling = true;
+        self.town.chaos.calm(true);
+        self.hosts.iter_mut().for_each(|host| host.stalled_until = 0);
+        let until = self.tick + SETTLE_TICKS_MAX;
+        let mut quiet = 0;
+        while self.tick < until {
+            let has_moved = self.step()?;
+            quiet = if has_moved { 0 } else { quiet + 1 };
+            // Every client has had its turn without anything moving, surely after so many tries.
+            if quiet > 2 * self.clients.len() as u64 + 20 && self.all_are_still()? {
+                return Ok(());
+            }
+            if quiet > 40 * self.clients.len() as u64 + 1_000 && !self.pass_deadline() {
+                return Err(self.stuck("nothing moves any more"));
+            }
+        }
+        Err(self.stuck("it does not come to rest"))
+    }
+
+    fn stuck(&mut self, how: &str) -> Failure {
+        let waiting =
+            self.clients.iter().filter(|client| !client.is_still(&mut self.town.net)).collect::<Vec<_>>();
+        let examples: Vec<String> =
+            waiting.iter().take(3).map(|client| client.waits_for(&mut self.town.net)).collect();
+        let hosts: Vec<_> = self.hosts.iter().map(|host| (host.state, host.wakes_at)).collect();
+        let what =
+            format!("{how}: {} clients wait: {}; shards {hosts:?}", waiting.len(), examples.join("; "));
+        Failure::new(Check::Progress, what)
+    }
+
+    /// Whether nothing is under way: shards sleep, and clients have all that they waited for.
+    fn all_are_still(&mut self) -> Result<bool, Failure> {
+        let hosts_are = self.hosts.iter().all(Host::is_still);
+        Ok(hosts_are && self.clients.iter().all(|client| client.is_still(&mut self.town.net)))
+    }
+
+    /// Lets time pass to the next deadline of a shard; whether there is one.
+    fn pass_deadline(&mut self) -> bool {
+        let now = self.now();
+        let Some(deadline) = self.hosts.iter().filter_map(Host::deadline).min() else { return false };
+        let ahead = deadline.saturating_duration_since(now);
+        self.town.now_us += ahead.as_micros() as u64 + 1;
+        true
+    }
+
+    fn check_settled(&mut self, is_cut_off: bool) -> Checked {
+        let dropped = self.hosts.iter().map(|it| it.counters.dropped.value() + it.counters.conflated.value());
+        let dropped: u64 = dropped.sum();
+        let clients = self.clients.iter().filter(|client| client.serial().is_some()).count();
+        let is_exact = self.hosts.iter().map(|host| host.io.len()).sum::<usize>() == clients;
+        self.town.oracle.settle(dropped - self.dropped, is_exact, is_cut_off)?;
+        self.dropped = dropped;
+        self.settled += 1;
+        self.town.trace.note("settled", &[dropped]);
+        Ok(())
+    }
+
+    /// Time passes while nobody does anything: heartbeats, time-outs of whoever vanished.
+    fn rest(&mut self) -> Checked {
+        for _ in 0..self.rng.usize(..REST_DEADLINES_MAX) {
+            if !self.pass_deadline() {
+                break;
+            }
+            self.come_to_rest()?;
+            self.check_settled(false)?;
+        }
+        self.town.is_settling = false;
+        self.town.chaos.calm(false);
+        Ok(())
+    }
+
+    fn everybody_leaves(&mut self) -> Checked {
+        self.town.is_settling = true;
+        self.town.chaos.calm(true);
+        self.clients.iter_mut().for_each(|client| client.quit(&mut self.town));
+        self.until("everybody has left", |world| {
+            world.hosts.iter().all(|host| host.io.len() == 0 && host.is_still())
+                && world.clients.iter().all(|client| client.serial().is_none())
+        })?;
+        self.check_empty()
+    }
+
+    fn drain(&mut self) -> Checked {
+        self.town.is_draining = true;
+        self.town.chaos.calm(true);
+        self.hosts.iter_mut().for_each(|host| host.stalled_until = 0);
+        self.node.order(Order::Drain);
+        let tick = self.tick;
+        self.hosts.iter_mut().for_each(|host| host.wakes_at = Some(tick));
+        self.until("the node has drained", |world| {
+            world.hosts.iter().all(|host| host.state == State::Stopped)
+        })
+    }
+
+    /// Steps until something is true, letting time pass where nothing else moves.
+    fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) -> Checked {
+        let until = self.tick + SETTLE_TICKS_MAX;
+        let mut quiet = 0;
+        while !is_so(self) {
+            let has_moved = self.step()?;
+            quiet = if has_moved { 0 } else { quiet + 1 };
+            let is_stuck = quiet > 2 * self.clients.len() as u64 + 60 && !self.pass_deadline();
+            if is_stuck && quiet > 40 * self.clients.len() as u64 + 1_000 || self.tick > until {
+                return Err(self.stuck(&format!("{what}: never")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything has returned to where it began.
+    fn check_empty(&mut self) -> Checked {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let counters = &host.counters;
+            for (what, left) in [
+                ("connections", counters.connections.value()),
+                ("clients", counters.clients.value()),
+                ("frames in use", counters.frames_in_use.value()),
+                ("unfinished bytes", counters.assembly_bytes.value()),
+                ("bytes spilled", counters.spilled_bytes.value()),
+                ("receive buffers", host.io.buffers_out() as u64),
+                ("things that the shard is not empty of", u64::from(!host.is_empty())),
+            ] {
+                if left > 0 {
+                    return Err(Failure::new(Check::Leaks, format!("shard {index}: {left} {what} are left")));
+                }
+            }
+        }
+        let clients = self.node.clients();
+        if clients > 0 {
+            return Err(Failure::new(
+                Check::Leaks,
+                format!("{clients} clients are counted, and nobody is there"),
+            ));
+        }
+        Ok(())
+    }
+}
