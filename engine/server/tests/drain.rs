@@ -190,6 +190,11 @@ fn sigterm_under_load(start: Start) {
         publishers.into_iter().map(|it| it.join().expect("no publisher fails")).collect();
     let seen: Vec<_> = subscribers.into_iter().map(|it| it.join().expect("no subscriber fails")).collect();
     assert_ends_cleanly(&mut server);
+    // What one of them got all got, answered or not, and of each publisher all up to some message.
+    for messages in &seen {
+        assert!(*messages == seen[0], "{} and {} messages", messages.len(), seen[0].len());
+    }
+    assert_no_gaps(&seen[0], promises.len());
     for (name, promises) in promises.iter().enumerate() {
         assert!(!promises.is_empty(), "publisher {name} was answered");
         for (n, offset) in promises {
@@ -198,6 +203,17 @@ fn sigterm_under_load(start: Start) {
                 assert_eq!(got, Some(&(name, *n)), "offset {offset} at subscriber {subscriber}");
             }
         }
+    }
+}
+
+/// Fails unless each publisher's messages came in the order in which they were sent, none left out.
+#[track_caller]
+fn assert_no_gaps(messages: &HashMap<u64, (usize, u64)>, publishers: usize) {
+    let mut last = vec![0; publishers];
+    for offset in 1..=messages.len() as u64 {
+        let (publisher, n) = messages[&offset];
+        last[publisher] += 1;
+        assert_eq!(n, last[publisher], "offset {offset}, of publisher {publisher}");
     }
 }
 
