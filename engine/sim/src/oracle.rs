@@ -172,12 +172,18 @@ impl Oracle {
         let clock = self.clock;
         let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
         self.changes += 1;
+        let is_by_pattern = view.is_by_pattern(&self.names, channel);
         view.subscribed(channel, clock);
         let truth = &mut self.truths[usize::from(channel)];
         if matches!(truth.class, Class::Dropping | Class::Conflating) {
             return Ok(());
         }
         let at = truth.at(position);
+        if is_by_pattern && view.at(channel).is_some_and(|(epoch, _)| epoch != at.0) {
+            // The answer is the announcement.
+            view.moved(channel, at);
+            return Ok(());
+        }
         let checked = view.positioned(channel, at);
         checked.map_err(|failure| self.on(channel, failure))
     }

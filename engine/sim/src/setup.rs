@@ -118,12 +118,12 @@ fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
     for fault in Fault::ALL {
         let rate = match fault {
             Fault::ShortRead | Fault::ShortWrite | Fault::DelayedCompletion => rng.u32(2..60),
-            Fault::ClockJump => rng.u32(500..4_000),
-            Fault::WallClockJump | Fault::SpuriousWake => rng.u32(50..1_000),
-            Fault::ShardStall => rng.u32(200..2_000),
+            Fault::ClockJump => rng.u32(150..1_500),
+            Fault::WallClockJump | Fault::SpuriousWake => rng.u32(50..500),
+            Fault::ShardStall => rng.u32(100..1_000),
             Fault::WakeFailure => rng.u32(2..40),
             Fault::BadHandshake | Fault::ByteByByte => rng.u32(1..4),
-            _ => rng.u32(5..100),
+            _ => rng.u32(2..25),
         };
         one_in[fault as usize] = if rng.u32(..3) == 0 { 0 } else { rate };
     }
@@ -131,7 +131,7 @@ fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
 }
 
 fn tempers(rng: &mut fastrand::Rng, clients: usize) -> Vec<Temper> {
-    let good = rng.u32(1..10);
+    let good = rng.u32(1..8);
     (0..clients)
         .map(
             |_| if rng.u32(..10) < good { Temper::Good } else { Temper::ALL[rng.usize(..Temper::ALL.len())] },
@@ -154,7 +154,7 @@ fn rings(rng: &mut fastrand::Rng, is_tiny: bool) -> RingConfig {
 }
 
 fn limits(rng: &mut fastrand::Rng, is_tight: bool, table: usize) -> ShardLimits {
-    let messages = if is_tight { rng.usize(8..100) } else { 100_000 };
+    let messages = if is_tight { rng.usize(8..100) } else { 8_000 };
     let bytes = if is_tight { 256 << 10 } else { 64 << 20 };
     ShardLimits {
         connections: 1_000_000,

@@ -70,8 +70,6 @@ pub struct World {
     settled: u64,
     /// Drops that were accounted for.
     dropped: u64,
-    /// The last clock jump: the next one keeps its distance.
-    last_jump_us: u64,
 }
 
 impl World {
@@ -110,7 +108,6 @@ impl World {
             tick: 0,
             settled: 0,
             dropped: 0,
-            last_jump_us: 0,
             setup,
         }
     }
@@ -172,10 +169,9 @@ impl World {
     /// What befalls the whole host.
     fn disturb(&mut self) {
         let chaos = &mut self.town.chaos;
-        let distance_us = 5 * self.setup.limits.heartbeat_interval.as_micros() as u64;
-        if self.town.now_us > self.last_jump_us + distance_us / 100 && chaos.strikes(Fault::ClockJump) {
-            self.town.now_us += 1_000 * chaos.below(Fault::ClockJump, 2_000) as u64;
-            self.last_jump_us = self.town.now_us;
+        if chaos.strikes(Fault::ClockJump) {
+            let jump_ms_max = if chaos.below(Fault::ClockJump, 8) == 0 { 2_000 } else { 50 };
+            self.town.now_us += 1_000 * chaos.below(Fault::ClockJump, jump_ms_max) as u64;
         }
         if chaos.strikes(Fault::WallClockJump) {
             self.wall_ahead_ms += chaos.below(Fault::WallClockJump, 20_000) as i64 - 10_000;

@@ -10,6 +10,7 @@ pub struct Pool {
     out: Cell<usize>,
     count: usize,
     shortages: Cell<u64>,
+    is_short: Cell<bool>,
     /// Memory for the next leases.
     spare: RefCell<Vec<Vec<u8>>>,
 }
@@ -23,7 +24,13 @@ pub struct SimLease {
 
 impl Pool {
     pub(super) fn new(count: usize) -> Rc<Self> {
-        Rc::new(Self { out: Cell::new(0), count, shortages: Cell::new(0), spare: RefCell::default() })
+        Rc::new(Self {
+            out: Cell::new(0),
+            count,
+            shortages: Cell::new(0),
+            is_short: Cell::new(false),
+            spare: RefCell::default(),
+        })
     }
 
     /// Buffers that are lent.
@@ -31,7 +38,7 @@ impl Pool {
         self.out.get()
     }
 
-    /// How often there was none.
+    /// How often they ran out.
     pub(super) fn shortages(&self) -> u64 {
         self.shortages.get()
     }
@@ -39,9 +46,11 @@ impl Pool {
     /// An empty buffer, if one is left.
     pub(super) fn lend(self: &Rc<Self>) -> Option<SimLease> {
         if self.out.get() == self.count {
-            self.shortages.set(self.shortages.get() + 1);
+            let again = u64::from(!self.is_short.replace(true));
+            self.shortages.set(self.shortages.get() + again);
             return None;
         }
+        self.is_short.set(false);
         self.out.set(self.out.get() + 1);
         let bytes = self.spare.borrow_mut().pop().unwrap_or_default();
         Some(SimLease { bytes, pool: Rc::clone(self) })

@@ -69,6 +69,11 @@ impl View {
         self.covered_since(names, channel).is_some()
     }
 
+    /// Whether the channel's messages come by a pattern alone.
+    pub(super) fn is_by_pattern(&self, names: &Names, channel: ChannelIndex) -> bool {
+        self.channels[usize::from(channel)].since.is_none() && self.is_covered(names, channel)
+    }
+
     fn covered_since(&self, names: &Names, channel: ChannelIndex) -> Option<u64> {
         let covering = |prefix: &usize| names.covers(*prefix, channel);
         (0..self.prefixes.len()).filter(covering).filter_map(|prefix| self.prefixes[prefix]).min()
@@ -192,7 +197,6 @@ impl View {
     pub(super) fn settle(&mut self, clock: u64, highest: impl Fn(ChannelIndex, u32) -> u64) {
         self.last.clear();
         for (index, channel) in (0..).zip(&mut self.channels) {
-            channel.unechoed = 0;
             if let Some((epoch, offset)) = &mut channel.at {
                 *offset = highest(index, *epoch);
             }
