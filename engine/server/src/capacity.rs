@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use corecast_driver::limits;
 use corecast_driver::uring::{Uring, probe};
 
-use crate::config::{DriverChoice, Settings};
+use corecast_server::config::{DriverChoice, Settings};
 
 /// Descriptors that are not connections: rings, listeners, eventfds, log, admin.
 const DESCRIPTORS_KEPT: usize = 256;

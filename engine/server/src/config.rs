@@ -8,5 +8,4 @@ mod settings;
 
 pub use keys::names;
 pub use layers::{ConfigFile, Problem, Sources};
-pub use settings::Settings;
-pub(crate) use settings::{Admin, DriverChoice, LogFormat};
+pub use settings::{Admin, DriverChoice, LogFormat, Settings};

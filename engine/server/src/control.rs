@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::{Admin, Settings};
 use crate::node::Running;
+use corecast_server::config::{Admin, Settings};
 
 /// The running control plane.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Settings};
+use corecast_server::config::{LogFormat, Settings};
 
 /// Lines that may wait to be written: some hundred kilobytes at most.
 const WAITING_MAX: usize = 1024;

@@ -19,8 +19,8 @@ use corecast_shard::rings::{Links, mesh};
 use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLoop};
 
 use crate::capacity::{self, Capacity};
-use crate::config::{DriverChoice, Settings};
 use crate::control;
+use corecast_server::config::{DriverChoice, Settings};
 
 /// How long a port in use may take to become free.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);

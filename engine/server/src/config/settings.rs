@@ -14,7 +14,7 @@ use super::layers::{Layers, Problem, Sources};
 
 /// Where operators connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Admin {
+pub enum Admin {
     /// An address of this host.
     Tcp(SocketAddr),
     /// A socket in the file system.
@@ -23,7 +23,7 @@ pub(crate) enum Admin {
 
 /// Which driver is to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum DriverChoice {
+pub enum DriverChoice {
     /// io_uring, or epoll where it is refused.
     Auto,
     /// io_uring or nothing.
@@ -34,7 +34,7 @@ pub(crate) enum DriverChoice {
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// For people.
     Text,
     /// For machines.
@@ -44,26 +44,42 @@ pub(crate) enum LogFormat {
 /// Everything the program was told, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub(crate) listen: SocketAddr,
-    pub(crate) admin: Admin,
-    pub(crate) shards: usize,
-    pub(crate) cpus: Vec<usize>,
-    pub(crate) driver: DriverChoice,
-    pub(crate) policy: Policy,
-    pub(crate) node_name: String,
-    /// `None` where nobody chose one.
-    pub(crate) log_level: Option<String>,
-    pub(crate) log_format: LogFormat,
-    pub(crate) listen_options: ListenOptions,
-    pub(crate) recv_buffers: u16,
-    pub(crate) recv_buffer_bytes: u32,
-    pub(crate) queue_entries: u32,
-    pub(crate) rings: RingConfig,
-    /// 0 for what descriptors and memory allow.
-    pub(crate) connections: usize,
-    pub(crate) shard_limits: ShardLimits,
-    pub(crate) hub_limits: HubLimits,
-    pub(crate) has_default_namespace: bool,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin: Admin,
+    /// Threads that serve clients; 0 for one per core.
+    pub shards: usize,
+    /// Cores to pin shards to; empty for all in order.
+    pub cpus: Vec<usize>,
+    /// What the loops of the shards run on.
+    pub driver: DriverChoice,
+    /// Who may connect where.
+    pub policy: Policy,
+    /// As clients see this node.
+    pub node_name: String,
+    /// What is logged: this and what is worse. `None` where nobody chose one.
+    pub log_level: Option<String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Of every socket.
+    pub listen_options: ListenOptions,
+    /// Receive buffers per shard: a power of two.
+    pub recv_buffers: u16,
+    /// Bytes of each.
+    pub recv_buffer_bytes: u32,
+    /// Submission queue of a shard's ring.
+    pub queue_entries: u32,
+    /// Between every two shards.
+    pub rings: RingConfig,
+    /// Of this node; 0 for what descriptors and memory allow.
+    pub connections: usize,
+    /// What a shard enforces.
+    pub shard_limits: ShardLimits,
+    /// What a hub enforces.
+    pub hub_limits: HubLimits,
+    /// Whether names without a colon are channels.
+    pub has_default_namespace: bool,
 }
 
 impl Settings {
@@ -82,7 +98,7 @@ impl Settings {
     }
 
     /// The mode's name.
-    pub(crate) fn mode_name(&self) -> &'static str {
+    pub fn mode_name(&self) -> &'static str {
         match self.policy.mode {
             Mode::Demo => "demo",
             Mode::Development => "development",
