@@ -22,6 +22,8 @@ pub(crate) struct HomeChannel {
     offset: u64,
     /// Shards with subscribers.
     shards: ShardSet,
+    /// Whether it is to be remembered without subscribers: otherwise nothing of it is worth that.
+    is_numbered: bool,
     /// Subscribers by pattern may know an earlier epoch, and have not been told of this one.
     is_unannounced: bool,
     /// Neighbours in the order of last use, while nobody is subscribed.
@@ -132,6 +134,7 @@ impl Homes {
             epoch,
             offset: 0,
             shards: ShardSet::EMPTY,
+            is_numbered,
             is_unannounced: is_numbered && self.has_forgotten,
             older: NONE,
             newer: NONE,
@@ -167,10 +170,15 @@ impl Homes {
         let channel = self.at(index);
         let was_wanted = !channel.shards.is_empty();
         channel.shards.remove(shard);
-        if was_wanted && channel.shards.is_empty() {
-            self.link(index);
-            self.forget_oldest();
+        if !was_wanted || !channel.shards.is_empty() {
+            return;
         }
+        if !channel.is_numbered {
+            self.channels.remove(hash, index);
+            return;
+        }
+        self.link(index);
+        self.forget_oldest();
     }
 
     pub(crate) fn join_pattern(&mut self, hash: u64, prefix: &str, shard: u16) {
@@ -285,6 +293,28 @@ mod tests {
         let placed = homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
         assert!(placed.shards.is_empty());
         (placed.epoch, placed.offset)
+    }
+
+    #[test]
+    fn a_channel_without_numbers_is_forgotten_with_its_last_subscriber() {
+        let mut homes = Homes::new(Random(1), 1);
+        let hash = HASHER().of("conversation:1");
+        let numbered = homes.join(hash, "conversation:1", true, 0);
+        homes.leave(hash, "conversation:1", 0);
+        let hash = HASHER().of("room");
+        let first = homes.join(hash, "room", false, 0);
+        homes.join(hash, "room", false, 1);
+        homes.leave(hash, "room", 0);
+        assert_eq!((homes.len(), homes.idle), (2, 1), "shard 1 still wants it");
+        homes.leave(hash, "room", 1);
+        assert_eq!(
+            (homes.len(), homes.idle),
+            (1, 1),
+            "and takes nobody's place among those that are remembered"
+        );
+        assert_eq!(homes.join(hash, "room", false, 0), first, "nothing of it was worth remembering");
+        let hash = HASHER().of("conversation:1");
+        assert_eq!(homes.join(hash, "conversation:1", true, 0), numbered);
     }
 
     #[test]
