@@ -48,6 +48,8 @@ pub struct UringIo {
     buffers: Rc<RecvBuffers>,
     slots: Vec<Slot>,
     live: usize,
+    /// Slots without a connection and without an accept that may fill them; the last is used next.
+    free: Vec<u32>,
     accepts: Accepts,
     events: VecDeque<Event<Lease>>,
     /// Connections that stopped reading because no buffer was left.
@@ -89,6 +91,7 @@ impl Uring {
             buffers,
             slots,
             live: 0,
+            free: (0..config.connections_max).rev().collect(),
             accepts: Accepts::new(config.listener),
             events: VecDeque::with_capacity(1024),
             starved: Vec::new(),

@@ -1,7 +1,9 @@
 //! Accepting into the ring's table: several single-shot accepts, each with its own address.
 //!
-//! Never more are armed than slots are free, for a full table would drop the client; those wait in the kernel's
-//! queue. Single-shot accepts give the peer's address without a second operation.
+//! Each has a free slot set apart for it, the last one that became free: left to choose, the kernel wanders through
+//! the whole table, and what was touched once stays in memory. Without a free slot nothing is armed, for a full table
+//! would drop the client; those wait in the kernel's queue. Single-shot accepts give the peer's address without a
+//! second operation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -31,8 +33,9 @@ pub(super) struct Accepts {
     rests_until: Option<Instant>,
 }
 
-/// Where the kernel writes an address.
+/// Where the kernel writes an address, and which slot it is to fill.
 struct Place {
+    slot: u32,
     address: libc::sockaddr_storage,
     length: libc::socklen_t,
 }
@@ -47,7 +50,7 @@ impl Accepts {
     pub(super) fn new(listener: Option<TcpListener>) -> Self {
         let count = if listener.is_some() { ACCEPTS_MAX } else { 0 };
         // SAFETY: a socket address of zeros is one of no family.
-        let place = || Place { address: unsafe { std::mem::zeroed() }, length: 0 };
+        let place = || Place { slot: 0, address: unsafe { std::mem::zeroed() }, length: 0 };
         Self {
             is_on: listener.is_some(),
             listener,
@@ -81,21 +84,24 @@ impl Accepts {
 }
 
 impl UringIo {
-    /// Arms as many accepts as there are free slots.
+    /// Arms as many accepts as there are free slots and places.
     pub(super) fn arm_accepts(&mut self) {
         if !self.accepts.is_on || self.accepts.rests_until.is_some_and(|until| self.now < until) {
             return;
         }
         self.accepts.rests_until = None;
         let Some(listener) = self.accepts.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
-        while self.live + self.accepts.armed() < self.slots.len() {
+        while let Some(&slot) = self.free.last() {
             let Some(index) = self.accepts.idle.pop() else { return };
             let place = &mut self.accepts.places[index as usize];
+            let target = DestinationSlot::try_from_slot_target(slot).expect("tables are far smaller");
+            place.slot = slot;
             place.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             let address = std::ptr::from_mut(&mut place.address).cast();
             let entry = opcode::Accept::new(Fd(listener), address, &raw mut place.length)
-                .file_index(Some(DestinationSlot::auto_target()))
+                .file_index(Some(target))
                 .build();
+            self.free.pop();
             // SAFETY: the places are boxed, this one is used by no other accept, and they outlive all accepts.
             unsafe { self.ring.push(entry, Token::new(Op::Accept, 0, index)) };
         }
@@ -114,7 +120,9 @@ impl UringIo {
         debug_assert!(!cqueue::more(done.flags), "single-shot");
         let place = done.token.index();
         self.accepts.idle.push(place);
+        let Place { slot: index, address: ref storage, .. } = self.accepts.places[place as usize];
         if done.result < 0 {
+            self.free.push(index);
             // Cancelled, or the client gave up: the next tick arms it again. Or the kernel is short of something, or
             // worse: asking again at once would spin.
             let passing = [libc::ECANCELED, libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EAGAIN];
@@ -125,11 +133,10 @@ impl UringIo {
             }
             return;
         }
-        let index = done.result as u32;
-        let peer = address(&self.accepts.places[place as usize].address);
+        let peer = address(storage);
         let slot = &mut self.slots[index as usize];
         // What the earlier connection has in flight points into its slot.
-        assert!(!slot.is_live, "the kernel reuses a slot only after its close");
+        assert!(!slot.is_live, "a slot is free only after its close");
         let generation = slot.generation;
         slot.open();
         self.live += 1;

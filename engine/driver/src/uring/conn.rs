@@ -355,6 +355,7 @@ impl UringIo {
         }
         self.slots[conn.index as usize] = Slot { generation, ..Slot::default() };
         self.live -= 1;
+        self.free.push(conn.index);
         self.events.push_back(Event::Closed { conn, why });
     }
 }
