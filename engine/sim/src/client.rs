@@ -190,7 +190,10 @@ impl Client {
                 self.connect(town);
                 return Ok(true);
             }
-            State::Up(session) => std::mem::replace(session, Box::default()),
+            State::Up(_) => match std::mem::replace(&mut self.state, State::Down { until_us: 0 }) {
+                State::Up(session) => session,
+                State::Down { .. } => return Ok(false),
+            },
         };
         let mut has_moved = session.write(town, &mut self.rng);
         has_moved |= session.read(town, &mut self.rng);

@@ -46,6 +46,8 @@ pub struct SimIo {
     pub(crate) unix_ms: u64,
     slots: Vec<Slot>,
     free: VecDeque<u32>,
+    /// Slots in use, in no order.
+    live: Vec<u32>,
     pool: Rc<Pool>,
     /// Answers to sends on connections that are gone.
     orphans: VecDeque<Event<SimLease>>,
@@ -78,6 +80,7 @@ impl SimIo {
             unix_ms: 0,
             slots: (0..config.table).map(|_| Slot::default()).collect(),
             free: (0..config.table as u32).collect(),
+            live: Vec::new(),
             pool: Pool::new(config.buffers),
             orphans: VecDeque::new(),
             tick: 0,
@@ -99,8 +102,8 @@ impl SimIo {
         if std::mem::take(&mut self.stops_listening) {
             net.stop_listening(shard);
         }
-        for index in 0..self.slots.len() {
-            let Slot { socket: Some(socket), .. } = &mut self.slots[index] else { continue };
+        for index in &self.live {
+            let Some(socket) = &mut self.slots[*index as usize].socket else { continue };
             let shortages = self.pool.shortages();
             socket.advance(net, chaos, &self.pool, &self.config, tick);
             if self.pool.shortages() > shortages {
@@ -122,6 +125,7 @@ impl SimIo {
             let mut socket = Socket::new(conn, link);
             socket.tell(Event::Accepted { conn, peer: SocketAddr::new(ip, 40_000) }, chaos, self.tick);
             slot.socket = Some(socket);
+            self.live.push(index);
             self.stats.accepted += 1;
         }
     }
@@ -141,7 +145,7 @@ impl SimIo {
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        self.slots.iter().filter_map(|slot| slot.socket.as_ref())
+        self.live.iter().filter_map(|index| self.slots[*index as usize].socket.as_ref())
     }
 
     /// Connections that the kernel holds.
@@ -182,17 +186,21 @@ impl Io for SimIo {
 
     fn take(&mut self, out: &mut VecDeque<Event<SimLease>>) {
         out.append(&mut self.orphans);
-        self.turn = (self.turn + 7) % self.slots.len().max(1);
-        for step in 0..self.slots.len() {
-            let index = (self.turn + step) % self.slots.len();
-            let slot = &mut self.slots[index];
-            let Some(socket) = &mut slot.socket else { continue };
+        self.turn = (self.turn + 7) % self.live.len().max(1);
+        for step in 0..self.live.len() {
+            let index = self.live[(self.turn + step) % self.live.len()];
+            let Some(socket) = &mut self.slots[index as usize].socket else { continue };
             self.stats.completions += socket.take(out, self.tick) as u64;
-            if socket.is_over() {
-                slot.socket = None;
-                self.free.push_back(index as u32);
-            }
         }
+        let (slots, free) = (&mut self.slots, &mut self.free);
+        self.live.retain(|index| {
+            let slot = &mut slots[*index as usize];
+            let is_over = slot.socket.take_if(|socket| socket.is_over()).is_some();
+            if is_over {
+                free.push_back(*index);
+            }
+            !is_over
+        });
     }
 
     fn send(&mut self, conn: ConnId, batch: Batch) {

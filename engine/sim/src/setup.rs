@@ -102,7 +102,8 @@ impl Setup {
             limits,
             buffers: if rng.u32(..3) == 0 { (rng.usize(1..8), rng.usize(16..400)) } else { (1024, 4096) },
             table,
-            pipe_bytes: [600, 4_000, 64_000][rng.usize(..3)],
+            // Large messages through a thin pipe would take the whole run.
+            pipe_bytes: [600, 4_000, 64_000][rng.usize(..3)].max(habits.large_bytes / 2),
             one_in,
             habits,
             notices_resets_while_paused: rng.bool(),
