@@ -38,27 +38,3 @@ fn is_placed(problem: &Problem, lines: usize) -> bool {
         None => names().any(|name| problem.what.contains(&format!("`{name}`"))),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_seed_names_every_key() {
-        let seed = include_str!("../seeds/config/all.toml");
-        let mut section = String::new();
-        let mut seen = Vec::new();
-        for line in seed.lines() {
-            if let Some(name) = line.strip_prefix('[') {
-                section = format!("{}.", name.trim_end_matches(']'));
-            } else if let Some((key, _)) = line.split_once(" = ") {
-                seen.push(format!("{section}{key}"));
-            }
-        }
-        let mut all: Vec<_> = names().map(str::to_owned).collect();
-        all.sort_unstable();
-        seen.sort_unstable();
-        assert_eq!(seen, all);
-        check(seed.as_bytes());
-    }
-}

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use corecast_server::config::{ConfigFile, Settings, Sources, names};
 use serde_json::Value;
 use support::{DEADLINE, Server, Start};
 
@@ -443,4 +444,27 @@ fn the_admin_port_may_be_a_socket_in_the_file_system() {
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ready\n"), "{answer}");
     drop(server);
     std::fs::remove_file(&path).expect("it is still there");
+}
+
+/// What fuzzing begins with knows every key, or keys that are new would never be tried.
+#[test]
+fn the_first_input_of_the_fuzz_target_names_every_key() {
+    let seed = include_str!("../../../fuzz/seeds/config/all.toml");
+    let mut section = String::new();
+    let mut seen = Vec::new();
+    for line in seed.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            seen.push(format!("{section}{key}"));
+        }
+    }
+    let mut all: Vec<_> = names().map(str::to_owned).collect();
+    all.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(seen, all);
+    let contents = Ok(seed.as_bytes().to_vec());
+    let file = Some(ConfigFile { name: "all.toml".to_owned(), contents });
+    let loaded = Settings::load(&Sources { file, ..Sources::default() });
+    assert!(loaded.is_ok(), "{:?}", loaded.err());
 }

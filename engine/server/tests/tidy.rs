@@ -30,7 +30,7 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
-    for folder in ["protocol", "engine", "bench"] {
+    for folder in ["protocol", "engine", "bench", "fuzz"] {
         collect(&root().join(folder), &mut sources);
     }
     assert!(sources.len() > 100, "the sources are found: {}", sources.len());
