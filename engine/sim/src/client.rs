@@ -10,6 +10,7 @@ mod wire;
 
 use std::rc::Rc;
 
+use crate::books::Book;
 use crate::chaos::{Chaos, Fault};
 use crate::names::Names;
 use crate::net::{LinkId, Net};
@@ -18,6 +19,9 @@ use crate::trace::Trace;
 
 pub use session::Reading;
 use session::{Session, Stage};
+
+/// Messages of one batch at most.
+pub const BATCH_MESSAGES_MAX: usize = 7;
 
 /// What a client tends to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +88,10 @@ pub struct Town {
     pub is_draining: bool,
     /// For the next connection.
     pub serials: Serial,
+    /// What the clients of each shard saw of it.
+    pub books: Vec<Book>,
+    /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
+    pub is_steady: bool,
 }
 
 /// One client.
@@ -109,7 +117,7 @@ enum State {
 
 /// How a connection ended, as its client sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum End {
+pub(crate) enum End {
     /// The server closed with this code.
     Closed(u16),
     /// The handshake was refused with this status.
@@ -160,6 +168,23 @@ impl Client {
             && (session.stage == Stage::Open || session.stage == Stage::Silent)
     }
 
+    /// Whether it waits for the server, with nothing under way: only a client that did wrong or says goodbye may have
+    /// to wait for a deadline of the server.
+    pub fn is_let_down(&self, town: &mut Town) -> bool {
+        let State::Up(session) = &self.state else { return false };
+        let may_wait = match session.stage {
+            Stage::Handshake => session.did_wrong || town.habits.is_crowded,
+            Stage::Greeting | Stage::Open => session.did_wrong,
+            Stage::Closing | Stage::Silent => true,
+        };
+        let link = town.net.at(session.link);
+        let is_quiet = link.down.is_empty()
+            && !link.down.reset
+            && !link.down.fin
+            && (session.outbox.is_empty() || link.up.room() == 0);
+        !may_wait && is_quiet && !self.is_still(&mut town.net)
+    }
+
     /// What it waits for, for reports.
     pub fn waits_for(&self, net: &mut Net) -> String {
         let State::Up(session) = &self.state else { return "nothing".to_owned() };
@@ -184,7 +209,8 @@ impl Client {
     pub fn step(&mut self, town: &mut Town) -> Result<bool, Failure> {
         let mut session = match &mut self.state {
             State::Down { until_us } => {
-                if town.is_settling || town.is_draining || town.now_us < *until_us {
+                let is_closed = town.is_settling || town.is_draining || town.is_steady;
+                if is_closed || town.now_us < *until_us {
                     return Ok(false);
                 }
                 self.connect(town);
@@ -245,6 +271,8 @@ impl Client {
         town.serials += 1;
         town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
         let mut session = Session::new(link, town.serials, self.participant, town.names.channels.len());
+        session.shard = shard;
+        town.books[shard].sessions += 1;
         session.is_byte_by_byte = self.temper == Temper::SlowWriter && town.chaos.strikes(Fault::ByteByByte);
         let name = &town.names.participants[self.participant];
         let is_bad = self.temper == Temper::Rude && town.chaos.strikes(Fault::BadHandshake);
@@ -261,7 +289,9 @@ impl Client {
             End::Own => 3,
         };
         town.trace.note("end", &[u64::from(session.serial), code]);
-        town.oracle.ended(session.serial);
+        let is_sent_away = town.is_draining && *end == End::Closed(1001);
+        town.oracle.ended(session.serial, is_sent_away);
+        town.books[session.shard].ended(end, session.is_established);
         let link: LinkId = session.link;
         if !town.net.at(link).has_vanished {
             town.net.at(link).client_gone = true;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod books;
 pub mod campaign;
 pub mod chaos;
 pub mod client;

@@ -89,6 +89,8 @@ pub struct Oracle {
     names: Rc<Names>,
     truths: Vec<Truth>,
     views: Map<Serial, View>,
+    /// Those of connections that a drain ended, with all that it owed them.
+    parted: Vec<(Serial, View)>,
     /// Rises with everything that somebody wrote or read: orders events of different clients.
     clock: u64,
     /// Messages missed on channels that may drop, since the last settling.
@@ -109,7 +111,8 @@ impl Oracle {
     pub fn new(names: Rc<Names>) -> Self {
         let truths = names.channels.iter().map(|channel| Truth::new(channel.class)).collect();
         let views = Map::default();
-        Self { names, truths, views, clock: 0, missed: 0, changes: 0, delivered: 0, accepted: 0 }
+        let parted = Vec::new();
+        Self { names, truths, views, parted, clock: 0, missed: 0, changes: 0, delivered: 0, accepted: 0 }
     }
 
     /// A connection past its handshake, of this participant.
@@ -123,10 +126,14 @@ impl Oracle {
         self.views.insert(serial, view);
     }
 
-    /// A connection has ended for its client.
-    pub fn ended(&mut self, serial: Serial) {
-        if self.views.remove(&serial).is_some() {
+    /// A connection has ended for its client. If it was told to go (`is_sent_away`), what it was owed before is
+    /// looked at in the end.
+    pub fn ended(&mut self, serial: Serial, is_sent_away: bool) {
+        if let Some(view) = self.views.remove(&serial) {
             self.changes += 1;
+            if is_sent_away {
+                self.parted.push((serial, view));
+            }
         }
         for truth in &mut self.truths {
             truth.publisher_ended(serial);
@@ -136,11 +143,11 @@ impl Oracle {
     /// A client is about to send a publish; its number on this channel.
     pub fn publishes(&mut self, serial: Serial, channel: ChannelIndex, echoes: bool) -> u32 {
         self.clock += 1;
-        let clock = self.clock;
+        let number = self.truths[usize::from(channel)].published(serial, self.clock);
         if !echoes && let Some(view) = self.views.get_mut(&serial) {
-            view.unechoed(channel);
+            view.unechoed(channel, number);
         }
-        self.truths[usize::from(channel)].published(serial, clock)
+        number
     }
 
     /// A publish was answered with a position.
@@ -247,6 +254,9 @@ impl Oracle {
         };
         let truth = &mut self.truths[usize::from(seen.channel)];
         let since = view.since(&self.names, seen.channel, seen.pattern)?;
+        if seen.from.0 == serial && view.wants_no_echo(seen.channel, seen.from.1) {
+            return Err(Failure::new(Check::Subscription, "an own message came that was not to be echoed"));
+        }
         if matches!(truth.class, Class::Numbered | Class::Inbox) {
             if !seen.is_ephemeral {
                 truth.note(seen.position, seen.from)?;

@@ -2,6 +2,9 @@
 //!
 //! Single-threaded, and everything that happens follows from the seed.
 
+mod audit;
+mod checks;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +13,9 @@ use corecast_driver::ShardId;
 use corecast_shard::rings::mesh;
 use corecast_shard::{Node, Order};
 
+use audit::Statement;
+
+use crate::books::Book;
 use crate::chaos::{Chaos, Fault, FaultCounts};
 use crate::client::{Client, Town};
 use crate::host::{Host, State};
@@ -71,8 +77,8 @@ pub struct World {
     wall_ahead_ms: i64,
     tick: u64,
     settled: u64,
-    /// Drops that were accounted for.
-    dropped: u64,
+    /// What shards had counted and clients had seen then, by shard.
+    settled_at: Vec<Statement>,
 }
 
 impl World {
@@ -99,6 +105,8 @@ impl World {
             is_settling: false,
             is_draining: false,
             serials: 0,
+            books: vec![Book::default(); setup.shards],
+            is_steady: false,
         };
         Self {
             rng: fastrand::Rng::with_seed(setup.seed ^ 0x5eed),
@@ -110,7 +118,7 @@ impl World {
             wall_ahead_ms: 0,
             tick: 0,
             settled: 0,
-            dropped: 0,
+            settled_at: vec![Statement::default(); setup.shards],
             setup,
         }
     }
@@ -145,6 +153,7 @@ impl World {
             }
             self.settle()?;
             self.rest()?;
+            self.town.is_steady = self.rng.u32(..3) == 0;
         }
         match self.setup.ending {
             Ending::EverybodyLeaves => self.everybody_leaves(),
@@ -252,37 +261,10 @@ impl World {
         self.check_bounds(index)
     }
 
-    /// What must hold after every turn.
-    fn check_bounds(&mut self, index: usize) -> Checked {
-        let full = self.hosts.iter().filter(|host| host.counters.spilled_bytes.value() > 0).count();
-        if full > 1 {
-            self.town.chaos.note(Fault::RingsFullBothWays);
-        }
-        let (counters, rings) = (&self.hosts[index].counters, &self.setup.rings);
-        let peers = self.hosts.len() as u64 - 1;
-        // What one message may add, beyond the bound at which no more are taken.
-        let records = 512 * (rings.inline_bytes as u64 + 4) + 4 * self.setup.limits.message_bytes as u64;
-        let spill_max = 2 * peers * (rings.spill_bytes as u64 + records);
-        let connections = counters.connections.value();
-        let outbox = self.setup.limits.outbox.messages as u64 + 1_200;
-        for (what, value, bound) in [
-            ("bytes spilled", counters.spilled_bytes.value(), spill_max),
-            ("frames in use", counters.frames_in_use.value(), (connections + 4) * outbox),
-            ("unfinished bytes", counters.assembly_bytes.value(), self.setup.limits.assembly_bytes as u64),
-            ("connections", connections, self.setup.table as u64),
-        ] {
-            if value > bound {
-                let what = format!("shard {index}: {value} {what}, at most {bound}");
-                return Err(Failure::new(Check::Bounds, what));
-            }
-        }
-        Ok(())
-    }
-
     /// Nobody begins anything new; when nothing moves any more, everything must have arrived.
     fn settle(&mut self) -> Checked {
         self.come_to_rest()?;
-        self.check_settled(false)?;
+        self.check_settled()?;
         self.town.is_settling = false;
         self.town.chaos.calm(false);
         Ok(())
@@ -291,31 +273,23 @@ impl World {
     fn come_to_rest(&mut self) -> Checked {
         self.town.is_settling = true;
         self.town.chaos.calm(true);
-        self.hosts.iter_mut().for_each(|host| host.stalled_until = 0);
         let until = self.tick + SETTLE_TICKS_MAX;
         let mut quiet = 0;
         while self.tick < until {
             let has_moved = self.step()?;
-            quiet = if has_moved { 0 } else { quiet + 1 };
-            if quiet > 2 && self.all_are_still()? {
-                return Ok(());
+            let is_stalled = self.hosts.iter().any(|host| self.tick < host.stalled_until);
+            quiet = if has_moved || is_stalled { 0 } else { quiet + 1 };
+            if quiet > 2 {
+                self.check_asleep()?;
+                if self.all_are_still()? {
+                    return Ok(());
+                }
             }
             if quiet > QUIET_STEPS_MAX && !self.pass_deadline() {
                 return Err(self.stuck("nothing moves any more"));
             }
         }
         Err(self.stuck("it does not come to rest"))
-    }
-
-    fn stuck(&mut self, how: &str) -> Failure {
-        let waiting =
-            self.clients.iter().filter(|client| !client.is_still(&mut self.town.net)).collect::<Vec<_>>();
-        let examples: Vec<String> =
-            waiting.iter().take(3).map(|client| client.waits_for(&mut self.town.net)).collect();
-        let hosts: Vec<_> = self.hosts.iter().map(|host| (host.state, host.wakes_at)).collect();
-        let what =
-            format!("{how}: {} clients wait: {}; shards {hosts:?}", waiting.len(), examples.join("; "));
-        Failure::new(Check::Progress, what)
     }
 
     /// Whether nothing is under way: shards sleep, and clients have all that they waited for.
@@ -333,18 +307,6 @@ impl World {
         true
     }
 
-    fn check_settled(&mut self, is_cut_off: bool) -> Checked {
-        let dropped = self.hosts.iter().map(|it| it.counters.dropped.value() + it.counters.conflated.value());
-        let dropped: u64 = dropped.sum();
-        let clients = self.clients.iter().filter(|client| client.serial().is_some()).count();
-        let is_exact = self.hosts.iter().map(|host| host.io.len()).sum::<usize>() == clients;
-        self.town.oracle.settle(dropped - self.dropped, is_exact, is_cut_off)?;
-        self.dropped = dropped;
-        self.settled += 1;
-        self.town.trace.note("settled", &[dropped]);
-        Ok(())
-    }
-
     /// Time passes while nobody does anything: heartbeats, time-outs of whoever vanished.
     fn rest(&mut self) -> Checked {
         for _ in 0..self.rng.usize(..REST_DEADLINES_MAX) {
@@ -352,7 +314,7 @@ impl World {
                 break;
             }
             self.come_to_rest()?;
-            self.check_settled(false)?;
+            self.check_settled()?;
         }
         self.town.is_settling = false;
         self.town.chaos.calm(false);
@@ -373,13 +335,18 @@ impl World {
     fn drain(&mut self) -> Checked {
         self.town.is_draining = true;
         self.town.chaos.calm(true);
-        self.hosts.iter_mut().for_each(|host| host.stalled_until = 0);
         self.node.order(Order::Drain);
         let tick = self.tick;
-        self.hosts.iter_mut().for_each(|host| host.wakes_at = Some(tick));
+        // Some hear of it earlier than others.
+        for host in &mut self.hosts {
+            host.wakes_at = Some(tick + self.rng.u64(..6));
+        }
         self.until("the node has drained", |world| {
             world.hosts.iter().all(|host| host.state == State::Stopped)
-        })
+        })?;
+        self.town.is_settling = true;
+        while self.step()? {}
+        self.check_drained()
     }
 
     /// Steps until something is true, letting time pass where nothing else moves.
@@ -393,34 +360,6 @@ impl World {
             if is_stuck && quiet > QUIET_STEPS_MAX || self.tick > until {
                 return Err(self.stuck(&format!("{what}: never")));
             }
-        }
-        Ok(())
-    }
-
-    /// Everything has returned to where it began.
-    fn check_empty(&mut self) -> Checked {
-        for (index, host) in self.hosts.iter().enumerate() {
-            let counters = &host.counters;
-            for (what, left) in [
-                ("connections", counters.connections.value()),
-                ("clients", counters.clients.value()),
-                ("frames in use", counters.frames_in_use.value()),
-                ("unfinished bytes", counters.assembly_bytes.value()),
-                ("bytes spilled", counters.spilled_bytes.value()),
-                ("receive buffers", host.io.buffers_out() as u64),
-                ("things that the shard is not empty of", u64::from(!host.is_empty())),
-            ] {
-                if left > 0 {
-                    return Err(Failure::new(Check::Leaks, format!("shard {index}: {left} {what} are left")));
-                }
-            }
-        }
-        let clients = self.node.clients();
-        if clients > 0 {
-            return Err(Failure::new(
-                Check::Leaks,
-                format!("{clients} clients are counted, and nobody is there"),
-            ));
         }
         Ok(())
     }

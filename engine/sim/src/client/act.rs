@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::session::{Ask, Reading, Session, Stage};
-use super::{Client, End, Temper, Town, wire};
+use super::{BATCH_MESSAGES_MAX, Client, End, Temper, Town, wire};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
 
@@ -21,10 +21,12 @@ pub(super) fn pad_of(by: u32, n: u32, bytes: usize) -> String {
 impl Client {
     /// Does something; the end of the connection if that was it.
     pub(super) fn act(&mut self, session: &mut Session, town: &mut Town) -> Option<End> {
-        if let Some(end) = self.misbehave(session, town) {
+        if (!town.is_steady || self.temper == Temper::SlowReader)
+            && let Some(end) = self.misbehave(session, town)
+        {
             return end;
         }
-        match self.rng.u32(..100) {
+        match self.rng.u32(if town.is_steady { 38..100 } else { 0..100 }) {
             0..30 => self.subscribe(session, town),
             30..38 => self.unsubscribe(session, town),
             38..41 => {
@@ -183,7 +185,7 @@ impl Client {
     }
 
     fn batch(&mut self, session: &mut Session, town: &mut Town) {
-        let count = self.rng.usize(1..8);
+        let count = self.rng.usize(1..=BATCH_MESSAGES_MAX);
         let messages: Vec<String> = (0..count).map(|_| self.publish(session, town)).collect();
         let text = format!(r#"{{"type":"batch","messages":[{}]}}"#, messages.join(","));
         session.message(&text, &mut self.rng);
@@ -192,6 +194,15 @@ impl Client {
     /// A publish to a channel or a participant.
     fn publish(&mut self, session: &mut Session, town: &mut Town) -> String {
         let channel = match self.rng.u32(..100) {
+            // What is slow to leave must not end connections while none are to end.
+            _ if town.is_steady && town.habits.is_tight => {
+                let may_drop = |it: &ChannelIndex| {
+                    let class = town.names.channels[usize::from(*it)].class;
+                    matches!(class, Class::Dropping | Class::Conflating)
+                };
+                let droppable: Vec<_> = (0..town.names.open as ChannelIndex).filter(may_drop).collect();
+                self.rng.choice(droppable).unwrap_or_default()
+            }
             0 => town.names.system(),
             1..6 => town.names.inbox(self.rng.usize(..town.names.participants.len())),
             _ => self.rng.usize(..town.names.open) as ChannelIndex,

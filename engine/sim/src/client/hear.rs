@@ -64,6 +64,9 @@ impl Client {
                 |what: String| Failure::new(Check::Steps, format!("connection {}: {what}", session.serial));
             let Some(frame) = wire::next(&inbox, at).map_err(wrong)? else { break };
             at = frame.payload.end;
+            if session.closed_by.is_some() {
+                return Err(wrong("a frame follows the close frame".to_owned()));
+            }
             end = self.frame(session, town, frame.opcode, &inbox[frame.payload])?;
         }
         session.inbox = inbox;
@@ -93,11 +96,11 @@ impl Client {
                 let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
                 session.close_reason =
                     String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned();
+                session.closed_by = Some(code);
                 if !session.has_said_close {
                     session.say_close(code, &mut self.rng);
                     session.write(town, &mut self.rng);
                 }
-                return Ok(Some(End::Closed(code)));
             }
             _ => {
                 let text = std::str::from_utf8(payload)
@@ -114,11 +117,16 @@ impl Client {
     fn text(&mut self, session: &mut Session, town: &mut Town, text: &str) -> Checked {
         let heard: Heard<'_> = serde_json::from_str(text)
             .map_err(|error| Failure::new(Check::Content, format!("no message of the contract: {error}")))?;
+        let is_copy =
+            matches!(heard.kind, "message" | "broadcast") || heard.kind == "subscribed" && heard.id.is_none();
+        town.books[session.shard].copies += u64::from(is_copy);
         if session.stage == Stage::Greeting {
             if heard.kind != "connection_established" {
                 return Err(Failure::new(Check::Steps, "connection_established comes first"));
             }
             session.stage = Stage::Open;
+            session.is_established = true;
+            town.books[session.shard].open += 1;
             town.oracle.established(session.serial, session.participant);
             return Ok(());
         }

@@ -71,6 +71,7 @@ pub(super) enum Ask {
 pub(super) struct Session {
     pub(super) link: LinkId,
     pub(super) serial: Serial,
+    pub(super) shard: usize,
     pub(super) participant: usize,
     pub(super) stage: Stage,
     pub(super) inbox: Vec<u8>,
@@ -94,6 +95,10 @@ pub(super) struct Session {
     pub(super) did_wrong: bool,
     pub(super) has_vanished: bool,
     pub(super) has_said_close: bool,
+    /// `connection_established` came.
+    pub(super) is_established: bool,
+    /// The server's close frame came, with this code: nothing may follow it.
+    pub(super) closed_by: Option<u16>,
     pub(super) close_reason: String,
 }
 
@@ -183,10 +188,11 @@ impl Session {
         if !link.down.is_empty() || matches!(self.reading, Reading::StoppedUntil(_)) {
             return None;
         }
-        if link.down.reset {
-            return Some(End::Reset);
+        if !link.down.reset && !link.down.fin {
+            return None;
         }
-        link.down.fin.then_some(End::Fin)
+        let how = if link.down.reset { End::Reset } else { End::Fin };
+        Some(self.closed_by.map_or(how, End::Closed))
     }
 
     pub(super) fn message(&mut self, text: &str, rng: &mut fastrand::Rng) {

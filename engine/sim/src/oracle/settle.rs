@@ -6,17 +6,11 @@ use crate::names::{ChannelIndex, Class};
 
 impl Oracle {
     /// Checks that nobody waits for anything. `dropped` is what the server has counted since the last time;
-    /// `is_exact` says that nobody but these clients can have been dropped for, and `is_cut_off` that publishers were
-    /// cut off (a drain): then only what somebody has seen, or what was answered, is owed.
+    /// `is_exact` says that nobody but these clients can have been dropped for.
     ///
     /// # Errors
     /// Names a message that should have arrived, or a drop that was not counted.
-    pub fn settle(&mut self, dropped: u64, is_exact: bool, is_cut_off: bool) -> Checked {
-        if is_cut_off {
-            for truth in &mut self.truths {
-                truth.publishers.values_mut().for_each(|published| published.has_ended = true);
-            }
-        }
+    pub fn settle(&mut self, dropped: u64, is_exact: bool) -> Checked {
         let mut missed = self.missed;
         for (channel, truth) in (0..).zip(&self.truths) {
             for (serial, view) in &self.views {
@@ -24,8 +18,7 @@ impl Oracle {
                 missed += result.map_err(|failure| self.on(channel, failure))?;
             }
         }
-        let is_right =
-            if self.changes == 0 && is_exact && !is_cut_off { missed == dropped } else { missed <= dropped };
+        let is_right = if self.changes == 0 && is_exact { missed == dropped } else { missed <= dropped };
         if !is_right {
             let what = format!(
                 "{missed} messages were missed where dropping is allowed, and the server counted {dropped} ({} \
@@ -35,6 +28,24 @@ impl Oracle {
             return Err(Failure::new(Check::Accounting, what));
         }
         self.forget();
+        Ok(())
+    }
+
+    /// A drain is over: who was told to go had got all that anybody was told of before. Publishers were cut off: only
+    /// what somebody has seen, or what was answered, is owed.
+    ///
+    /// # Errors
+    /// Names a message that was accepted and did not come.
+    pub fn settle_parted(&mut self) -> Checked {
+        for truth in &mut self.truths {
+            truth.publishers.values_mut().for_each(|published| published.has_ended = true);
+        }
+        for (serial, view) in &self.parted {
+            for (channel, truth) in (0..).zip(&self.truths) {
+                let result = self.settle_one(channel, truth, *serial, view);
+                result.map_err(|failure| self.on(channel, failure))?;
+            }
+        }
         Ok(())
     }
 

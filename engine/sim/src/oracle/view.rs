@@ -14,6 +14,8 @@ pub struct View {
     prefixes: Vec<Option<u64>>,
     /// The last message of each publisher, by channel.
     last: Map<(ChannelIndex, Serial), u32>,
+    /// Own messages that must not come, since the last settling.
+    silent: Vec<(ChannelIndex, u32)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -32,6 +34,7 @@ impl View {
             channels: vec![Channel::default(); channels],
             prefixes: vec![None; prefixes],
             last: Map::default(),
+            silent: Vec::new(),
         }
     }
 
@@ -107,9 +110,15 @@ impl View {
         }
     }
 
-    /// An own publish will not come back.
-    pub(super) fn unechoed(&mut self, channel: ChannelIndex) {
+    /// An own publish must not come back.
+    pub(super) fn unechoed(&mut self, channel: ChannelIndex, number: u32) {
         self.channels[usize::from(channel)].unechoed += 1;
+        self.silent.push((channel, number));
+    }
+
+    /// Whether this own message must not come back.
+    pub(super) fn wants_no_echo(&self, channel: ChannelIndex, number: u32) -> bool {
+        self.silent.contains(&(channel, number))
     }
 
     /// An answer names a position.
@@ -196,6 +205,7 @@ impl View {
     /// Everything so far was delivered or accounted for, up to `clock`.
     pub(super) fn settle(&mut self, clock: u64, highest: impl Fn(ChannelIndex, u32) -> u64) {
         self.last.clear();
+        self.silent.clear();
         for (index, channel) in (0..).zip(&mut self.channels) {
             if let Some((epoch, offset)) = &mut channel.at {
                 *offset = highest(index, *epoch);

@@ -1,0 +1,109 @@
+//! What must hold of the shards after every turn, when nothing moves, and when everybody has left.
+
+use super::World;
+use crate::chaos::Fault;
+use crate::client::BATCH_MESSAGES_MAX;
+use crate::host::{Host, State};
+use crate::oracle::{Check, Checked, Failure};
+
+/// What a record has beyond the payload that makes it large: names, the epoch, the JSON around the payload.
+const RECORD_BYTES: u64 = 600;
+
+/// Things told to homes in one tick beyond the bound of a spill, and the bytes of one of them.
+const TOLD_PER_TICK: u64 = 256;
+const TOLD_BYTES: u64 = 44;
+
+impl World {
+    /// What must hold after every turn.
+    pub(super) fn check_bounds(&mut self, index: usize) -> Checked {
+        let full = self.hosts.iter().filter(|host| host.counters.spilled_bytes.value() > 0).count();
+        if full > 1 {
+            self.town.chaos.note(Fault::RingsFullBothWays);
+        }
+        let counters = &self.hosts[index].counters;
+        let connections = counters.connections.value();
+        let outbox = self.setup.limits.outbox.messages as u64 + 1_200;
+        for (what, value, bound) in [
+            ("bytes spilled", counters.spilled_bytes.value(), self.spill_max()),
+            ("frames in use", counters.frames_in_use.value(), (connections + 4) * outbox),
+            ("unfinished bytes", counters.assembly_bytes.value(), self.setup.limits.assembly_bytes as u64),
+            ("connections", connections, self.setup.table as u64),
+        ] {
+            if value > bound {
+                let what = format!("shard {index}: {value} {what}, at most {bound}");
+                return Err(Failure::new(Check::Bounds, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that may wait for room in all rings of one shard: to each other one and of each class, what must wait
+    /// before nothing more is taken, and what one message of a client adds to it. Requests that the hub makes by
+    /// itself come on top: what one tick tells homes, and one for every client that comes.
+    fn spill_max(&self) -> u64 {
+        let peers = self.hosts.len() as u64 - 1;
+        let message = BATCH_MESSAGES_MAX as u64 * (self.setup.habits.large_bytes as u64 + RECORD_BYTES);
+        let path = self.setup.rings.spill_bytes as u64 + message;
+        let told = (TOLD_PER_TICK + 2 * self.clients.len() as u64) * TOLD_BYTES;
+        peers * (2 * path + told)
+    }
+
+    /// While nothing moves: what sleeps does so for lack of anything to do, not of a wake-up. Time has not passed yet
+    /// that would wake it all the same.
+    pub(super) fn check_asleep(&mut self) -> Checked {
+        if !self.hosts.iter().all(Host::is_still) {
+            return Ok(());
+        }
+        for (index, host) in self.hosts.iter().enumerate() {
+            let spilled = host.counters.spilled_bytes.value();
+            if spilled > 0 && host.state != State::Stopped {
+                let what =
+                    format!("shard {index} sleeps on {spilled} spilled bytes, and nobody will wake it");
+                return Err(Failure::new(Check::Progress, what));
+            }
+        }
+        if self.clients.iter().any(|client| client.is_let_down(&mut self.town)) {
+            return Err(self.stuck("all shards sleep"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn stuck(&mut self, how: &str) -> Failure {
+        let waiting: Vec<_> =
+            self.clients.iter().filter(|client| !client.is_still(&mut self.town.net)).collect();
+        let examples: Vec<String> =
+            waiting.iter().take(3).map(|client| client.waits_for(&mut self.town.net)).collect();
+        let hosts: Vec<_> = self.hosts.iter().map(|host| (host.state, host.wakes_at)).collect();
+        let what =
+            format!("{how}: {} clients wait: {}; shards {hosts:?}", waiting.len(), examples.join("; "));
+        Failure::new(Check::Progress, what)
+    }
+
+    /// Everything has returned to where it began.
+    pub(super) fn check_empty(&mut self) -> Checked {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let counters = &host.counters;
+            for (what, left) in [
+                ("connections", counters.connections.value()),
+                ("clients", counters.clients.value()),
+                ("frames in use", counters.frames_in_use.value()),
+                ("unfinished bytes", counters.assembly_bytes.value()),
+                ("bytes spilled", counters.spilled_bytes.value()),
+                ("receive buffers", host.io.buffers_out() as u64),
+                ("things that the shard is not empty of", u64::from(!host.is_empty())),
+            ] {
+                if left > 0 {
+                    return Err(Failure::new(Check::Leaks, format!("shard {index}: {left} {what} are left")));
+                }
+            }
+        }
+        let clients = self.node.clients();
+        if clients > 0 {
+            return Err(Failure::new(
+                Check::Leaks,
+                format!("{clients} clients are counted, and nobody is there"),
+            ));
+        }
+        Ok(())
+    }
+}
