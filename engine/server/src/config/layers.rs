@@ -333,6 +333,21 @@ mod tests {
         assert!(texts[2].starts_with("c.toml:5: there is no key `nowhere`"), "{texts:?}");
     }
 
+    /// Found by fuzzing: the parser of TOML ended the program.
+    #[test]
+    fn an_inline_table_that_is_not_closed_is_a_problem_like_others() {
+        for text in
+            ["={[]\n.", "limits = {[]\nlimits.connections = 7\n", "limits = {\nlimits.connections = 7\n"]
+        {
+            let layers = load(text, &[]);
+            let places: Vec<&str> = layers.problems.iter().map(|it| it.place.as_str()).collect();
+            assert!(
+                !places.is_empty() && places.iter().all(|it| ["c.toml:1", "c.toml:2"].contains(it)),
+                "{places:?}"
+            );
+        }
+    }
+
     #[test]
     fn the_environment_wins_over_the_file() {
         let file = "[limits]\nconnections = 7\n";
