@@ -161,10 +161,17 @@ impl Node {
         (known.is_admitted && !known.is_over).then_some(known.client)
     }
 
-    fn send(&mut self, place: Place, message: &Value) {
-        if let Some(client) = self.who(place) {
-            self.net.send(client, &message.to_string());
+    fn send(&mut self, place: Place, mut message: Value) {
+        let Some(client) = self.who(place) else { return };
+        // What has no id while the path's subscription is awaited can only be its answer.
+        if self.is_path_awaited(place) && message["id"].is_null() {
+            message["id"] = json!(0);
         }
+        self.net.send(client, &message.to_string());
+    }
+
+    fn is_path_awaited(&self, place: Place) -> bool {
+        self.clients.get(&self.place(place)).is_some_and(|known| known.path.is_some())
     }
 
     fn step(&mut self, step: &Step) {
@@ -179,27 +186,30 @@ impl Node {
             }
             Step::Subscribe { place, names, is_text } => {
                 let id = if *is_text { json!("s") } else { json!(1) };
-                self.send(*place, &json!({"type": "subscribe", "id": id, "channels": channels(names)}));
+                self.send(*place, json!({"type": "subscribe", "id": id, "channels": channels(names)}));
             }
             Step::Unsubscribe { place, names } => {
-                self.send(*place, &json!({"type": "unsubscribe", "channels": channels(names)}));
+                self.send(*place, json!({"type": "unsubscribe", "channels": channels(names)}));
             }
             Step::Publish { place, channel, options } => {
                 let message = self.publish(json!({"channel": name(*channel)}), *options);
-                self.send(*place, &message);
+                self.send(*place, message);
             }
             Step::Direct { place, to, options } => {
                 let to: Vec<String> = to.iter().take(4).map(|it| format!("p{}", it % 4)).collect();
                 let message = self.publish(json!({"to": to}), *options);
-                self.send(*place, &message);
+                self.send(*place, message);
             }
             Step::Batch { place, channels } => self.batch(*place, channels),
             Step::Raw { place, text } => {
-                if let Some(client) = self.who(*place).filter(|_| is_of_no_other_step(text)) {
+                if let Some(client) = self.who(*place)
+                    && is_of_no_other_step(text)
+                    && !self.is_path_awaited(*place)
+                {
                     self.net.send(client, text);
                 }
             }
-            Step::Other { place, kind, channel } => self.send(*place, &other(*kind, name(*channel))),
+            Step::Other { place, kind, channel } => self.send(*place, other(*kind, name(*channel))),
             Step::Move { is_request, from, to } => {
                 let class = if *is_request { Class::Request } else { Class::Deliver };
                 self.net.step_one(class, u16::from(*from) % self.shards, u16::from(*to) % self.shards);
@@ -259,11 +269,11 @@ impl Node {
 
     /// As the shard unrolls it.
     fn batch(&mut self, place: Place, channels: &[u8]) {
-        let Some((shard, key)) = self.who(place) else { return };
+        let Some((shard, _)) = self.who(place) else { return };
         self.net.hubs[usize::from(shard)].begin_batch();
         for channel in channels.iter().take(8) {
             let message = self.publish(json!({"channel": name(*channel)}), channel >> 3);
-            self.net.send((shard, key), &message.to_string());
+            self.send(place, message);
         }
         self.net.hubs[usize::from(shard)].end_batch();
     }
@@ -342,6 +352,7 @@ impl Known {
                 self.path.take_if(|path| *path == channel);
             }
             Some("unsubscribed") => {
+                self.path.take_if(|path| *path == channel);
                 self.subscribed.remove(&channel);
             }
             Some("message" | "broadcast") => self.got(&message, &channel),
