@@ -4,6 +4,9 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exhausted;
 
+/// Bytes of a new buffer; it doubles with what arrives.
+const FIRST_BYTES: usize = 1024;
+
 /// Buffers of one shard's unfinished messages.
 ///
 /// A connection owns a buffer only while a message of it is unfinished. Buffers grow with what arrives, never with
@@ -18,7 +21,7 @@ pub struct AssemblyPool {
 }
 
 impl AssemblyPool {
-    /// A pool that keeps up to `buffers_max` unused buffers of `buffer_bytes`, and lends at most `bytes_max` bytes.
+    /// A pool that keeps up to `buffers_max` unused buffers of up to twice `buffer_bytes`, and lends at most `bytes_max` bytes.
     pub fn new(buffer_bytes: usize, buffers_max: usize, bytes_max: usize) -> Self {
         Self { free: Vec::new(), buffer_bytes, buffers_max, bytes_max, in_use: 0 }
     }
@@ -37,12 +40,14 @@ impl AssemblyPool {
             Some(lent) => lent,
             None => {
                 let room = self.bytes_max.saturating_sub(self.in_use);
-                if self.buffer_bytes > room {
+                if bytes.len() > room {
                     return Err(Exhausted);
                 }
-                // Near the bound a buffer that grew is too much.
+                // Near the bound a buffer that grew is too much. A new one is small: whoever sends one byte of a
+                // message holds little more than that.
                 let free = self.free.pop().filter(|buffer| buffer.capacity() <= room);
-                let lent = free.unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes));
+                let first_bytes = bytes.len().max(FIRST_BYTES.min(self.buffer_bytes)).min(room);
+                let lent = free.unwrap_or_else(|| Vec::with_capacity(first_bytes));
                 self.in_use += lent.capacity();
                 buffer.insert(lent)
             }
@@ -89,6 +94,22 @@ mod tests {
         assert_eq!(pool.append(&mut one, &[1; 24]), Ok(()));
         assert_eq!(one.as_ref().map(Vec::len), Some(64));
         pool.give_back(&mut one);
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn a_byte_of_a_message_holds_little_memory() {
+        let mut pool = AssemblyPool::new(64 << 10, 64, 1 << 20);
+        let mut buffers: Vec<Option<Vec<u8>>> = vec![None; 1_000];
+        for buffer in &mut buffers {
+            assert_eq!(pool.append(buffer, b"{"), Ok(()), "a thousand of them are far below the bound");
+        }
+        let (mut first, mut rest) = (buffers.swap_remove(0), buffers);
+        for _ in 0..20_000 {
+            assert_eq!(pool.append(&mut first, b"0"), Ok(()));
+        }
+        assert!(pool.bytes_in_use() <= 1 << 20);
+        rest.iter_mut().chain([&mut first]).for_each(|buffer| pool.give_back(buffer));
         assert_eq!(pool.bytes_in_use(), 0);
     }
 }
