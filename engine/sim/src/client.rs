@@ -289,7 +289,7 @@ impl Client {
             End::Own => 3,
         };
         town.trace.note("end", &[u64::from(session.serial), code]);
-        let is_sent_away = town.is_draining && *end == End::Closed(1001);
+        let is_sent_away = town.is_draining && *end == End::Closed(1001) && !session.is_deaf;
         town.oracle.ended(session.serial, is_sent_away);
         town.books[session.shard].ended(end, session.is_established);
         let link: LinkId = session.link;

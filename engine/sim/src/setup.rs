@@ -49,6 +49,8 @@ pub struct Setup {
     pub busy_ticks: u64,
     /// How the run ends.
     pub ending: Ending,
+    /// Whether one shard stands still when a drain begins.
+    pub has_laggard: bool,
 }
 
 /// How a run ends.
@@ -65,7 +67,12 @@ impl Setup {
     pub fn of(seed: u64, ticks: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shards = [1, 2, 2, 3, 4][rng.usize(..5)];
-        let clients = rng.usize(20..200);
+        // Small towns are quick, and what few do is rarely covered up by others.
+        let clients = match rng.u32(..4) {
+            0 => rng.usize(2..12),
+            1 => rng.usize(12..40),
+            _ => rng.usize(40..200),
+        };
         let has_tiny_rings = shards > 1 && rng.u32(..3) > 0;
         let is_tight = rng.u32(..3) == 0;
         let one_in = rates(&mut rng);
@@ -108,7 +115,8 @@ impl Setup {
             habits,
             notices_resets_while_paused: rng.bool(),
             busy_ticks: rng.u64(500..8_000),
-            ending: if rng.u32(..3) == 0 { Ending::DrainUnderLoad } else { Ending::EverybodyLeaves },
+            ending: if rng.bool() { Ending::DrainUnderLoad } else { Ending::EverybodyLeaves },
+            has_laggard: shards > 1 && rng.bool(),
         }
     }
 }
@@ -146,9 +154,11 @@ fn rings(rng: &mut fastrand::Rng, is_tiny: bool) -> RingConfig {
     }
     let inline_bytes = rng.usize(400..1_500);
     let least = 4 * (inline_bytes + 4);
+    // Where one class has room and the other has not, one can run ahead of the other.
+    let spare = |rng: &mut fastrand::Rng| if rng.u32(..4) == 0 { 100_000 } else { rng.usize(..4_000) };
     RingConfig {
-        request_bytes: least + rng.usize(..4_000),
-        deliver_bytes: least + rng.usize(..4_000),
+        request_bytes: least + spare(rng),
+        deliver_bytes: least + spare(rng),
         spill_bytes: rng.usize(100..8_000),
         inline_bytes,
     }

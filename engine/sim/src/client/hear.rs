@@ -132,6 +132,7 @@ impl Client {
         }
         if session.stage == Stage::Silent {
             // It keeps no books any more; what is on its way still comes.
+            session.is_deaf = true;
             return Ok(());
         }
         match heard.kind {

@@ -95,6 +95,8 @@ pub(super) struct Session {
     pub(super) did_wrong: bool,
     pub(super) has_vanished: bool,
     pub(super) has_said_close: bool,
+    /// It keeps no books any more, and something came.
+    pub(super) is_deaf: bool,
     /// `connection_established` came.
     pub(super) is_established: bool,
     /// The server's close frame came, with this code: nothing may follow it.
