@@ -70,12 +70,16 @@ impl Hub {
         if let Some(excluded) = written.exclude.and_then(|conn| self.members.find_mut(conn)) {
             excluded.chosen_for = self.choices;
         }
+        // The message is not for who is left out, but the news of its epoch is.
+        let mut untold = written.reborn.and(written.exclude);
         let exact = self.channels.exact.find(written.hash, written.target);
         let exact = exact.map(|slot| (slot, false));
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
             let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
             let Some(channel) = registry.get(slot) else { continue };
             let delivery = self.delivery(channel.rule, written);
+            // Whoever subscribed by name knows the epoch from the answer.
+            untold.take_if(|conn| !is_pattern && channel.subscribers.contains(conn));
             let mut start = fx.recipients.len();
             for conn in &channel.subscribers {
                 if let Some(member) = self.members.find_mut(*conn)
@@ -92,11 +96,13 @@ impl Hub {
             if is_pattern && let Some((epoch, offset)) = written.reborn {
                 // Told under the message's own policy, or it might be overtaken.
                 let end = fx.recipients.len();
+                fx.recipients.extend(untold.take_if(|conn| channel.subscribers.contains(conn)));
                 push(fx, start, delivery, |out| {
                     event::subscribed(out, None, written.target, Some((epoch.text(), offset)));
                 });
+                let told = fx.recipients.len();
                 fx.recipients.extend_from_within(start..end);
-                start = end;
+                start = told;
             }
             self.push_variants(fx, start, written, pattern, delivery);
         }

@@ -491,6 +491,25 @@ fn an_epoch_that_begins_anew_is_announced_to_who_is_subscribed_by_a_pattern() {
 }
 
 #[test]
+fn an_epoch_that_begins_with_a_message_without_echo_is_announced_to_its_publisher_too() {
+    for (shards, seed) in [(1, 1), (3, 2), (3, 3), (3, 4)] {
+        let mut net = Net::new(shards, seed, HubLimits { idle_channels: 2, ..unlimited() });
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join(last_shard(&net), 1, "bob"));
+        net.ask(ann, r#"{"type":"subscribe","channel":"conversation:*"}"#);
+        for channel in 0..=40 {
+            net.ask(bob, &format!(r#"{{"type":"publish","channel":"conversation:{channel}","payload":1}}"#));
+        }
+        net.take(ann);
+        let silent = r#"{"type":"publish","channel":"conversation:0","echo":false,"payload":1}"#;
+        let mut heard = net.ask(ann, silent);
+        net.ask(bob, r#"{"type":"publish","channel":"conversation:0","payload":1}"#);
+        heard.extend(net.take(ann));
+        assert_eq!(kinds(&heard), ["subscribed", "message"], "{heard:?}");
+        assert_eq!((&heard[0]["epoch"], &heard[1]["offset"]), (&heard[1]["epoch"], &json!(2)));
+    }
+}
+
+#[test]
 fn the_messages_of_a_batch_name_no_more_than_one_message_may() {
     nodes(|net| {
         let ann = net.join(0, 0, "ann");
