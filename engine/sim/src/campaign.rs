@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::chaos::{Fault, FaultCounts};
+use crate::client::deeds::DeedCounts;
 use crate::run::run;
 use crate::setup::Setup;
 use crate::world::Outcome;
@@ -42,6 +43,8 @@ pub struct Totals {
     pub settled: u64,
     /// How often each fault struck.
     pub faults: FaultCounts,
+    /// How often clients did what they can do.
+    pub deeds: DeedCounts,
 }
 
 impl Campaign {
@@ -87,6 +90,7 @@ impl Totals {
         self.accepted += outcome.accepted;
         self.connections += outcome.connections;
         self.settled += outcome.settled;
+        self.deeds.add(&outcome.deeds);
         for (sum, count) in self.faults.iter_mut().zip(outcome.faults) {
             *sum += count;
         }
@@ -99,14 +103,15 @@ impl Totals {
             .map(|fault| format!("{} {}", fault.name(), self.faults[*fault as usize]))
             .collect();
         format!(
-            "{} runs, {} ticks, {} deliveries, {} publishes answered, {} connections, all checked {} times\nfaults: {}",
+            "{} runs, {} ticks, {} deliveries, {} publishes answered, {} connections, all checked {} times\nfaults: {}\ndeeds: {}",
             self.runs,
             self.ticks,
             self.deliveries,
             self.accepted,
             self.connections,
             self.settled,
-            faults.join(", ")
+            faults.join(", "),
+            self.deeds.report()
         )
     }
 }

@@ -4,7 +4,15 @@
 //! is never closed.
 
 mod act;
+mod answer;
+mod connect;
+pub mod deeds;
 mod hear;
+mod leave;
+mod ledger;
+mod publish;
+mod requests;
+mod rude;
 mod session;
 mod wire;
 
@@ -17,11 +25,15 @@ use crate::net::{LinkId, Net};
 use crate::oracle::{Check, Checked, Failure, Oracle, Serial};
 use crate::trace::Trace;
 
+use deeds::{Deed, DeedCounts};
 pub use session::Reading;
 use session::{Session, Stage};
 
 /// Messages of one batch at most.
 pub const BATCH_MESSAGES_MAX: usize = 7;
+
+/// Messages of a batch that is long, and has no large ones.
+pub const LONG_BATCH_MESSAGES: usize = 40;
 
 /// What a client tends to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,8 +67,22 @@ pub struct Habits {
     pub burst: u32,
     /// Bytes of a large payload.
     pub large_bytes: usize,
-    /// Subscriptions of one connection at most.
+    /// Subscriptions of one connection that a client wants at most, and that it may have.
     pub subscriptions_max: usize,
+    /// See `subscriptions_max`.
+    pub subscriptions_limit: usize,
+    /// Bytes and fragments of one message at most, and how deep it may be nested.
+    pub message_bytes: usize,
+    /// See `message_bytes`.
+    pub fragments_max: u32,
+    /// See `message_bytes`.
+    pub json_depth: usize,
+    /// Whether `/ws/echo` is there.
+    pub has_echo: bool,
+    /// Whether addresses and participants may have a few connections only.
+    pub limits_who: bool,
+    /// How many clients share an address.
+    pub clients_per_ip: u32,
     /// Whether the server may find a client slow although it reads at once: outboxes are small or sends are late.
     pub is_tight: bool,
     /// Whether handshakes may be refused for lack of room.
@@ -76,6 +102,8 @@ pub struct Town {
     pub oracle: Oracle,
     /// All that happens.
     pub trace: Trace,
+    /// How often clients did what they can do.
+    pub deeds: DeedCounts,
     /// The names in use.
     pub names: Rc<Names>,
     /// How clients behave.
@@ -134,15 +162,15 @@ impl Client {
     /// A client that is not connected yet.
     pub fn new(seed: u64, index: u32, temper: Temper, names: &Names) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(index).wrapping_mul(0xd6e8_feb8_6659_fd93));
-        let participant = index as usize % names.participants.len();
+        let participant = index as usize % names.developers;
         let until_us = rng.u64(..2_000);
         Self { index, rng, temper, participant, state: State::Down { until_us }, was_lost: false }
     }
 
-    /// The connection's number, while there is one.
+    /// The connection's number, while there is one that can be told something.
     pub fn serial(&self) -> Option<Serial> {
         match &self.state {
-            State::Up(session) => Some(session.serial),
+            State::Up(session) => Some(session.serial).filter(|_| session.reading != Reading::Deaf),
             State::Down { .. } => None,
         }
     }
@@ -159,13 +187,17 @@ impl Client {
     pub fn is_still(&self, net: &mut Net) -> bool {
         let State::Up(session) = &self.state else { return true };
         let link = net.at(session.link);
+        if session.reading == Reading::Deaf {
+            return !link.down.reset && !link.down.fin;
+        }
         session.outbox.is_empty()
             && link.up.is_empty()
             && link.down.is_empty()
             && !link.down.reset
             && !link.down.fin
-            && session.asks.is_empty()
-            && (session.stage == Stage::Open || session.stage == Stage::Silent)
+            && session.ledger.is_empty()
+            && session.echoes_due.is_empty()
+            && session.stage == Stage::Open
     }
 
     /// Whether it waits for the server, with nothing under way: only a client that did wrong or says goodbye may have
@@ -173,8 +205,10 @@ impl Client {
     pub fn is_let_down(&self, town: &mut Town) -> bool {
         let State::Up(session) = &self.state else { return false };
         let may_wait = match session.stage {
-            Stage::Handshake => session.did_wrong || town.habits.is_crowded,
-            Stage::Greeting | Stage::Open => session.did_wrong,
+            Stage::Opening => {
+                session.status_due.is_some() || town.habits.is_crowded || town.habits.limits_who
+            }
+            Stage::Open => false,
             Stage::Closing | Stage::Silent => true,
         };
         let link = town.net.at(session.link);
@@ -198,7 +232,7 @@ impl Client {
             session.outbox.len(),
             link.up.len(),
             link.down.len(),
-            session.asks.values().take(3).collect::<Vec<_>>()
+            session.ledger.examples()
         )
     }
 
@@ -248,8 +282,11 @@ impl Client {
         if let State::Up(session) = &mut self.state
             && session.stage != Stage::Closing
         {
+            if session.reading == Reading::Deaf {
+                return;
+            }
             if session.stage == Stage::Open && self.rng.bool() {
-                session.say_close(1000, &mut self.rng);
+                session.say_close(Some(1000), "", &mut self.rng);
             } else {
                 town.net.at(session.link).up.fin = true;
                 session.stage = Stage::Closing;
@@ -260,7 +297,7 @@ impl Client {
 
     fn connect(&mut self, town: &mut Town) {
         let shard = self.rng.usize(..town.net.doors.len());
-        let ip = 0x0a00_0000 + self.index;
+        let ip = 0x0a00_0000 + self.index / town.habits.clients_per_ip;
         let Some(link) = town.net.connect(shard, ip) else {
             self.state = State::Down { until_us: town.now_us + 50_000 };
             return;
@@ -270,14 +307,29 @@ impl Client {
         }
         town.serials += 1;
         town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
-        let mut session = Session::new(link, town.serials, self.participant, town.names.channels.len());
-        session.shard = shard;
+        let mut session = Session { link, serial: town.serials, shard, ..Session::default() };
         town.books[shard].sessions += 1;
         session.is_byte_by_byte = self.temper == Temper::SlowWriter && town.chaos.strikes(Fault::ByteByByte);
-        let name = &town.names.participants[self.participant];
-        let is_bad = self.temper == Temper::Rude && town.chaos.strikes(Fault::BadHandshake);
-        session.ask_handshake(name, is_bad, &mut self.rng);
+        self.ask_handshake(&mut session, town);
+        if self.temper == Temper::Flighty && session.said_close.is_none() && self.rng.u32(..12) == 0 {
+            self.leave_early(&mut session, town);
+        }
         self.state = State::Up(Box::new(session));
+    }
+
+    /// Notes the end for the shard's book, as far as that was the server's doing.
+    fn close_book(&self, session: &Session, end: &End, town: &mut Town) {
+        let book = &mut town.books[session.shard];
+        book.loose_ends += u64::from(session.ledger.lost_count || session.is_deaf);
+        if session.is_deaf {
+            return;
+        }
+        let is_own_doing = match *end {
+            End::Closed(code) => session.said_close == Some(code),
+            End::Refused(_) => session.kind.probe.is_some(),
+            _ => false,
+        };
+        book.ended(if is_own_doing { &End::Fin } else { end }, session.is_established);
     }
 
     /// The connection is over: was that right?
@@ -289,9 +341,9 @@ impl Client {
             End::Own => 3,
         };
         town.trace.note("end", &[u64::from(session.serial), code]);
-        let is_sent_away = town.is_draining && *end == End::Closed(1001) && !session.is_deaf;
+        let is_sent_away = town.is_draining && *end == End::Closed(1001) && !session.is_unheard;
         town.oracle.ended(session.serial, is_sent_away);
-        town.books[session.shard].ended(end, session.is_established);
+        self.close_book(session, end, town);
         let link: LinkId = session.link;
         if !town.net.at(link).has_vanished {
             town.net.at(link).client_gone = true;
@@ -299,6 +351,14 @@ impl Client {
         }
         town.net.sweep(link);
         self.was_lost = *end != End::Own || session.has_vanished;
+        match end {
+            End::Refused(status) if session.status_due == Some(*status) => {
+                town.deeds.did(Deed::RefusedForCause);
+            }
+            End::Refused(200) => town.deeds.did(Deed::Probe),
+            End::Refused(429) => town.deeds.did(Deed::ConnectionLimit),
+            _ => {}
+        }
         self.state = State::Down { until_us: town.now_us + self.rng.u64(100..20_000) };
         if session.may_end(end, town) {
             return Ok(());

@@ -51,8 +51,8 @@ impl Host {
         let policy = Policy {
             prefix: String::new(),
             mode: Mode::Development,
-            demo_endpoint: false,
-            echo: false,
+            demo_endpoint: true,
+            echo: setup.habits.has_echo,
             allowed_origins: Vec::new(),
         };
         let config = ShardConfig { shard, shards, policy, limits: setup.limits.clone() };

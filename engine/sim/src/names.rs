@@ -1,4 +1,4 @@
-//! The channels, patterns and participants that clients of a run use.
+//! The channels, patterns and participants that clients of a run use, and who may do what with them.
 
 /// What the namespace of a channel promises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,15 @@ pub struct Channel {
 /// An index into [`Names::channels`].
 pub type ChannelIndex = u16;
 
+/// Whoever connects: what the contract lets it do depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// Its participant's name.
+    pub name: &'a str,
+    /// Whether it came by `/ws/demo`.
+    pub is_demo: bool,
+}
+
 /// All names of a run.
 #[derive(Clone, Debug)]
 pub struct Names {
@@ -34,12 +43,17 @@ pub struct Names {
     pub prefixes: Vec<String>,
     /// How many of `channels` may be subscribed to.
     pub open: usize,
-    /// Participants.
+    /// Participants, those of the demo last.
     pub participants: Vec<String>,
+    /// How many of them are not of the demo.
+    pub developers: usize,
 }
 
+/// Participants of the demo.
+const DEMO_MAX: usize = 6;
+
 impl Names {
-    /// `rooms` channels of each class that may be subscribed to, and `participants` inboxes.
+    /// `rooms` channels of each class that may be subscribed to, and `participants` inboxes, those of the demo apart.
     pub fn new(rooms: usize, participants: usize) -> Self {
         let mut channels = Vec::new();
         for room in 0..rooms {
@@ -48,15 +62,21 @@ impl Names {
             channels.push(Channel { name: format!("room{half}{room}"), class: Class::Dropping });
             channels.push(Channel { name: format!("metrics:{half}{room}"), class: Class::Conflating });
         }
+        for name in ["agent:a0", "user:p0", "user:demo:d0"] {
+            channels.push(Channel { name: name.to_owned(), class: Class::Numbered });
+        }
         let open = channels.len();
         channels.push(Channel { name: "system".to_owned(), class: Class::Numbered });
-        let participants: Vec<String> = (0..participants).map(|index| format!("p{index}")).collect();
+        let demo = participants.min(DEMO_MAX);
+        let names = (0..participants).map(|index| format!("p{index}"));
+        let participants: Vec<String> =
+            names.chain((0..demo).map(|index| format!("demo:d{index}"))).collect();
         for name in &participants {
             channels.push(Channel { name: name.clone(), class: Class::Inbox });
         }
-        let prefixes =
-            ["conversation:", "conversation:a", "metrics:", "metrics:b"].map(str::to_owned).to_vec();
-        Self { channels, prefixes, open, participants }
+        let prefixes = ["conversation:", "conversation:a", "metrics:", "metrics:b", "agent:", "user:"];
+        let developers = participants.len() - demo;
+        Self { channels, prefixes: prefixes.map(str::to_owned).to_vec(), open, participants, developers }
     }
 
     /// `system`, which everybody gets.
@@ -79,5 +99,35 @@ impl Names {
     pub fn covers(&self, prefix: usize, channel: ChannelIndex) -> bool {
         usize::from(channel) < self.open
             && self.channels[usize::from(channel)].name.starts_with(&self.prefixes[prefix])
+    }
+
+    /// Whether somebody may subscribe to a channel (the contract, section 6).
+    pub fn may_subscribe(&self, who: Who<'_>, channel: ChannelIndex) -> bool {
+        match self.channels[usize::from(channel)].name.split_once(':') {
+            Some(("user", owner)) => owner == who.name,
+            Some(("agent", _)) => !who.is_demo,
+            _ => true,
+        }
+    }
+
+    /// Whether somebody may subscribe to all channels with a prefix: of `user:`, nobody may.
+    pub fn may_subscribe_prefix(&self, who: Who<'_>, prefix: usize) -> bool {
+        match self.prefixes[prefix].as_str() {
+            "user:" => false,
+            "agent:" => !who.is_demo,
+            _ => true,
+        }
+    }
+
+    /// Whether somebody may publish to a channel or a participant: developers stand for backends.
+    pub fn may_publish(&self, who: Who<'_>, channel: ChannelIndex) -> bool {
+        let Channel { name, class } = &self.channels[usize::from(channel)];
+        match name.split_once(':') {
+            _ if !who.is_demo => true,
+            _ if *class == Class::Inbox || channel == self.system() => false,
+            Some(("user", owner)) => owner == who.name,
+            Some(("agent", _)) => false,
+            _ => true,
+        }
     }
 }

@@ -115,14 +115,16 @@ impl Oracle {
         Self { names, truths, views, parted, clock: 0, missed: 0, changes: 0, delivered: 0, accepted: 0 }
     }
 
-    /// A connection past its handshake, of this participant.
-    pub fn established(&mut self, serial: Serial, participant: usize) {
+    /// A connection past its handshake, of this participant if others know its name.
+    pub fn established(&mut self, serial: Serial, participant: Option<usize>) {
         self.clock += 1;
         let mut view = View::new(self.names.channels.len(), self.names.prefixes.len(), self.clock);
         // Everybody has these without asking.
         self.changes += 1;
         view.subscribed(self.names.system(), self.clock);
-        view.subscribed(self.names.inbox(participant), self.clock);
+        if let Some(participant) = participant {
+            view.subscribed(self.names.inbox(participant), self.clock);
+        }
         self.views.insert(serial, view);
     }
 

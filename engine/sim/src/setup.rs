@@ -81,15 +81,27 @@ impl Setup {
             .any(|fault| one_in[*fault as usize] > 0);
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
         let jumps = one_in[Fault::ClockJump as usize] > 0;
-        let limits = limits(&mut rng, is_tight, table);
+        let mut limits = limits(&mut rng, is_tight, table);
+        let is_small = rng.u32(..8) == 0;
+        if is_small {
+            limits.connections = rng.usize(1..clients);
+        }
+        let hub_limits = hub_limits(&mut rng);
         let habits = Habits {
             idle: rng.u32(1..30),
             burst: rng.u32(1..12),
             large_bytes: [100, 1_000, 9_000, 70_000][rng.usize(..4)],
             subscriptions_max: rng.usize(1..20),
             is_tight: is_tight || is_late,
-            is_crowded: table < clients * 4,
+            is_crowded: is_small || table < clients * 4,
             jumps,
+            subscriptions_limit: hub_limits.subscriptions_per_connection as usize,
+            message_bytes: limits.message_bytes,
+            fragments_max: limits.message_fragments,
+            json_depth: limits.json_depth,
+            has_echo: rng.u32(..3) == 0,
+            limits_who: hub_limits.connections_per_ip > 0,
+            clients_per_ip: rng.u32(1..6),
         };
         Self {
             seed,
@@ -100,12 +112,7 @@ impl Setup {
             rooms: rng.usize(1..8),
             participants: rng.usize(1..=clients),
             rings: rings(&mut rng, has_tiny_rings),
-            hub_limits: HubLimits {
-                connections_per_participant: 0,
-                connections_per_ip: 0,
-                subscriptions_per_connection: 50,
-                idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
-            },
+            hub_limits,
             limits,
             buffers: if rng.u32(..3) == 0 { (rng.usize(1..8), rng.usize(16..400)) } else { (1024, 4096) },
             table,
@@ -161,6 +168,17 @@ fn rings(rng: &mut fastrand::Rng, is_tiny: bool) -> RingConfig {
         deliver_bytes: least + spare(rng),
         spill_bytes: rng.usize(100..8_000),
         inline_bytes,
+    }
+}
+
+/// Limits per address and participant are on in some runs only; so are few subscriptions.
+fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
+    let limits_who = rng.u32(..5) == 0;
+    HubLimits {
+        connections_per_participant: if limits_who { rng.u32(1..4) } else { 0 },
+        connections_per_ip: if limits_who { rng.u32(1..5) } else { 0 },
+        subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { 50 },
+        idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
     }
 }
 

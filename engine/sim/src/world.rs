@@ -17,6 +17,7 @@ use audit::Statement;
 
 use crate::books::Book;
 use crate::chaos::{Chaos, Fault, FaultCounts};
+use crate::client::deeds::DeedCounts;
 use crate::client::{Client, Town};
 use crate::host::{Host, State};
 use crate::names::Names;
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub settled: u64,
     /// How often each fault struck.
     pub faults: FaultCounts,
+    /// How often clients did what they can do.
+    pub deeds: DeedCounts,
     /// The promise that was broken.
     pub failure: Option<Failure>,
     /// The last that happened, where lines were kept.
@@ -99,6 +102,7 @@ impl World {
             chaos: Chaos::new(setup.seed, setup.one_in),
             oracle: Oracle::new(Rc::clone(&names)),
             trace: Trace::new(lines),
+            deeds: DeedCounts::default(),
             names,
             habits: setup.habits,
             now_us: 0,
@@ -133,6 +137,7 @@ impl World {
             connections: u64::from(self.town.serials),
             settled: self.settled,
             faults: self.town.chaos.counts(),
+            deeds: self.town.deeds.clone(),
             failure,
             lines: self.town.trace.lines().map(str::to_owned).collect(),
         }

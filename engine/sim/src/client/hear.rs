@@ -1,37 +1,56 @@
 //! What a client hears: the handshake's response, frames, messages.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::act::{checksum, pad_of};
-use super::session::{Ask, Session, Stage};
-use super::{Client, End, Town, wire};
+use super::deeds::Deed;
+use super::publish::{checksum, iso, pad_of};
+use super::session::{Session, Stage};
+use super::{Client, End, Town, answer, wire};
 use crate::oracle::{Check, Checked, Failure, Seen};
 
 /// Any message of the server.
 #[derive(Debug, Deserialize)]
-struct Heard<'a> {
+pub(super) struct Heard<'a> {
     #[serde(rename = "type")]
-    kind: &'a str,
-    id: Option<u64>,
-    channel: Option<&'a str>,
+    pub(super) kind: &'a str,
+    #[serde(borrow)]
+    pub(super) id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) channel: Option<Cow<'a, str>>,
     pattern: Option<&'a str>,
     to: Option<&'a str>,
-    epoch: Option<&'a str>,
-    offset: Option<u64>,
+    event: Option<&'a str>,
+    publisher: Option<&'a str>,
+    priority: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) timestamp: Option<&'a RawValue>,
+    pub(super) epoch: Option<&'a str>,
+    pub(super) offset: Option<u64>,
     payload: Option<Payload<'a>>,
     #[serde(borrow)]
-    result: Option<Position<'a>>,
-    code: Option<&'a str>,
+    pub(super) result: Option<Position<'a>>,
     #[serde(borrow)]
-    message: Option<Cow<'a, str>>,
+    pub(super) error: Option<Refusal<'a>>,
+    pub(super) code: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) message: Option<Cow<'a, str>>,
+    participant: Option<&'a str>,
+    max_message_bytes: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Position<'a> {
-    epoch: &'a str,
-    offset: u64,
+pub(super) struct Position<'a> {
+    pub(super) epoch: &'a str,
+    pub(super) offset: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Refusal<'a> {
+    pub(super) code: &'a str,
 }
 
 /// What clients publish.
@@ -39,21 +58,27 @@ struct Position<'a> {
 struct Payload<'a> {
     /// The publisher's connection.
     by: u32,
-    /// Its message's number on this channel.
+    /// Its message's number on this channel, or on the first of several.
     n: u32,
+    /// Its number for each recipient of a list.
+    #[serde(borrow)]
+    ns: Option<BTreeMap<&'a str, u32>>,
     /// Whether it has no offset of its own.
     e: bool,
     /// A checksum of the two.
     sum: u32,
     pad: Option<&'a str>,
+    /// What was said of it: event, publisher, priority, time.
+    ev: Option<&'a str>,
+    who: Option<&'a str>,
+    pr: Option<&'a str>,
+    t: Option<u64>,
 }
 
 impl Client {
     /// Takes all that is complete.
     pub(super) fn hear(&mut self, session: &mut Session, town: &mut Town) -> Result<Option<End>, Failure> {
-        if session.stage == Stage::Handshake
-            || session.heard == 0 && !session.inbox.is_empty() && is_http(session)
-        {
+        if !session.is_upgraded {
             return handshake(session);
         }
         let inbox = std::mem::take(&mut session.inbox);
@@ -81,8 +106,12 @@ impl Client {
         opcode: u8,
         payload: &[u8],
     ) -> Result<Option<End>, Failure> {
+        let keeps_books = session.stage != Stage::Silent;
         match opcode {
-            wire::PING if session.stage != Stage::Silent => {
+            wire::PING if session.kind.takes_ping_messages && !session.kind.is_echo => {
+                return Err(Failure::new(Check::Answers, "a ping frame for who wants ping messages"));
+            }
+            wire::PING if keeps_books && session.said_close.is_none() => {
                 wire::write(&mut session.outbox, true, wire::PONG, payload, self.rng.u32(..));
             }
             wire::PING => {}
@@ -92,20 +121,13 @@ impl Client {
                 };
                 session.pongs_due.drain(..=at);
             }
-            wire::CLOSE => {
-                let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
-                session.close_reason =
-                    String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned();
-                session.closed_by = Some(code);
-                if !session.has_said_close {
-                    session.say_close(code, &mut self.rng);
-                    session.write(town, &mut self.rng);
-                }
-            }
+            wire::CLOSE => self.closed(session, town, payload),
+            _ if session.kind.is_echo => echoed(session, town, opcode, payload)?,
+            wire::BINARY => return Err(Failure::new(Check::Content, "a binary frame")),
             _ => {
                 let text = std::str::from_utf8(payload)
                     .map_err(|_| Failure::new(Check::Content, "a text frame that is not UTF-8"))?;
-                self.text(session, town, text).map_err(|failure| Failure {
+                self.heard_text(session, town, text).map_err(|failure| Failure {
                     what: format!("connection {}: {}, in {}", session.serial, failure.what, shortened(text)),
                     ..failure
                 })?;
@@ -114,68 +136,181 @@ impl Client {
         Ok(None)
     }
 
-    fn text(&mut self, session: &mut Session, town: &mut Town, text: &str) -> Checked {
+    /// The server closes, or answers a close frame.
+    fn closed(&mut self, session: &mut Session, town: &mut Town, payload: &[u8]) {
+        let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
+        session.close_reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned();
+        if session.said_close == Some(code) {
+            town.deeds.did(Deed::CloseAnswered);
+        }
+        if session.close_due == Some(code) {
+            town.deeds.did(Deed::ClosedForCause);
+        }
+        if matches!(code, 1013 | 4501) {
+            town.deeds.did(Deed::BrowserRefused);
+        }
+        session.closed_by = Some(code);
+        let has_ended = session.fin_follows || town.net.at(session.link).up.fin;
+        if session.said_close.is_none() && !has_ended {
+            wire::write(&mut session.outbox, true, wire::CLOSE, &code.to_be_bytes(), self.rng.u32(..));
+            session.write(town, &mut self.rng);
+            if session.stage != Stage::Silent {
+                session.stage = Stage::Closing;
+            }
+        }
+    }
+
+    fn heard_text(&mut self, session: &mut Session, town: &mut Town, text: &str) -> Checked {
         let heard: Heard<'_> = serde_json::from_str(text)
             .map_err(|error| Failure::new(Check::Content, format!("no message of the contract: {error}")))?;
-        let is_copy =
-            matches!(heard.kind, "message" | "broadcast") || heard.kind == "subscribed" && heard.id.is_none();
+        let is_message = matches!(heard.kind, "message" | "broadcast");
+        let is_news = session.stage == Stage::Silent && heard.kind == "subscribed" && heard.id.is_none();
+        let is_copy = !session.is_deaf && (is_message || is_news && !session.ledger.lost_count);
         town.books[session.shard].copies += u64::from(is_copy);
-        if session.stage == Stage::Greeting {
-            if heard.kind != "connection_established" {
-                return Err(Failure::new(Check::Steps, "connection_established comes first"));
-            }
-            session.stage = Stage::Open;
-            session.is_established = true;
-            town.books[session.shard].open += 1;
-            town.oracle.established(session.serial, session.participant);
-            return Ok(());
+        if !session.is_established {
+            return established(session, town, &heard);
         }
         if session.stage == Stage::Silent {
             // It keeps no books any more; what is on its way still comes.
-            session.is_deaf = true;
+            session.is_unheard = true;
             return Ok(());
         }
         match heard.kind {
             "message" | "broadcast" => message(session, town, &heard),
-            "subscribed" if heard.id.is_none() => announced(session, town, &heard),
-            "subscribed" | "unsubscribed" | "response" | "pong" => answer(session, town, &heard),
-            "error" => error(session, &heard),
-            "ping" | "reconnect" => Ok(()),
+            "subscribed" => answer::subscribed(session, town, &heard),
+            "unsubscribed" => answer::unsubscribed(session, town, &heard),
+            "response" => answer::response(session, town, &heard),
+            "pong" => {
+                check_time(session, town, &heard, None)?;
+                answer::pong(session, &heard)
+            }
+            "error" => answer::error(session, town, &heard),
+            "ping" => self.ping_message(session, town, &heard),
+            "reconnect" if town.is_draining => Ok(()),
             other => Err(Failure::new(Check::Answers, format!("nobody asked for {other}"))),
         }
     }
-}
 
-fn is_http(session: &Session) -> bool {
-    session.stage == Stage::Closing && session.inbox.starts_with(b"HTTP/1.1 ")
+    fn ping_message(&mut self, session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+        if !session.kind.takes_ping_messages {
+            return Err(Failure::new(Check::Answers, "a ping message for who wants ping frames"));
+        }
+        check_time(session, town, heard, None)?;
+        if session.said_close.is_none() {
+            town.deeds.did(Deed::PingMessageAnswered);
+            let text = [r#"{"type":"pong"}"#, r#"{"type":"pong","timestamp":1}"#][self.rng.usize(..2)];
+            session.message(town, text, &mut self.rng);
+        }
+        Ok(())
+    }
 }
 
 fn handshake(session: &mut Session) -> Result<Option<End>, Failure> {
     let Some(length) = session.inbox.windows(4).position(|it| it == b"\r\n\r\n") else { return Ok(None) };
-    let head = &session.inbox[..length];
-    let status = head.get(9..12).and_then(|it| std::str::from_utf8(it).ok()).and_then(|it| it.parse().ok());
-    match status {
-        Some(101) => {
-            session.heard = length + 4;
-            session.stage = if session.stage == Stage::Handshake { Stage::Greeting } else { session.stage };
-            Ok(None)
-        }
-        Some(status) => Ok(Some(End::Refused(status))),
-        None => Err(Failure::new(Check::Steps, "the handshake's response is no HTTP")),
+    let wrong = |what: String| Failure::new(Check::Steps, format!("connection {}: {what}", session.serial));
+    let head = std::str::from_utf8(&session.inbox[..length])
+        .map_err(|_| wrong("the handshake's response is no text".to_owned()))?;
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let Some(status) = status else {
+        return Err(wrong("the handshake's response is no HTTP".to_owned()));
+    };
+    Client::check_response(session, status, head).map_err(wrong)?;
+    if status != 101 {
+        return Ok(Some(End::Refused(status)));
     }
+    session.heard = length + 4;
+    session.is_upgraded = true;
+    if session.kind.is_echo && session.stage == Stage::Opening {
+        session.stage = Stage::Open;
+    }
+    Ok(None)
+}
+
+fn established(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    if heard.kind != "connection_established" {
+        return Err(Failure::new(Check::Steps, "connection_established comes first"));
+    }
+    let Some(name) = heard.participant else {
+        return Err(Failure::new(Check::Content, "connection_established without a participant"));
+    };
+    let is_right = if session.kind.is_named {
+        name == session.name
+    } else {
+        name.starts_with("demo:") == session.kind.is_demo
+    };
+    if !is_right || heard.max_message_bytes != Some(town.habits.message_bytes) {
+        return Err(Failure::new(Check::Content, "connection_established for somebody else"));
+    }
+    name.clone_into(&mut session.name);
+    session.is_established = true;
+    town.books[session.shard].open += 1;
+    if session.stage == Stage::Opening {
+        session.stage = Stage::Open;
+    }
+    if session.stage != Stage::Silent {
+        town.oracle.established(session.serial, session.participant);
+    }
+    Ok(())
+}
+
+fn echoed(session: &mut Session, town: &mut Town, opcode: u8, payload: &[u8]) -> Checked {
+    if session.stage == Stage::Silent {
+        return Ok(());
+    }
+    match session.echoes_due.pop_front() {
+        Some((sent, bytes)) if sent == opcode && bytes == payload => {
+            town.deeds.did(Deed::Echoed);
+            // Until then it may have been a browser that was refused.
+            if !std::mem::replace(&mut session.is_established, true) {
+                town.books[session.shard].open += 1;
+            }
+            Ok(())
+        }
+        due => {
+            let due = due.map_or(0, |(_, bytes)| bytes.len());
+            let what = format!(
+                "connection {}: {} bytes came back where {due} others were due",
+                session.serial,
+                payload.len()
+            );
+            Err(Failure::new(Check::Content, what))
+        }
+    }
+}
+
+/// The time is there, in the form that was asked for, and the one that was given.
+fn check_time(session: &Session, town: &mut Town, heard: &Heard<'_>, given: Option<u64>) -> Checked {
+    let Some(time) = heard.timestamp.map(RawValue::get) else {
+        return Err(Failure::new(Check::Content, "there is no time"));
+    };
+    let is_right = match (session.kind.is_time_iso, given) {
+        (true, None) => time.len() == 26 && time.starts_with('"') && time.ends_with("Z\""),
+        (true, Some(given)) => time == format!("\"{}\"", iso(given)),
+        (false, None) => time.parse::<u64>().is_ok(),
+        (false, Some(given)) => time == given.to_string(),
+    };
+    if session.kind.is_time_iso {
+        town.deeds.did(Deed::IsoTimeSeen);
+    }
+    if is_right { Ok(()) } else { Err(Failure::new(Check::Content, format!("the time is {time}"))) }
 }
 
 fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
     let (Some(channel), Some(epoch), Some(offset), Some(payload)) =
-        (heard.channel, heard.epoch, heard.offset, &heard.payload)
+        (&heard.channel, heard.epoch, heard.offset, &heard.payload)
     else {
         return Err(Failure::new(Check::Content, "a message lacks a field"));
     };
+    let mut number = payload.n;
     let channel = if channel == "@me" {
-        if heard.to != Some(&town.names.participants[session.participant]) {
+        let Some(participant) = session.participant.filter(|_| heard.to == Some(&*session.name)) else {
             return Err(Failure::new(Check::Subscription, "a message to somebody else"));
+        };
+        if let Some(numbers) = &payload.ns {
+            let missing = || Failure::new(Check::Subscription, "a message to others");
+            number = *numbers.get(&*session.name).ok_or_else(missing)?;
         }
-        town.names.inbox(session.participant)
+        town.names.inbox(participant)
     } else {
         let unknown = || Failure::new(Check::Subscription, "a channel that nobody knows");
         town.names.find(channel).ok_or_else(unknown)?
@@ -185,6 +320,15 @@ fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
     if !is_whole {
         return Err(Failure::new(Check::Content, "the payload is not what was published"));
     }
+    // A hasty publisher without a name did not know its own yet.
+    let is_as_said = payload.ev == heard.event
+        && payload.pr == heard.priority
+        && payload.who == heard.publisher
+        && (heard.kind == "broadcast") == (channel == town.names.system());
+    if !is_as_said {
+        return Err(Failure::new(Check::Content, "event, publisher or priority is not what was published"));
+    }
+    check_time(session, town, heard, payload.t)?;
     let pattern = match heard.pattern {
         None => None,
         Some(text) => {
@@ -196,90 +340,10 @@ fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
         channel,
         pattern,
         position: (epoch, offset),
-        from: (payload.by, payload.n),
+        from: (payload.by, number),
         is_ephemeral: payload.e,
     };
     town.oracle.message(session.serial, &seen)
-}
-
-/// `subscribed` that nobody asked for: a new epoch.
-fn announced(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
-    let channel = heard.channel.and_then(|name| town.names.find(name));
-    match (channel, heard.epoch, heard.offset) {
-        (Some(channel), Some(epoch), Some(offset)) => {
-            town.oracle.announced(session.serial, channel, (epoch, offset))
-        }
-        _ => Err(Failure::new(Check::Answers, "subscribed without a channel and a position")),
-    }
-}
-
-fn answer(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
-    let wrong = |what: &str| Err(Failure::new(Check::Answers, what));
-    let Some(ask) = heard.id.and_then(|id| session.asks.remove(&id)) else {
-        return wrong("an answer to nothing that was asked");
-    };
-    let serial = session.serial;
-    match (heard.kind, ask) {
-        ("response", Ask::Publish { channel, number, is_ephemeral }) => {
-            let Some(position) = &heard.result else { return wrong("a response without a result") };
-            let position = (position.epoch, position.offset);
-            town.oracle.accepted((serial, number), channel, position, is_ephemeral)
-        }
-        ("subscribed", Ask::Subscribe { channel }) => {
-            session.busy[usize::from(channel)] = false;
-            if heard.channel != Some(&town.names.channels[usize::from(channel)].name) {
-                return wrong("another channel was asked for");
-            }
-            if !session.subscribed.contains(&channel) && channel != town.names.system() {
-                session.subscribed.push(channel);
-            }
-            match (heard.epoch, heard.offset) {
-                (Some(epoch), Some(offset)) => town.oracle.subscribed(serial, channel, (epoch, offset)),
-                _ => wrong("subscribed without a position"),
-            }
-        }
-        ("subscribed", Ask::SubscribePattern { prefix }) => {
-            session.busy_prefixes[prefix] = false;
-            if !session.patterns.contains(&prefix) {
-                session.patterns.push(prefix);
-            }
-            town.oracle.pattern_subscribed(serial, prefix);
-            Ok(())
-        }
-        ("unsubscribed", Ask::Unsubscribe { channel }) => {
-            session.busy[usize::from(channel)] = false;
-            session.subscribed.retain(|it| *it != channel);
-            town.oracle.unsubscribed(serial, channel);
-            Ok(())
-        }
-        ("unsubscribed", Ask::UnsubscribePattern { prefix }) => {
-            session.busy_prefixes[prefix] = false;
-            session.patterns.retain(|it| *it != prefix);
-            town.oracle.pattern_unsubscribed(serial, prefix);
-            Ok(())
-        }
-        ("pong", Ask::Ping) => Ok(()),
-        (_, ask) => Err(Failure::new(Check::Answers, format!("this does not answer {ask:?}"))),
-    }
-}
-
-fn error(session: &mut Session, heard: &Heard<'_>) -> Checked {
-    let ask = heard.id.and_then(|id| session.asks.remove(&id));
-    let code = heard.code.unwrap_or_default();
-    match ask {
-        Some(Ask::Wrong) => Ok(()),
-        // Direct messages to who is not there.
-        Some(Ask::Publish { .. }) if code == "NOT_FOUND" => Ok(()),
-        None if heard.id.is_none() && code == "NOT_FOUND" => Ok(()),
-        None if heard.id.is_none() && session.errors_due > 0 => {
-            session.errors_due -= 1;
-            Ok(())
-        }
-        ask => {
-            let why = heard.message.as_deref().unwrap_or_default();
-            Err(Failure::new(Check::Answers, format!("{ask:?} was refused: {code}, {why}")))
-        }
-    }
 }
 
 fn shortened(text: &str) -> &str {

@@ -1,10 +1,13 @@
 //! One connection of a client: bytes in both directions, what was asked, and what it did to deserve its end.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
+use super::connect::Kind;
+use super::deeds::Deed;
+use super::ledger::Ledger;
 use super::{End, Town, wire};
 use crate::chaos::Fault;
-use crate::names::ChannelIndex;
+use crate::names::Who;
 use crate::net::LinkId;
 use crate::oracle::Serial;
 
@@ -14,19 +17,20 @@ const OUTBOX_BYTES_MAX: usize = 64 << 10;
 /// Unanswered requests before a client rests.
 const ASKS_MAX: usize = 128;
 
+/// Invalid messages in a row that end a connection.
+const INVALID_MAX: u8 = 10;
+
 /// Where in its life a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Stage {
-    /// The handshake's response has not come.
+    /// Nothing but the handshake was sent, and perhaps frames behind it.
     #[default]
-    Handshake,
-    /// `connection_established` has not come.
-    Greeting,
+    Opening,
     /// Open.
     Open,
     /// A close frame or FIN was sent.
     Closing,
-    /// It sent FIN or half a frame and waits for its end.
+    /// It did what must end it, keeps no books any more and waits for its end.
     Silent,
 }
 
@@ -40,31 +44,8 @@ pub enum Reading {
     Slowly,
     /// Nothing until then (virtual microseconds).
     StoppedUntil(u64),
-}
-
-/// What a client waits for.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Ask {
-    Publish {
-        channel: ChannelIndex,
-        number: u32,
-        is_ephemeral: bool,
-    },
-    Subscribe {
-        channel: ChannelIndex,
-    },
-    SubscribePattern {
-        prefix: usize,
-    },
-    Unsubscribe {
-        channel: ChannelIndex,
-    },
-    UnsubscribePattern {
-        prefix: usize,
-    },
-    Ping,
-    /// Must be refused.
-    Wrong,
+    /// Nothing until the server has ended the connection.
+    Deaf,
 }
 
 #[derive(Debug, Default)]
@@ -72,33 +53,44 @@ pub(super) struct Session {
     pub(super) link: LinkId,
     pub(super) serial: Serial,
     pub(super) shard: usize,
-    pub(super) participant: usize,
+    pub(super) kind: Kind,
+    /// Its participant's name, and the number of that one's inbox if others know it.
+    pub(super) name: String,
+    pub(super) participant: Option<usize>,
     pub(super) stage: Stage,
+    /// `101` was read; `connection_established` was.
+    pub(super) is_upgraded: bool,
+    pub(super) is_established: bool,
     pub(super) inbox: Vec<u8>,
     /// Bytes of `inbox` that were heard.
     pub(super) heard: usize,
     pub(super) outbox: Vec<u8>,
-    pub(super) asks: BTreeMap<u64, Ask>,
-    pub(super) next_id: u64,
+    pub(super) ledger: Ledger,
     pub(super) reading: Reading,
     pub(super) is_byte_by_byte: bool,
-    /// Names with a request under way: no second one until it is answered.
-    pub(super) busy: Vec<bool>,
-    pub(super) busy_prefixes: Vec<bool>,
-    pub(super) subscribed: Vec<ChannelIndex>,
-    pub(super) patterns: Vec<usize>,
-    /// Requests without an id that must be refused.
-    pub(super) errors_due: usize,
+    /// It went deaf: the server's book no longer counts it.
+    pub(super) is_deaf: bool,
+    /// It keeps no books any more, and something came.
+    pub(super) is_unheard: bool,
     /// Pings that were not answered with a pong yet.
     pub(super) pongs_due: Vec<Vec<u8>>,
+    /// What was sent to `/ws/echo`.
+    pub(super) echoes_due: VecDeque<(u8, Vec<u8>)>,
+    /// Messages in a row that were invalid.
+    pub(super) invalid: u8,
+    /// Levels of nesting around the message in the making: a batch counts as one message for the depth too.
+    pub(super) nesting: usize,
     pub(super) was_slow: bool,
-    pub(super) did_wrong: bool,
+    /// Frames were sent behind a handshake that may be refused.
+    pub(super) is_pipelined: bool,
+    /// What it did must be answered with this status or close code.
+    pub(super) status_due: Option<u16>,
+    pub(super) close_due: Option<u16>,
     pub(super) has_vanished: bool,
-    pub(super) has_said_close: bool,
-    /// It keeps no books any more, and something came.
-    pub(super) is_deaf: bool,
-    /// `connection_established` came.
-    pub(super) is_established: bool,
+    /// A close frame was sent; the code with which it is answered.
+    pub(super) said_close: Option<u16>,
+    /// FIN follows what is still to be written.
+    pub(super) fin_follows: bool,
     /// The server's close frame came, with this code: nothing may follow it.
     pub(super) closed_by: Option<u16>,
     pub(super) close_reason: String,
@@ -111,63 +103,46 @@ impl Default for LinkId {
 }
 
 impl Session {
-    pub(super) fn new(link: LinkId, serial: Serial, participant: usize, channels: usize) -> Self {
-        Self {
-            link,
-            serial,
-            participant,
-            busy: vec![false; channels],
-            busy_prefixes: vec![false; 16],
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn ask_handshake(&mut self, name: &str, is_bad: bool, rng: &mut fastrand::Rng) {
-        let path = format!("/ws/dev?as={name}");
-        if is_bad {
-            self.did_wrong = true;
-            let request = match rng.u32(..5) {
-                0 => "GET /nowhere HTTP/1.1\r\nHost: sim\r\n\r\n".to_owned(),
-                1 => format!("GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\n\r\n"),
-                2 => "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\r\n\r\n".to_owned(),
-                3 => "x".repeat(40_000),
-                _ => format!("GET {path} HTTP/1.1\r\nHost: si"),
-            };
-            self.outbox.extend_from_slice(request.as_bytes());
-            return;
-        }
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        self.outbox.extend_from_slice(request.as_bytes());
+    pub(super) fn who(&self) -> Who<'_> {
+        Who { name: &self.name, is_demo: self.kind.is_demo }
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.outbox.len() < OUTBOX_BYTES_MAX && self.asks.len() < ASKS_MAX
+        self.outbox.len() < OUTBOX_BYTES_MAX && self.ledger.len() + self.echoes_due.len() < ASKS_MAX
     }
 
     /// Moves bytes to the network; whether any moved.
     pub(super) fn write(&mut self, town: &mut Town, rng: &mut fastrand::Rng) -> bool {
         let limit = if self.is_byte_by_byte && !town.is_settling { rng.usize(1..4) } else { usize::MAX };
         let bytes = &self.outbox[..self.outbox.len().min(limit)];
-        if bytes.is_empty() {
-            return false;
-        }
-        let written = town.net.at(self.link).up.write(bytes);
+        let up = &mut town.net.at(self.link).up;
+        let written = if bytes.is_empty() { 0 } else { up.write(bytes) };
         self.outbox.drain(..written);
+        up.fin |= self.fin_follows && self.outbox.is_empty();
         written > 0
     }
 
     /// Takes bytes off the network; whether any came.
     pub(super) fn read(&mut self, town: &mut Town, rng: &mut fastrand::Rng) -> bool {
-        if town.is_settling || matches!(self.reading, Reading::StoppedUntil(until) if town.now_us >= until) {
+        let is_over = match self.reading {
+            Reading::StoppedUntil(until) => town.is_settling || town.now_us >= until,
+            Reading::Slowly => town.is_settling,
+            Reading::Deaf => {
+                let down = &town.net.at(self.link).down;
+                down.fin || down.reset
+            }
+            Reading::All => false,
+        };
+        if is_over {
+            if self.reading == Reading::Deaf {
+                town.deeds.did(Deed::DeafEnded);
+            }
             self.reading = Reading::All;
         }
         let limit = match self.reading {
             Reading::All => usize::MAX,
             Reading::Slowly => rng.usize(1..200),
-            Reading::StoppedUntil(_) => return false,
+            Reading::StoppedUntil(_) | Reading::Deaf => return false,
         };
         if self.heard > 0 {
             self.inbox.drain(..self.heard);
@@ -187,7 +162,7 @@ impl Session {
     /// Whether the stream has ended behind all that was read.
     pub(super) fn end_of_stream(&mut self, town: &mut Town) -> Option<End> {
         let link = town.net.at(self.link);
-        if !link.down.is_empty() || matches!(self.reading, Reading::StoppedUntil(_)) {
+        if !link.down.is_empty() || matches!(self.reading, Reading::StoppedUntil(_) | Reading::Deaf) {
             return None;
         }
         if !link.down.reset && !link.down.fin {
@@ -197,77 +172,148 @@ impl Session {
         Some(self.closed_by.map_or(how, End::Closed))
     }
 
-    pub(super) fn message(&mut self, text: &str, rng: &mut fastrand::Rng) {
-        // Now and then in pieces, with a ping between them.
-        if text.len() > 4 && rng.u32(..16) == 0 {
-            let mut at = rng.usize(1..text.len());
-            while !text.is_char_boundary(at) {
-                at -= 1;
-            }
-            wire::write(&mut self.outbox, false, wire::TEXT, &text.as_bytes()[..at], rng.u32(..));
-            if rng.bool() {
+    /// A message that can be understood.
+    pub(super) fn message(&mut self, town: &mut Town, text: &str, rng: &mut fastrand::Rng) {
+        self.invalid = 0;
+        self.text(town, text, rng);
+    }
+
+    /// A message that counts as one of many in a row, or as several.
+    pub(super) fn invalid_message(
+        &mut self,
+        town: &mut Town,
+        count: u8,
+        text: &str,
+        rng: &mut fastrand::Rng,
+    ) {
+        self.text(town, text, rng);
+        self.counts_as_invalid(town, count);
+    }
+
+    /// So many messages that can't be understood were sent in a row; the tenth must end the connection.
+    pub(super) fn counts_as_invalid(&mut self, town: &mut Town, count: u8) {
+        self.invalid += count;
+        town.deeds.did(if self.invalid < INVALID_MAX { Deed::NineInvalid } else { Deed::TenInvalid });
+        if self.invalid >= INVALID_MAX {
+            self.must_end(1008);
+        }
+    }
+
+    /// From here on it only waits for the server to close it with this code.
+    pub(super) fn must_end(&mut self, code: u16) {
+        self.close_due = Some(code);
+        self.stage = Stage::Silent;
+        self.ledger.clear();
+        self.echoes_due.clear();
+    }
+
+    /// A text message, now and then in pieces.
+    pub(super) fn text(&mut self, town: &mut Town, text: &str, rng: &mut fastrand::Rng) {
+        self.data(town, wire::TEXT, text.as_bytes(), rng);
+    }
+
+    /// A message, now and then in pieces with pings between them.
+    pub(super) fn data(&mut self, town: &mut Town, opcode: u8, bytes: &[u8], rng: &mut fastrand::Rng) {
+        if rng.u32(..16) > 0 {
+            return wire::write(&mut self.outbox, true, opcode, bytes, rng.u32(..));
+        }
+        let pieces_max = town.habits.fragments_max as usize;
+        let pieces = if rng.u32(..4) == 0 { pieces_max } else { rng.usize(2..5).min(pieces_max) };
+        if pieces == pieces_max {
+            town.deeds.did(Deed::AtFragmentLimit);
+        }
+        self.pieces(town, opcode, bytes, pieces, rng);
+    }
+
+    /// A message in so many pieces, some of them perhaps empty.
+    pub(super) fn pieces(
+        &mut self,
+        town: &mut Town,
+        opcode: u8,
+        bytes: &[u8],
+        pieces: usize,
+        rng: &mut fastrand::Rng,
+    ) {
+        let mut cuts: Vec<usize> = (1..pieces).map(|_| rng.usize(..=bytes.len())).collect();
+        cuts.sort_unstable();
+        cuts.push(bytes.len());
+        let mut from = 0;
+        for (index, cut) in cuts.iter().enumerate() {
+            let opcode = if index == 0 { opcode } else { wire::CONTINUATION };
+            wire::write(&mut self.outbox, index + 1 == cuts.len(), opcode, &bytes[from..*cut], rng.u32(..));
+            from = *cut;
+            if rng.u32(..3) == 0 && index + 1 < cuts.len() {
+                town.deeds.did(Deed::PingBetweenFragments);
                 self.ping(rng);
             }
-            wire::write(&mut self.outbox, true, wire::CONTINUATION, &text.as_bytes()[at..], rng.u32(..));
-            return;
         }
-        wire::write(&mut self.outbox, true, wire::TEXT, text.as_bytes(), rng.u32(..));
     }
 
     pub(super) fn ping(&mut self, rng: &mut fastrand::Rng) {
-        let payload = rng.u32(..).to_be_bytes().to_vec();
+        let mut payload = rng.u32(..).to_be_bytes().to_vec();
+        payload.resize([0, 4, 125][rng.usize(..3)], b'p');
         wire::write(&mut self.outbox, true, wire::PING, &payload, rng.u32(..));
         self.pongs_due.push(payload);
     }
 
-    pub(super) fn say_close(&mut self, code: u16, rng: &mut fastrand::Rng) {
-        wire::write(&mut self.outbox, true, wire::CLOSE, &code.to_be_bytes(), rng.u32(..));
-        self.has_said_close = true;
+    /// Says goodbye with a code, or without one.
+    pub(super) fn say_close(&mut self, code: Option<u16>, reason: &str, rng: &mut fastrand::Rng) {
+        let mut body = code.map(u16::to_be_bytes).map_or(Vec::new(), Vec::from);
+        body.extend_from_slice(reason.as_bytes());
+        wire::write(&mut self.outbox, true, wire::CLOSE, &body, rng.u32(..));
+        self.said_close = Some(code.unwrap_or(1000));
         self.stage = Stage::Closing;
-    }
-
-    pub(super) fn ask(&mut self, ask: Ask) -> u64 {
-        self.next_id += 1;
-        self.asks.insert(self.next_id, ask);
-        self.next_id
     }
 
     /// Whether the server may end this connection like that.
     pub(super) fn may_end(&self, end: &End, town: &Town) -> bool {
-        let is_patient_enough = !self.was_slow && !self.is_byte_by_byte && !town.habits.jumps;
-        let is_last_word = self.has_said_close || self.stage == Stage::Silent || self.stage == Stage::Closing;
-        match end {
+        let habits = &town.habits;
+        let is_patient_enough = !self.was_slow && !self.is_byte_by_byte && !habits.jumps;
+        let is_last_word =
+            self.said_close.is_some() || self.stage == Stage::Silent || self.stage == Stage::Closing;
+        let is_full = habits.is_crowded || habits.jumps || town.is_draining;
+        match *end {
             End::Own => true,
-            End::Closed(1000) => self.has_said_close,
-            End::Closed(1001) | End::Refused(503) if town.is_draining => true,
-            End::Closed(1002 | 1003 | 1007 | 1008 | 1009) => self.did_wrong,
-            End::Closed(4000) => self.was_slow || town.habits.is_tight,
+            End::Closed(code) if self.said_close == Some(code) || self.close_due == Some(code) => true,
+            End::Refused(status) if self.status_due == Some(status) => true,
+            End::Closed(1001) => town.is_draining,
+            End::Closed(4000) => self.was_slow || habits.is_tight,
             End::Closed(4001) => !is_patient_enough,
+            // Browsers can't read statuses.
+            End::Closed(1013) => self.kind.is_browser && !self.is_established && is_full,
+            End::Closed(4501) => self.kind.is_browser && !self.is_established && habits.limits_who,
             End::Closed(_) => false,
+            End::Refused(200) => self.kind.probe.is_some(),
+            End::Refused(503) if self.kind.probe.is_some() => {
+                town.is_draining && self.kind.probe == Some("/ready")
+            }
             // The homes' answer may come too late when clocks jump.
-            End::Refused(503) => town.habits.is_crowded || town.habits.jumps,
-            End::Refused(408) => self.did_wrong || !is_patient_enough,
-            End::Refused(400 | 404 | 405 | 426 | 431) => self.did_wrong,
+            End::Refused(503) => !self.kind.is_browser && is_full,
+            End::Refused(429) => !self.kind.is_browser && habits.limits_who,
+            End::Refused(408) => !is_patient_enough,
             End::Refused(_) => false,
             // Without a close frame only those who would not have read or answered one.
             End::Fin | End::Reset => {
+                let may_be_refused =
+                    !self.is_established && (is_full || habits.limits_who || self.status_due.is_some());
                 is_last_word
-                    || self.did_wrong
+                    || (self.is_pipelined || self.status_due.is_some()) && may_be_refused
                     || !is_patient_enough
                     || town.is_draining
-                    || town.habits.is_tight
+                    || habits.is_tight
             }
         }
     }
 
     /// What it did, for reports.
     pub(super) fn deeds(&self) -> String {
-        let mut deeds = format!("{:?}", self.stage);
+        let mut deeds = format!("{:?} in {:?}", self.kind, self.stage);
         for (is, what) in [
             (self.was_slow, "slow to read"),
             (self.is_byte_by_byte, "slow to write"),
-            (self.did_wrong, "rude"),
-            (self.has_said_close, "said goodbye"),
+            (self.status_due.is_some() || self.close_due.is_some(), "rude"),
+            (self.is_pipelined, "hasty"),
+            (self.said_close.is_some(), "said goodbye"),
         ] {
             if is {
                 deeds.push_str(", ");

@@ -11,6 +11,7 @@ pub(super) struct Frame {
 
 pub(super) const CONTINUATION: u8 = 0;
 pub(super) const TEXT: u8 = 1;
+pub(super) const BINARY: u8 = 2;
 pub(super) const CLOSE: u8 = 8;
 pub(super) const PING: u8 = 9;
 pub(super) const PONG: u8 = 10;
@@ -23,7 +24,7 @@ pub(super) fn next(bytes: &[u8], from: usize) -> Result<Option<Frame>, String> {
     let rest = &bytes[from..];
     let [first, second, ..] = rest else { return Ok(None) };
     let opcode = first & 0x0f;
-    if first & 0xf0 != 0x80 || !matches!(opcode, TEXT | CLOSE | PING | PONG) {
+    if first & 0xf0 != 0x80 || !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
         return Err(format!("a frame begins with {first:#04x}"));
     }
     if second & 0x80 != 0 {
@@ -66,9 +67,9 @@ pub(super) fn write(out: &mut Vec<u8>, is_last: bool, opcode: u8, payload: &[u8]
     out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// Bytes that no client may send as a frame, by number.
-pub(super) fn bad(kind: usize, key: u32, out: &mut Vec<u8>) {
-    match kind % 6 {
+/// Bytes that no client may send as a frame, by number below [`BAD`]; the code with which that must be closed.
+pub(super) fn bad(kind: usize, key: u32, out: &mut Vec<u8>) -> u16 {
+    match kind {
         // Unmasked.
         0 => out.extend_from_slice(&[0x81, 2, b'h', b'i']),
         // A reserved bit.
@@ -81,9 +82,42 @@ pub(super) fn bad(kind: usize, key: u32, out: &mut Vec<u8>) {
         2 => write(out, true, 3, b"", key),
         // A continuation of nothing.
         3 => write(out, true, CONTINUATION, b"lost", key),
-        // Not UTF-8.
-        4 => write(out, true, TEXT, &[0xff, 0xfe], key),
         // A ping in pieces.
-        _ => write(out, false, PING, b"", key),
+        4 => write(out, false, PING, b"", key),
+        // A ping that is too long.
+        5 => write(out, true, PING, &[b'x'; 126], key),
+        // A length that is not in its shortest form.
+        6 => out.extend_from_slice(&[0x81, 0x80 | 126, 0, 5, 1, 2, 3, 4]),
+        // A message inside another.
+        7 => {
+            write(out, false, TEXT, b"{", key);
+            write(out, true, TEXT, b"{}", key);
+        }
+        // Not UTF-8.
+        8 => {
+            write(out, true, TEXT, &[0xff, 0xfe], key);
+            return 1007;
+        }
+        // Not UTF-8 already, whatever follows.
+        9 => {
+            write(out, false, TEXT, b"\xc3", key);
+            write(out, false, CONTINUATION, b"(", key);
+            return 1007;
+        }
+        // A reason that is not UTF-8.
+        10 => {
+            write(out, true, CLOSE, &[0x03, 0xe8, 0xff], key);
+            return 1007;
+        }
+        // Codes that none may send, and half of one.
+        11 => write(out, true, CLOSE, &1005u16.to_be_bytes(), key),
+        12 => write(out, true, CLOSE, &1006u16.to_be_bytes(), key),
+        13 => write(out, true, CLOSE, &5000u16.to_be_bytes(), key),
+        _ => write(out, true, CLOSE, &[3], key),
     }
+    1002
 }
+
+/// How many kinds of bad frames there are; those from [`BAD_CLOSE`] on are close frames.
+pub(super) const BAD: usize = 15;
+pub(super) const BAD_CLOSE: usize = 10;

@@ -2,7 +2,7 @@
 
 use super::World;
 use crate::chaos::Fault;
-use crate::client::BATCH_MESSAGES_MAX;
+use crate::client::{BATCH_MESSAGES_MAX, LONG_BATCH_MESSAGES};
 use crate::host::{Host, State};
 use crate::oracle::{Check, Checked, Failure};
 
@@ -42,7 +42,11 @@ impl World {
     /// itself come on top: what one tick tells homes, and one for every client that comes.
     fn spill_max(&self) -> u64 {
         let peers = self.hosts.len() as u64 - 1;
-        let message = BATCH_MESSAGES_MAX as u64 * (self.setup.habits.large_bytes as u64 + RECORD_BYTES);
+        let habits = &self.setup.habits;
+        let batch = BATCH_MESSAGES_MAX as u64 * (habits.large_bytes as u64 + RECORD_BYTES);
+        // Messages without padding, some of which go to several; and one that is as large as one may be.
+        let long_batch = 2 * LONG_BATCH_MESSAGES as u64 * RECORD_BYTES;
+        let message = batch.max(long_batch).max(habits.message_bytes as u64 + RECORD_BYTES);
         let path = self.setup.rings.spill_bytes as u64 + message;
         let told = (TOLD_PER_TICK + 2 * self.clients.len() as u64) * TOLD_BYTES;
         peers * (2 * path + told)

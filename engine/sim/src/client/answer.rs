@@ -1,0 +1,141 @@
+//! Whether what a client is answered is what it asked for.
+
+use super::Town;
+use super::deeds::Deed;
+use super::hear::Heard;
+use super::ledger::{Ask, Topic, id_of};
+use super::session::Session;
+use crate::names::{Class, Names};
+use crate::oracle::{Check, Checked, Failure};
+
+fn wrong(what: impl Into<String>) -> Checked {
+    Err(Failure::new(Check::Answers, what))
+}
+
+/// The id of an answer; a failure if it has one that was never sent.
+fn id(heard: &Heard<'_>) -> Result<Option<u64>, Failure> {
+    let Some(raw) = heard.id else { return Ok(None) };
+    match id_of(raw.get()) {
+        None => Err(Failure::new(Check::Answers, format!("the id {raw} was never sent"))),
+        id => Ok(id),
+    }
+}
+
+/// Whether an answer is about this topic.
+fn names(heard: &Heard<'_>, names: &Names, topic: Topic) -> bool {
+    heard.channel.as_deref().is_some_and(|channel| *channel == *topic.text(names))
+}
+
+/// `subscribed`: an answer, or news of an epoch that nobody asked for.
+pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    let is_about =
+        |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
+    let id = id(heard)?;
+    let Some(Ask::Subscribe { topic, order }) = session.ledger.take(id, is_about) else {
+        return match id {
+            Some(_) => wrong("subscribed to what was not asked for"),
+            None => announced(session, town, heard),
+        };
+    };
+    session.ledger.begins(topic, order)?;
+    let serial = session.serial;
+    match (topic, heard.epoch, heard.offset) {
+        (Topic::Channel(channel), Some(epoch), Some(offset)) => {
+            if id.is_none() && town.names.channels[usize::from(channel)].class != Class::Dropping {
+                town.deeds.did(Deed::PathSubscribed);
+            }
+            town.oracle.subscribed(serial, channel, (epoch, offset))
+        }
+        (Topic::Channel(_), _, _) => wrong("subscribed without a position"),
+        (Topic::Prefix(prefix), None, None) => {
+            town.oracle.pattern_subscribed(serial, prefix);
+            Ok(())
+        }
+        (Topic::Prefix(_), _, _) => wrong("a pattern has no position"),
+    }
+}
+
+/// A new epoch.
+fn announced(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    town.books[session.shard].copies += 1;
+    let channel = heard.channel.as_deref().and_then(|name| town.names.find(name));
+    match (channel, heard.epoch, heard.offset) {
+        (Some(channel), Some(epoch), Some(offset)) => {
+            town.oracle.announced(session.serial, channel, (epoch, offset))
+        }
+        _ => wrong("subscribed without a channel and a position"),
+    }
+}
+
+pub(super) fn unsubscribed(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    let is_about =
+        |ask: &Ask| matches!(ask, Ask::Unsubscribe { topic, .. } if names(heard, &town.names, *topic));
+    let Some(Ask::Unsubscribe { topic, order }) = session.ledger.take(id(heard)?, is_about) else {
+        return wrong("unsubscribed from what was not asked for");
+    };
+    session.ledger.ends(topic, order);
+    match topic {
+        Topic::Channel(channel) => town.oracle.unsubscribed(session.serial, channel),
+        Topic::Prefix(prefix) => town.oracle.pattern_unsubscribed(session.serial, prefix),
+    }
+    Ok(())
+}
+
+/// `response`: a publish was accepted, or nobody handles a call.
+pub(super) fn response(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    if let Some(refusal) = &heard.error {
+        let is_due = |ask: &Ask| matches!(ask, Ask::Refused { code, .. } if *code == refusal.code);
+        return match session.ledger.take(id(heard)?, is_due) {
+            Some(_) => Ok(()),
+            None => wrong(format!("this must not be refused: {}", refusal.code)),
+        };
+    }
+    let is_publish = |ask: &Ask| matches!(ask, Ask::Publish { .. });
+    match (session.ledger.take(id(heard)?, is_publish), &heard.result) {
+        (Some(Ask::Publish { channel, number, is_ephemeral }), Some(position)) => {
+            let position = (position.epoch, position.offset);
+            town.oracle.accepted((session.serial, number), channel, position, is_ephemeral)
+        }
+        (Some(_), None) => wrong("a response without a result"),
+        _ => wrong("a response to nothing that was asked"),
+    }
+}
+
+pub(super) fn pong(session: &mut Session, heard: &Heard<'_>) -> Checked {
+    match session.ledger.take(id(heard)?, |ask| *ask == Ask::Ping) {
+        Some(_) => Ok(()),
+        None => wrong("a pong to nothing that was asked"),
+    }
+}
+
+pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    let id = id(heard)?;
+    let code = heard.code.unwrap_or_default();
+    let is_due = |ask: &Ask| matches!(ask, Ask::Refused { code: due, channel } if *due == code && channel.as_deref() == heard.channel.as_deref());
+    if session.ledger.take(id, is_due).is_some() {
+        match code {
+            "SUBSCRIPTION_LIMIT" => town.deeds.did(Deed::SubscriptionLimit),
+            "NOT_SUBSCRIBED" => town.deeds.did(Deed::NotSubscribed),
+            _ => {}
+        }
+        return Ok(());
+    }
+    // Direct messages to who is not there: of a list, only the last one has the id.
+    let is_direct = |ask: &Ask| matches!(ask, Ask::Publish { channel, .. } if town.names.channels[usize::from(*channel)].class == Class::Inbox);
+    if code == "NOT_FOUND" && (id.is_none() || session.ledger.take(id, is_direct).is_some()) {
+        return Ok(());
+    }
+    let cancelled =
+        |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
+    if code == "CANCELLED"
+        && let Some(Ask::Subscribe { topic, order }) = session.ledger.take(id, cancelled)
+    {
+        if !session.ledger.is_cancelled(topic, order) {
+            return wrong("a subscription was cancelled that nobody took back");
+        }
+        town.deeds.did(Deed::Cancelled);
+        return Ok(());
+    }
+    let why = heard.message.as_deref().unwrap_or_default();
+    wrong(format!("this must not be refused: {code}, {why}"))
+}
