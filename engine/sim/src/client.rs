@@ -6,28 +6,30 @@
 mod act;
 mod answer;
 mod connect;
+mod content;
 pub mod deeds;
 mod hear;
 mod leave;
 mod ledger;
+mod payload;
 mod publish;
 mod requests;
 mod rude;
 mod session;
+mod target;
+mod town;
+mod verdict;
 mod wire;
 
-use std::rc::Rc;
-
-use crate::books::Book;
-use crate::chaos::{Chaos, Fault};
+use crate::chaos::Fault;
 use crate::names::Names;
-use crate::net::{LinkId, Net};
-use crate::oracle::{Check, Checked, Failure, Oracle, Serial};
-use crate::trace::Trace;
+use crate::net::LinkId;
+use crate::oracle::{Check, Checked, Failure, Serial};
 
-use deeds::{Deed, DeedCounts};
+use deeds::Deed;
 pub use session::Reading;
 use session::{Session, Stage};
+pub use town::{Habits, Town};
 
 /// Messages of one batch at most.
 pub const BATCH_MESSAGES_MAX: usize = 7;
@@ -56,70 +58,6 @@ impl Temper {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Good, Self::SlowReader, Self::SlowWriter, Self::Flighty, Self::Rude, Self::Vanishing];
-}
-
-/// How a run lets its clients behave.
-#[derive(Clone, Copy, Debug)]
-pub struct Habits {
-    /// One in so many steps does something, while there is room.
-    pub idle: u32,
-    /// Publishes of one step at most.
-    pub burst: u32,
-    /// Bytes of a large payload.
-    pub large_bytes: usize,
-    /// Subscriptions of one connection that a client wants at most, and that it may have.
-    pub subscriptions_max: usize,
-    /// See `subscriptions_max`.
-    pub subscriptions_limit: usize,
-    /// Bytes and fragments of one message at most, and how deep it may be nested.
-    pub message_bytes: usize,
-    /// See `message_bytes`.
-    pub fragments_max: u32,
-    /// See `message_bytes`.
-    pub json_depth: usize,
-    /// Whether `/ws/echo` is there.
-    pub has_echo: bool,
-    /// Whether addresses and participants may have a few connections only.
-    pub limits_who: bool,
-    /// How many clients share an address.
-    pub clients_per_ip: u32,
-    /// Whether the server may find a client slow although it reads at once: outboxes are small or sends are late.
-    pub is_tight: bool,
-    /// Whether handshakes may be refused for lack of room.
-    pub is_crowded: bool,
-    /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
-    pub jumps: bool,
-}
-
-/// What all clients of a run share.
-#[derive(Debug)]
-pub struct Town {
-    /// The network.
-    pub net: Net,
-    /// The faults.
-    pub chaos: Chaos,
-    /// The promises.
-    pub oracle: Oracle,
-    /// All that happens.
-    pub trace: Trace,
-    /// How often clients did what they can do.
-    pub deeds: DeedCounts,
-    /// The names in use.
-    pub names: Rc<Names>,
-    /// How clients behave.
-    pub habits: Habits,
-    /// Virtual time, in microseconds.
-    pub now_us: u64,
-    /// Clients begin nothing new and read all that there is.
-    pub is_settling: bool,
-    /// The node drains: being closed is right.
-    pub is_draining: bool,
-    /// For the next connection.
-    pub serials: Serial,
-    /// What the clients of each shard saw of it.
-    pub books: Vec<Book>,
-    /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
-    pub is_steady: bool,
 }
 
 /// One client.
@@ -181,59 +119,6 @@ impl Client {
             State::Down { until_us } => Some(until_us),
             State::Up(_) => None,
         }
-    }
-
-    /// Whether it waits for nothing: all is sent, read and answered.
-    pub fn is_still(&self, net: &mut Net) -> bool {
-        let State::Up(session) = &self.state else { return true };
-        let link = net.at(session.link);
-        if session.reading == Reading::Deaf {
-            return !link.down.reset && !link.down.fin;
-        }
-        session.outbox.is_empty()
-            && link.up.is_empty()
-            && link.down.is_empty()
-            && !link.down.reset
-            && !link.down.fin
-            && session.ledger.is_empty()
-            && session.echoes_due.is_empty()
-            && session.stage == Stage::Open
-    }
-
-    /// Whether it waits for the server, with nothing under way: only a client that did wrong or says goodbye may have
-    /// to wait for a deadline of the server.
-    pub fn is_let_down(&self, town: &mut Town) -> bool {
-        let State::Up(session) = &self.state else { return false };
-        let may_wait = match session.stage {
-            Stage::Opening => {
-                session.status_due.is_some() || town.habits.is_crowded || town.habits.limits_who
-            }
-            Stage::Open => false,
-            Stage::Closing | Stage::Silent => true,
-        };
-        let link = town.net.at(session.link);
-        let is_quiet = link.down.is_empty()
-            && !link.down.reset
-            && !link.down.fin
-            && (session.outbox.is_empty() || link.up.room() == 0);
-        !may_wait && is_quiet && !self.is_still(&mut town.net)
-    }
-
-    /// What it waits for, for reports.
-    pub fn waits_for(&self, net: &mut Net) -> String {
-        let State::Up(session) = &self.state else { return "nothing".to_owned() };
-        let link = net.at(session.link);
-        format!(
-            "client {} (connection {}, {:?}, {:?}): {} bytes to write, {} on their way up, {} down, asks {:?}",
-            self.index,
-            session.serial,
-            self.temper,
-            session.stage,
-            session.outbox.len(),
-            link.up.len(),
-            link.down.len(),
-            session.ledger.examples()
-        )
     }
 
     /// One turn: read, write, and perhaps do something; whether anything moved.
@@ -309,7 +194,11 @@ impl Client {
         town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
         let mut session = Session { link, serial: town.serials, shard, ..Session::default() };
         town.books[shard].sessions += 1;
-        session.is_byte_by_byte = self.temper == Temper::SlowWriter && town.chaos.strikes(Fault::ByteByByte);
+        session.is_byte_by_byte = match self.temper {
+            Temper::Good => false,
+            Temper::SlowWriter => town.chaos.strikes(Fault::ByteByByte),
+            _ => self.rng.u32(..4) == 0 && town.chaos.strikes(Fault::ByteByByte),
+        };
         self.ask_handshake(&mut session, town);
         if self.temper == Temper::Flighty && session.said_close.is_none() && self.rng.u32(..12) == 0 {
             self.leave_early(&mut session, town);

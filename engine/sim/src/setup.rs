@@ -139,6 +139,7 @@ fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
             Fault::ShardStall => rng.u32(100..1_000),
             Fault::WakeFailure => rng.u32(2..40),
             Fault::BadHandshake | Fault::ByteByByte => rng.u32(1..4),
+            Fault::PeerReset | Fault::HalfOpen => rng.u32(2..15),
             _ => rng.u32(2..25),
         };
         one_in[fault as usize] = if rng.u32(..3) == 0 { 0 } else { rate };

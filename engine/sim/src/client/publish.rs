@@ -1,13 +1,14 @@
 //! Publishes in every form that the contract has: to channels, participants and lists, with all fields, and by short
 //! forms.
 
-use std::fmt::Write;
 use std::rc::Rc;
 
 use super::deeds::Deed;
 use super::ledger::Ask;
+use super::payload::{checksum, iso, pad_of};
 use super::requests::noted;
 use super::session::Session;
+use super::target::Target;
 use super::{Client, Town};
 use crate::names::{ChannelIndex, Class};
 
@@ -16,27 +17,6 @@ const EPHEMERAL: [&str; 3] = ["user_typing", "chat_message_chunk", "agent_status
 
 /// Times that clients give: before the year 2100, in milliseconds.
 const TIME_MAX_MS: u64 = 4_102_444_800_000;
-
-/// What a payload's numbers add up to.
-pub(super) fn checksum(by: u32, n: u32) -> u32 {
-    by.wrapping_mul(0x9e37_79b1) ^ n.wrapping_mul(0x85eb_ca6b).rotate_left(13)
-}
-
-/// What fills a large payload; characters of one or two bytes.
-pub(super) fn pad_of(by: u32, n: u32, bytes: usize) -> String {
-    let sum = checksum(by, n);
-    if sum.is_multiple_of(5) && bytes.is_multiple_of(2) {
-        return "ж".repeat(bytes / 2);
-    }
-    char::from(b'a' + (sum % 26) as u8).to_string().repeat(bytes)
-}
-
-/// Where a publish goes.
-enum Target {
-    Channel(ChannelIndex),
-    /// Participants' numbers.
-    Participants(Vec<usize>),
-}
 
 /// A publish in the making.
 #[derive(Default)]
@@ -91,24 +71,19 @@ impl Client {
         draft.payload.push(format!(r#""who":"{}""#, session.name));
         let has_id = !may || self.rng.bool();
         if has_id {
-            let ask = match (may, &target) {
-                (true, _) => {
-                    let (channel, number) = (to[to.len() - 1], draft.numbers[to.len() - 1]);
-                    Ask::Publish { channel, number, is_ephemeral }
-                }
-                (false, target) => {
-                    town.deeds.did(Deed::Forbidden);
-                    let channel = match target {
-                        Target::Channel(it) => Some(names.channels[usize::from(*it)].name.clone()),
-                        Target::Participants(_) => None,
-                    };
-                    Ask::Refused { code: "FORBIDDEN", channel }
-                }
+            let ask = match may {
+                true => Ask::Publish {
+                    channel: to[to.len() - 1],
+                    number: draft.numbers[to.len() - 1],
+                    is_ephemeral,
+                },
+                false => refused(&target, town),
             };
             let id = session.ledger.ask(vec![ask]);
             draft.envelope.push(format!(r#""id":{}"#, noted(id, town)));
         }
-        self.address(&mut draft, session, &target, town);
+        let address = self.address(session, &target, town);
+        draft.envelope.push(address);
         self.rng.shuffle(&mut draft.envelope);
         let has_payload = self.rng.u32(..8) > 0;
         if !has_payload {
@@ -122,49 +97,6 @@ impl Client {
             town.deeds.did(Deed::Above64K);
         }
         text
-    }
-
-    fn target(&mut self, session: &Session, town: &mut Town) -> Target {
-        let names = &town.names;
-        let developers = names.participants.len();
-        match self.rng.u32(..100) {
-            // What is slow to leave must not end connections while none are to end.
-            _ if town.is_steady && town.habits.is_tight => {
-                let may_drop = |it: &ChannelIndex| {
-                    matches!(names.channels[usize::from(*it)].class, Class::Dropping | Class::Conflating)
-                };
-                let droppable: Vec<_> = (0..names.open as ChannelIndex).filter(may_drop).collect();
-                Target::Channel(self.rng.choice(droppable).unwrap_or_default())
-            }
-            0 => Target::Channel(names.system()),
-            1..5 => Target::Participants(vec![self.rng.usize(..developers)]),
-            5 if session.participant.is_some() => {
-                Target::Participants(session.participant.into_iter().collect())
-            }
-            6..8 => {
-                let mut list: Vec<usize> =
-                    (0..self.rng.usize(1..6)).map(|_| self.rng.usize(..developers)).collect();
-                list.extend(session.participant.filter(|_| self.rng.u32(..3) == 0));
-                town.deeds.did(Deed::ToList);
-                let last = list[list.len() - 1];
-                let count = list.len();
-                list.retain(|it| *it != last);
-                list.push(last);
-                if list.len() < count {
-                    town.deeds.did(Deed::ToTwice);
-                }
-                // Each once: named twice, it would get the message the last time, as it does with repetitions below.
-                let mut seen = Vec::new();
-                list.retain(|it| {
-                    !seen.contains(it) && {
-                        seen.push(*it);
-                        true
-                    }
-                });
-                Target::Participants(list)
-            }
-            _ => Target::Channel(self.rng.usize(..names.open) as ChannelIndex),
-        }
     }
 
     /// The event; whether it is ephemeral whatever else is said.
@@ -257,37 +189,6 @@ impl Client {
         draft.numbers = numbers;
     }
 
-    fn address(&mut self, draft: &mut Draft, session: &Session, target: &Target, town: &mut Town) {
-        let names = Rc::clone(&town.names);
-        let text = match target {
-            Target::Channel(channel) => {
-                let name = self.escaped(&names.channels[usize::from(*channel)].name, town);
-                format!(r#""channel":{name}"#)
-            }
-            Target::Participants(list) => {
-                let mut texts = Vec::new();
-                for participant in list {
-                    if session.participant == Some(*participant) && self.rng.bool() {
-                        town.deeds.did(Deed::ToMe);
-                        texts.push("\"@me\"".to_owned());
-                    } else {
-                        texts.push(self.escaped(&names.participants[*participant], town));
-                    }
-                }
-                // The last of a repeated name counts, so that a repetition changes nothing.
-                if texts.len() > 1 && self.rng.u32(..3) == 0 {
-                    texts.insert(0, texts[self.rng.usize(..texts.len())].clone());
-                    town.deeds.did(Deed::ToTwice);
-                }
-                match &texts[..] {
-                    [one] if self.rng.bool() => format!(r#""to":{one}"#),
-                    list => format!(r#""to":[{}]"#, list.join(",")),
-                }
-            }
-        };
-        draft.envelope.push(text);
-    }
-
     /// Padding: now and then so much that the message is exactly as large as one may be.
     fn pad(
         &mut self,
@@ -319,37 +220,12 @@ impl Client {
     }
 }
 
-/// Milliseconds since the Unix epoch as the contract's ISO 8601, counted year by year.
-pub(super) fn iso(unix_ms: u64) -> String {
-    let (mut days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let is_leap =
-        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let months = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= months[month] {
-        days -= months[month];
-        month += 1;
-    }
-    let mut text = String::new();
-    let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    let _ = write!(text, "{year:04}-{:02}-{:02}T{hours:02}:{minutes:02}:{seconds:02}", month + 1, days + 1);
-    let _ = write!(text, ".{:03}Z", ms % 1_000);
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_that_are_known() {
-        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(iso(951_782_400_123), "2000-02-29T00:00:00.123Z");
-        assert_eq!(iso(1_700_000_000_000), "2023-11-14T22:13:20.000Z");
-    }
+/// What answers a publish to where one may not.
+fn refused(target: &Target, town: &mut Town) -> Ask {
+    town.deeds.did(Deed::Forbidden);
+    let channel = match target {
+        Target::Channel(it) => Some(town.names.channels[usize::from(*it)].name.clone()),
+        Target::Participants(_) => None,
+    };
+    Ask::Refused { code: "FORBIDDEN", channel }
 }

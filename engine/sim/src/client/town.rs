@@ -1,0 +1,75 @@
+//! What all clients of a run share.
+
+use std::rc::Rc;
+
+use super::deeds::DeedCounts;
+use crate::books::Book;
+use crate::chaos::Chaos;
+use crate::names::Names;
+use crate::net::Net;
+use crate::oracle::{Oracle, Serial};
+use crate::trace::Trace;
+
+/// How a run lets its clients behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// One in so many steps does something, while there is room.
+    pub idle: u32,
+    /// Publishes of one step at most.
+    pub burst: u32,
+    /// Bytes of a large payload.
+    pub large_bytes: usize,
+    /// Subscriptions of one connection that a client wants at most, and that it may have.
+    pub subscriptions_max: usize,
+    /// See `subscriptions_max`.
+    pub subscriptions_limit: usize,
+    /// Bytes and fragments of one message at most, and how deep it may be nested.
+    pub message_bytes: usize,
+    /// See `message_bytes`.
+    pub fragments_max: u32,
+    /// See `message_bytes`.
+    pub json_depth: usize,
+    /// Whether `/ws/echo` is there.
+    pub has_echo: bool,
+    /// Whether addresses and participants may have a few connections only.
+    pub limits_who: bool,
+    /// How many clients share an address.
+    pub clients_per_ip: u32,
+    /// Whether the server may find a client slow although it reads at once: outboxes are small or sends are late.
+    pub is_tight: bool,
+    /// Whether handshakes may be refused for lack of room.
+    pub is_crowded: bool,
+    /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
+    pub jumps: bool,
+}
+
+/// What all clients of a run share.
+#[derive(Debug)]
+pub struct Town {
+    /// The network.
+    pub net: Net,
+    /// The faults.
+    pub chaos: Chaos,
+    /// The promises.
+    pub oracle: Oracle,
+    /// All that happens.
+    pub trace: Trace,
+    /// How often clients did what they can do.
+    pub deeds: DeedCounts,
+    /// The names in use.
+    pub names: Rc<Names>,
+    /// How clients behave.
+    pub habits: Habits,
+    /// Virtual time, in microseconds.
+    pub now_us: u64,
+    /// Clients begin nothing new and read all that there is.
+    pub is_settling: bool,
+    /// The node drains: being closed is right.
+    pub is_draining: bool,
+    /// For the next connection.
+    pub serials: Serial,
+    /// What the clients of each shard saw of it.
+    pub books: Vec<Book>,
+    /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
+    pub is_steady: bool,
+}
