@@ -192,7 +192,8 @@ impl Client {
         }
         town.serials += 1;
         town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
-        let mut session = Session { link, serial: town.serials, shard, ..Session::default() };
+        let neighbours = town.net.len();
+        let mut session = Session { link, serial: town.serials, shard, neighbours, ..Session::default() };
         town.books[shard].sessions += 1;
         session.is_byte_by_byte = match self.temper {
             Temper::Good => false,

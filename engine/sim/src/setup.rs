@@ -96,6 +96,7 @@ impl Setup {
             is_crowded: is_small || table < clients * 4,
             jumps,
             subscriptions_limit: hub_limits.subscriptions_per_connection as usize,
+            room_here: limits.connections_here,
             message_bytes: limits.message_bytes,
             fragments_max: limits.message_fragments,
             json_depth: limits.json_depth,

@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) link: LinkId,
     pub(super) serial: Serial,
     pub(super) shard: usize,
+    /// Connections that there were when it began.
+    pub(super) neighbours: usize,
     pub(super) kind: Kind,
     /// Its participant's name, and the number of that one's inbox if others know it.
     pub(super) name: String,

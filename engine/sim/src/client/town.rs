@@ -39,6 +39,8 @@ pub struct Habits {
     pub is_tight: bool,
     /// Whether handshakes may be refused for lack of room.
     pub is_crowded: bool,
+    /// Connections of one shard at most, those included that nobody holds any more.
+    pub room_here: usize,
     /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
     pub jumps: bool,
 }

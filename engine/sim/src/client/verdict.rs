@@ -11,7 +11,9 @@ impl Session {
         let is_patient_enough = !self.was_slow && !self.is_byte_by_byte && !habits.jumps;
         let is_last_word =
             self.said_close.is_some() || self.stage == Stage::Silent || self.stage == Stage::Closing;
-        let is_full = habits.is_crowded || habits.jumps || town.is_draining;
+        // In a small town, those who vanished may take all places.
+        let is_packed = town.net.len().max(self.neighbours) + 2 >= habits.room_here;
+        let is_full = habits.is_crowded || is_packed || habits.jumps || town.is_draining;
         match *end {
             End::Own => true,
             End::Closed(code) if self.said_close == Some(code) || self.close_due == Some(code) => true,
