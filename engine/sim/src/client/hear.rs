@@ -56,7 +56,10 @@ impl Client {
     /// Takes all that is complete.
     pub(super) fn hear(&mut self, session: &mut Session, town: &mut Town) -> Result<Option<End>, Failure> {
         if !session.is_upgraded {
-            return handshake(session);
+            let end = handshake(session)?;
+            if end.is_some() || !session.is_upgraded {
+                return Ok(end);
+            }
         }
         let inbox = std::mem::take(&mut session.inbox);
         let mut at = session.heard;
