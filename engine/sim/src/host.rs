@@ -63,6 +63,7 @@ impl Host {
             table: setup.table,
             buffers,
             buffer_bytes,
+            takes_newest_slot: setup.takes_newest_slot,
             notices_resets_while_paused: setup.notices_resets_while_paused,
         };
         Self {

@@ -34,6 +34,8 @@ pub struct IoConfig {
     pub buffers: usize,
     /// Bytes of a receive buffer.
     pub buffer_bytes: usize,
+    /// Whether the slot that became free last is taken first, as io_uring does.
+    pub takes_newest_slot: bool,
     /// Whether a reset is noticed while a connection is paused, as epoll does.
     pub notices_resets_while_paused: bool,
 }
@@ -117,7 +119,9 @@ impl SimIo {
         let shard = usize::from(self.config.shard);
         while self.is_accepting && !self.free.is_empty() {
             let Some(link) = net.doors[shard].as_mut().and_then(VecDeque::pop_front) else { break };
-            let index = self.free.pop_front().expect("it is not empty");
+            let newest = self.config.takes_newest_slot;
+            let index = if newest { self.free.pop_back() } else { self.free.pop_front() };
+            let index = index.expect("it is not empty");
             let slot = &mut self.slots[index as usize];
             slot.generation += 1;
             let conn = ConnId { index, generation: slot.generation };

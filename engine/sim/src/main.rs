@@ -160,10 +160,19 @@ mod canaries {
 
     use corecast_shard::canary::{Canary, plant, struck};
 
+    use std::time::Instant;
+
+    use corecast_sim::world::Outcome;
+
     use super::{Args, Setup, campaign, run};
 
     /// Seeds in which a bug must be caught.
-    const SEEDS_MAX: u64 = 400;
+    const SEEDS_MAX: u64 = 1_000;
+
+    /// Of so many runs in a row, each has a part of the ticks; then so many have all of them.
+    const SHORT_SEEDS: u64 = 24;
+    const SHORT_PART: u64 = 5;
+    const LONG_SEEDS: u64 = 4;
 
     pub(super) fn list() -> Result<bool, String> {
         for canary in Canary::ALL {
@@ -180,19 +189,17 @@ mod canaries {
         }
         let mut missed = Vec::new();
         for canary in &wanted {
-            let mut campaign = campaign(args);
-            campaign.seeds = campaign.seeds.min(SEEDS_MAX);
-            let (totals, failed) = campaign.run(|| plant(Some(*canary)));
+            let (runs, failed) = catch(*canary, args);
             match failed {
-                Some((seed, outcome)) => {
+                Some((seed, ticks, outcome)) => {
                     let failure = outcome.failure.expect("it failed");
                     // Once more alone, to say how often the bug struck.
                     plant(Some(*canary));
-                    run(&Setup::of(seed, args.ticks), 0);
+                    run(&Setup::of(seed, ticks), 0);
                     let strikes = struck();
                     plant(None);
                     println!(
-                        "{:28} caught: {:?} at seed {seed}, tick {} (struck {strikes} times): {}",
+                        "{:28} caught: {:?} at seed {seed} of {ticks} ticks, tick {} (struck {strikes} times): {}",
                         canary.name(),
                         failure.check,
                         outcome.ticks,
@@ -200,13 +207,37 @@ mod canaries {
                     );
                 }
                 None => {
-                    println!("{:28} NOT CAUGHT in {} runs", canary.name(), totals.runs);
+                    println!("{:28} NOT CAUGHT in {runs} runs", canary.name());
                     missed.push(canary.name());
                 }
             }
         }
         println!("{} passed, {} failed", wanted.len() - missed.len(), missed.len());
         Ok(missed.is_empty())
+    }
+
+    /// Runs seeds until the bug is caught: how many, and the one with its ticks. Most runs are short, because they come
+    /// to their end and its checks more often; some are as long as asked for, because some bugs take their time.
+    fn catch(canary: Canary, args: &Args) -> (u64, Option<(u64, u64, Outcome)>) {
+        let mut campaign = campaign(args);
+        let until = Instant::now() + campaign.patience;
+        let end = campaign.from + campaign.seeds.min(SEEDS_MAX);
+        let mut runs = 0;
+        for (seeds, part) in [(SHORT_SEEDS, SHORT_PART), (LONG_SEEDS, 1)].into_iter().cycle() {
+            campaign.ticks = args.ticks / part;
+            campaign.seeds = seeds.min(end - campaign.from);
+            campaign.patience = until.saturating_duration_since(Instant::now());
+            let (totals, failed) = campaign.run(|| plant(Some(canary)));
+            runs += totals.runs;
+            if let Some((seed, outcome)) = failed {
+                return (runs, Some((seed, campaign.ticks, outcome)));
+            }
+            campaign.from += campaign.seeds;
+            if campaign.from == end || Instant::now() >= until {
+                break;
+            }
+        }
+        (runs, None)
     }
 }
 

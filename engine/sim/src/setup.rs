@@ -43,6 +43,8 @@ pub struct Setup {
     pub one_in: [u32; Fault::ALL.len()],
     /// How clients behave.
     pub habits: Habits,
+    /// Whether slots are used again at once.
+    pub takes_newest_slot: bool,
     /// Whether resets are noticed while a connection is paused.
     pub notices_resets_while_paused: bool,
     /// Ticks between two moments of rest.
@@ -66,7 +68,7 @@ impl Setup {
     /// What this seed decides.
     pub fn of(seed: u64, ticks: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let shards = [1, 2, 2, 3, 4][rng.usize(..5)];
+        let shards = [1, 2, 3, 3, 4][rng.usize(..5)];
         // Small towns are quick, and what few do is rarely covered up by others.
         let clients = match rng.u32(..4) {
             0 => rng.usize(2..12),
@@ -121,8 +123,9 @@ impl Setup {
             pipe_bytes: [600, 4_000, 64_000][rng.usize(..3)].max(habits.large_bytes / 2),
             one_in,
             habits,
+            takes_newest_slot: rng.bool(),
             notices_resets_while_paused: rng.bool(),
-            busy_ticks: rng.u64(500..8_000),
+            busy_ticks: if rng.bool() { rng.u64(200..1_500) } else { rng.u64(1_500..8_000) },
             ending: if rng.bool() { Ending::DrainUnderLoad } else { Ending::EverybodyLeaves },
             has_laggard: shards > 1 && rng.bool(),
         }

@@ -32,6 +32,9 @@ const SETTLE_TICKS_MAX: u64 = 400_000;
 /// Steps on the way to rest in which nothing moves: later than any completion or wake-up that is late.
 const QUIET_STEPS_MAX: u64 = 200;
 
+/// Steps on the way to rest in which shards run and no client gets on.
+const IDLE_STEPS_MAX: u64 = 10_000;
+
 /// Clients that get a turn in one tick.
 const TURNS_PER_TICK: usize = 6;
 
@@ -80,6 +83,8 @@ pub struct World {
     wall_ahead_ms: i64,
     tick: u64,
     settled: u64,
+    /// Steps in which no client got on.
+    idle_steps: u64,
     /// What shards had counted and clients had seen then, by shard.
     settled_at: Vec<Statement>,
 }
@@ -109,6 +114,7 @@ impl World {
             is_settling: false,
             is_draining: false,
             serials: 0,
+            largest_bytes: 0,
             books: vec![Book::default(); setup.shards],
             is_steady: false,
         };
@@ -122,6 +128,7 @@ impl World {
             wall_ahead_ms: 0,
             tick: 0,
             settled: 0,
+            idle_steps: 0,
             settled_at: vec![Statement::default(); setup.shards],
             setup,
         }
@@ -156,9 +163,10 @@ impl World {
             if self.tick >= self.setup.ticks && self.setup.ending == Ending::DrainUnderLoad {
                 break;
             }
+            self.fall_behind()?;
             self.settle()?;
             self.rest()?;
-            self.town.is_steady = self.rng.u32(..3) == 0;
+            self.town.is_steady = self.rng.bool();
         }
         match self.setup.ending {
             Ending::EverybodyLeaves => self.everybody_leaves(),
@@ -184,6 +192,7 @@ impl World {
             let index = index % self.clients.len();
             has_moved |= self.clients[index].step(&mut self.town)?;
         }
+        self.idle_steps = if has_moved { 0 } else { self.idle_steps + 1 };
         let shards = if is_settling { self.hosts.len() } else { 1 };
         for _ in 0..shards {
             has_moved |= self.run_a_shard()?;
@@ -280,7 +289,8 @@ impl World {
         self.town.chaos.calm(true);
         let until = self.tick + SETTLE_TICKS_MAX;
         let mut quiet = 0;
-        while self.tick < until {
+        self.idle_steps = 0;
+        while self.tick < until && self.idle_steps < IDLE_STEPS_MAX {
             let has_moved = self.step()?;
             let is_stalled = self.hosts.iter().any(|host| self.tick < host.stalled_until);
             quiet = if has_moved || is_stalled { 0 } else { quiet + 1 };
@@ -337,17 +347,23 @@ impl World {
         self.check_empty()
     }
 
-    fn drain(&mut self) -> Checked {
-        if self.setup.has_laggard {
-            // One shard is behind when it begins, and others have more for it than the rings hold.
-            let ticks = self.rng.u64(10..400);
-            let index = self.rng.usize(..self.hosts.len());
-            self.hosts[index].stalled_until = self.tick + ticks;
-            let until = self.tick + ticks - self.rng.u64(..10);
-            while self.tick < until {
-                self.step()?;
-            }
+    /// One shard falls behind, and others have more for it than the rings hold: what ends a phase finds it so.
+    fn fall_behind(&mut self) -> Checked {
+        if !self.setup.has_laggard {
+            return Ok(());
         }
+        let ticks = self.rng.u64(10..400) * self.rng.u64(1..6);
+        let index = self.rng.usize(..self.hosts.len());
+        self.hosts[index].stalled_until = self.tick + ticks;
+        let until = self.tick + self.rng.u64(..ticks);
+        while self.tick < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Checked {
+        self.fall_behind()?;
         self.town.is_draining = true;
         self.town.chaos.calm(true);
         self.node.order(Order::Drain);

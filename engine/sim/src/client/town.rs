@@ -70,6 +70,8 @@ pub struct Town {
     pub is_draining: bool,
     /// For the next connection.
     pub serials: Serial,
+    /// Bytes of the largest message that a client has sent.
+    pub largest_bytes: u64,
     /// What the clients of each shard saw of it.
     pub books: Vec<Book>,
     /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.

@@ -2,12 +2,14 @@
 
 use super::World;
 use crate::chaos::Fault;
-use crate::client::{BATCH_MESSAGES_MAX, LONG_BATCH_MESSAGES};
 use crate::host::{Host, State};
 use crate::oracle::{Check, Checked, Failure};
 
-/// What a record has beyond the payload that makes it large: names, the epoch, the JSON around the payload.
-const RECORD_BYTES: u64 = 600;
+/// What a record has at most beyond what the client sent; the bytes of the shortest message that causes one, and how
+/// many one message can cause.
+const RECORD_BYTES: u64 = 350;
+const MESSAGE_BYTES: u64 = 90;
+const RECORDS_MAX: u64 = 511;
 
 /// Things told to homes in one tick beyond the bound of a spill, and the bytes of one of them.
 const TOLD_PER_TICK: u64 = 256;
@@ -40,13 +42,13 @@ impl World {
     /// Bytes that may wait for room in all rings of one shard: to each other one and of each class, what must wait
     /// before nothing more is taken, and what one message of a client adds to it. Requests that the hub makes by
     /// itself come on top: what one tick tells homes, and one for every client that comes.
+    ///
+    /// A record has more around its payload than the message of the client that it comes of: the epoch, the publisher,
+    /// who is to be answered.
     fn spill_max(&self) -> u64 {
         let peers = self.hosts.len() as u64 - 1;
-        let habits = &self.setup.habits;
-        let batch = BATCH_MESSAGES_MAX as u64 * (habits.large_bytes as u64 + RECORD_BYTES);
-        // Messages without padding, some of which go to several; and one that is as large as one may be.
-        let long_batch = 2 * LONG_BATCH_MESSAGES as u64 * RECORD_BYTES;
-        let message = batch.max(long_batch).max(habits.message_bytes as u64 + RECORD_BYTES);
+        let bytes = self.town.largest_bytes;
+        let message = bytes + RECORD_BYTES * (1 + (bytes / MESSAGE_BYTES).min(RECORDS_MAX));
         let path = self.setup.rings.spill_bytes as u64 + message;
         let told = (TOLD_PER_TICK + 2 * self.clients.len() as u64) * TOLD_BYTES;
         peers * (2 * path + told)
