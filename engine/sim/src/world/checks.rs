@@ -5,10 +5,11 @@ use crate::chaos::Fault;
 use crate::host::{Host, State};
 use crate::oracle::{Check, Checked, Failure};
 
-/// What a record has at most beyond what the client sent; the bytes of the shortest message that causes one, and how
-/// many one message can cause.
+/// What a record has at most beyond what the client sent, and how many records a message causes at most: as a list of
+/// names does, or one for so many of its bytes, and never more than that.
 const RECORD_BYTES: u64 = 350;
-const MESSAGE_BYTES: u64 = 90;
+const RECORDS_MIN: u64 = 12;
+const MESSAGE_BYTES: u64 = 60;
 const RECORDS_MAX: u64 = 511;
 
 /// Things told to homes in one tick beyond the bound of a spill, and the bytes of one of them.
@@ -48,7 +49,7 @@ impl World {
     fn spill_max(&self) -> u64 {
         let peers = self.hosts.len() as u64 - 1;
         let bytes = self.town.largest_bytes;
-        let message = bytes + RECORD_BYTES * (1 + (bytes / MESSAGE_BYTES).min(RECORDS_MAX));
+        let message = bytes + RECORD_BYTES * (RECORDS_MIN + bytes / MESSAGE_BYTES).min(RECORDS_MAX);
         let path = self.setup.rings.spill_bytes as u64 + message;
         let told = (TOLD_PER_TICK + 2 * self.clients.len() as u64) * TOLD_BYTES;
         peers * (2 * path + told)
