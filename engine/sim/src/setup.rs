@@ -89,9 +89,11 @@ impl Setup {
             limits.connections = rng.usize(1..clients);
         }
         let hub_limits = hub_limits(&mut rng);
+        // More than rings and outboxes hold.
+        let is_busy = rng.u32(..3) == 0;
         let habits = Habits {
-            idle: rng.u32(1..30),
-            burst: rng.u32(1..12),
+            idle: if is_busy { rng.u32(1..4) } else { rng.u32(1..30) },
+            burst: if is_busy { rng.u32(6..20) } else { rng.u32(1..12) },
             large_bytes: [100, 1_000, 9_000, 70_000][rng.usize(..4)],
             subscriptions_max: rng.usize(1..20),
             is_tight: is_tight || is_late,

@@ -177,6 +177,7 @@ impl Session {
     /// A message that can be understood.
     pub(super) fn message(&mut self, town: &mut Town, text: &str, rng: &mut fastrand::Rng) {
         self.invalid = 0;
+        town.largest_bytes = town.largest_bytes.max(text.len() as u64);
         self.text(town, text, rng);
     }
 
