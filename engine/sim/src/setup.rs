@@ -83,20 +83,27 @@ impl Setup {
             .any(|fault| one_in[*fault as usize] > 0);
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
         let jumps = one_in[Fault::ClockJump as usize] > 0;
+        // More messages than rings and outboxes hold, though not more bytes than a run has time for.
+        let is_busy = rng.u32(..3) == 0;
         let mut limits = limits(&mut rng, is_tight, table);
+        if is_busy {
+            limits.outbox.messages = limits.outbox.messages.min(1_000);
+        }
         let is_small = rng.u32(..8) == 0;
         if is_small {
             limits.connections = rng.usize(1..clients);
         }
         let hub_limits = hub_limits(&mut rng);
-        // More than rings and outboxes hold.
-        let is_busy = rng.u32(..3) == 0;
         let habits = Habits {
             idle: if is_busy { rng.u32(1..4) } else { rng.u32(1..30) },
             burst: if is_busy { rng.u32(6..20) } else { rng.u32(1..12) },
-            large_bytes: [100, 1_000, 9_000, 70_000][rng.usize(..4)],
+            large_bytes: if is_busy {
+                rng.usize(100..1_000)
+            } else {
+                [100, 1_000, 9_000, 70_000][rng.usize(..4)]
+            },
             subscriptions_max: rng.usize(1..20),
-            is_tight: is_tight || is_late,
+            is_tight: is_tight || is_late || is_busy,
             is_crowded: is_small || table < clients * 4,
             jumps,
             subscriptions_limit: hub_limits.subscriptions_per_connection as usize,
