@@ -249,7 +249,9 @@ impl Client {
             End::Refused(429) => town.deeds.did(Deed::ConnectionLimit),
             _ => {}
         }
-        self.state = State::Down { until_us: town.now_us + self.rng.u64(100..20_000) };
+        // Some are back before others have heard that they were gone.
+        let away_us = if self.rng.bool() { self.rng.u64(..500) } else { self.rng.u64(100..20_000) };
+        self.state = State::Down { until_us: town.now_us + away_us };
         if session.may_end(end, town) {
             return Ok(());
         }
