@@ -4,6 +4,7 @@
 
 mod audit;
 mod checks;
+mod phases;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::ShardId;
 use corecast_shard::rings::mesh;
-use corecast_shard::{Node, Order};
+use corecast_shard::Node;
 
 use audit::Statement;
 
@@ -26,20 +27,8 @@ use crate::oracle::{Check, Checked, Failure, Oracle};
 use crate::setup::{Ending, Setup};
 use crate::trace::Trace;
 
-/// Ticks in which everything that was begun must come to rest once nobody begins anything new.
-const SETTLE_TICKS_MAX: u64 = 400_000;
-
-/// Steps on the way to rest in which nothing moves: later than any completion or wake-up that is late.
-const QUIET_STEPS_MAX: u64 = 200;
-
-/// Steps on the way to rest in which shards run and no client gets on.
-const IDLE_STEPS_MAX: u64 = 10_000;
-
 /// Clients that get a turn in one tick.
 const TURNS_PER_TICK: usize = 6;
-
-/// Deadlines that pass in a row while all rests.
-const REST_DEADLINES_MAX: usize = 12;
 
 /// The wall clock at the start, in milliseconds since the Unix epoch.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -273,125 +262,5 @@ impl World {
         };
         self.town.trace.note("turn", &[index as u64, state]);
         self.check_bounds(index)
-    }
-
-    /// Nobody begins anything new; when nothing moves any more, everything must have arrived.
-    fn settle(&mut self) -> Checked {
-        self.come_to_rest()?;
-        self.check_settled()?;
-        self.town.is_settling = false;
-        self.town.chaos.calm(false);
-        Ok(())
-    }
-
-    fn come_to_rest(&mut self) -> Checked {
-        self.town.is_settling = true;
-        self.town.chaos.calm(true);
-        let until = self.tick + SETTLE_TICKS_MAX;
-        let mut quiet = 0;
-        self.idle_steps = 0;
-        while self.tick < until && self.idle_steps < IDLE_STEPS_MAX {
-            let has_moved = self.step()?;
-            let is_stalled = self.hosts.iter().any(|host| self.tick < host.stalled_until);
-            quiet = if has_moved || is_stalled { 0 } else { quiet + 1 };
-            if quiet > 2 {
-                self.check_asleep()?;
-                if self.all_are_still()? {
-                    return Ok(());
-                }
-            }
-            if quiet > QUIET_STEPS_MAX && !self.pass_deadline() {
-                return Err(self.stuck("nothing moves any more"));
-            }
-        }
-        Err(self.stuck("it does not come to rest"))
-    }
-
-    /// Whether nothing is under way: shards sleep, and clients have all that they waited for.
-    fn all_are_still(&mut self) -> Result<bool, Failure> {
-        let hosts_are = self.hosts.iter().all(Host::is_still);
-        Ok(hosts_are && self.clients.iter().all(|client| client.is_still(&mut self.town.net)))
-    }
-
-    /// Lets time pass to the next deadline of a shard; whether there is one.
-    fn pass_deadline(&mut self) -> bool {
-        let now = self.now();
-        let Some(deadline) = self.hosts.iter().filter_map(Host::deadline).min() else { return false };
-        let ahead = deadline.saturating_duration_since(now);
-        self.town.now_us += ahead.as_micros() as u64 + 1;
-        true
-    }
-
-    /// Time passes while nobody does anything: heartbeats, time-outs of whoever vanished.
-    fn rest(&mut self) -> Checked {
-        for _ in 0..self.rng.usize(..REST_DEADLINES_MAX) {
-            if !self.pass_deadline() {
-                break;
-            }
-            self.come_to_rest()?;
-            self.check_settled()?;
-        }
-        self.town.is_settling = false;
-        self.town.chaos.calm(false);
-        Ok(())
-    }
-
-    fn everybody_leaves(&mut self) -> Checked {
-        self.town.is_settling = true;
-        self.town.chaos.calm(true);
-        self.clients.iter_mut().for_each(|client| client.quit(&mut self.town));
-        self.until("everybody has left", |world| {
-            world.hosts.iter().all(|host| host.io.len() == 0 && host.is_still())
-                && world.clients.iter().all(|client| client.serial().is_none())
-        })?;
-        self.check_empty()
-    }
-
-    /// One shard falls behind, and others have more for it than the rings hold: what ends a phase finds it so.
-    fn fall_behind(&mut self) -> Checked {
-        if !self.setup.has_laggard {
-            return Ok(());
-        }
-        let ticks = self.rng.u64(10..400) * self.rng.u64(1..6);
-        let index = self.rng.usize(..self.hosts.len());
-        self.hosts[index].stalled_until = self.tick + ticks;
-        let until = self.tick + self.rng.u64(..ticks);
-        while self.tick < until {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self) -> Checked {
-        self.fall_behind()?;
-        self.town.is_draining = true;
-        self.town.chaos.calm(true);
-        self.node.order(Order::Drain);
-        let tick = self.tick;
-        // Some hear of it earlier than others.
-        for host in &mut self.hosts {
-            host.wakes_at = Some(tick + self.rng.u64(..6));
-        }
-        self.until("the node has drained", |world| {
-            world.hosts.iter().all(|host| host.state == State::Stopped)
-        })?;
-        self.town.is_settling = true;
-        while self.step()? {}
-        self.check_drained()
-    }
-
-    /// Steps until something is true, letting time pass where nothing else moves.
-    fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) -> Checked {
-        let until = self.tick + SETTLE_TICKS_MAX;
-        let mut quiet = 0;
-        while !is_so(self) {
-            let has_moved = self.step()?;
-            quiet = if has_moved { 0 } else { quiet + 1 };
-            let is_stuck = quiet > 60 && !self.pass_deadline();
-            if is_stuck && quiet > QUIET_STEPS_MAX || self.tick > until {
-                return Err(self.stuck(&format!("{what}: never")));
-            }
-        }
-        Ok(())
     }
 }
