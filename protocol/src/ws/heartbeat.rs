@@ -62,6 +62,11 @@ impl Heartbeat {
         !is_paused && self.heard(now)
     }
 
+    /// Whether pongs are not missed for now.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
     /// When [`Heartbeat::on_deadline`] is to be asked, at the earliest.
     pub fn deadline(&self) -> Option<Instant> {
         Some(self.due)
@@ -148,7 +153,9 @@ mod tests {
         for second in [35, 65, 95, 125, 155] {
             assert_eq!(it.on_deadline(start + second * SECOND), Verdict::Nothing);
         }
+        assert!(it.is_paused());
         it.paused(false, start + 156 * SECOND);
+        assert!(!it.is_paused());
         assert_eq!(it.deadline().map(|due| due > start + 180 * SECOND), Some(true));
     }
 }
