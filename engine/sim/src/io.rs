@@ -152,6 +152,11 @@ impl SimIo {
         self.live.iter().filter_map(|index| self.slots[*index as usize].socket.as_ref())
     }
 
+    /// The first connections that the kernel holds, for reports.
+    pub(crate) fn describe(&self, net: &mut Net) -> Vec<String> {
+        self.sockets().take(3).map(|socket| socket.describe(net)).collect()
+    }
+
     /// Connections that the kernel holds.
     pub(crate) fn len(&self) -> usize {
         self.sockets().count()

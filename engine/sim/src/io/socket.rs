@@ -130,6 +130,24 @@ impl Socket {
         self.events.retain(|event| !matches!(event, Event::Data { .. } | Event::Eof { .. }));
     }
 
+    /// What it waits for, for reports.
+    pub(super) fn describe(&self, net: &mut Net) -> String {
+        let link = net.at(self.link);
+        let (reading, sending) = (self.is_reading, self.sending.is_some());
+        format!(
+            "slot {}: reading {reading}, sending {sending}, closing {:?}, finished {}, {} events; client gone {}, \
+             vanished {}, {} bytes up, {} down",
+            self.conn.index,
+            self.closing,
+            self.is_finished,
+            self.events.len(),
+            link.client_gone,
+            link.has_vanished,
+            link.up.len(),
+            link.down.len()
+        )
+    }
+
     /// What the kernel does with it by itself.
     pub(super) fn advance(
         &mut self,

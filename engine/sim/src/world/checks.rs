@@ -80,7 +80,13 @@ impl World {
             self.clients.iter().filter(|client| !client.is_still(&mut self.town.net)).collect();
         let examples: Vec<String> =
             waiting.iter().take(3).map(|client| client.waits_for(&mut self.town.net)).collect();
-        let hosts: Vec<_> = self.hosts.iter().map(|host| (host.state, host.wakes_at)).collect();
+        let net = &mut self.town.net;
+        let hosts = self.hosts.iter().map(|host| {
+            let counters = &host.counters;
+            let (held, spilled) = (counters.held_bytes.value(), counters.spilled_bytes.value());
+            format!("{:?}, {held} bytes held, {spilled} spilled, {:?}", host.state, host.io.describe(net))
+        });
+        let hosts: Vec<String> = hosts.collect();
         let what =
             format!("{how}: {} clients wait: {}; shards {hosts:?}", waiting.len(), examples.join("; "));
         Failure::new(Check::Progress, what)
