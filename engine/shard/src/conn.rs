@@ -10,7 +10,7 @@ use corecast_hub::ConnKey;
 use corecast_protocol::ws::{self, Heartbeat};
 
 use crate::config::ShardLimits;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, OutboxLimits};
 
 /// A connection and all that it owns. An idle one owns no heap.
 #[derive(Debug)]
@@ -125,6 +125,18 @@ impl Conn {
         }
     }
 
+    /// Who is not read from misses no pongs, unless it does not read its own replies: then nobody else holds it back,
+    /// and if it is gone, nothing else would ever tell. Which of the two it is may change while it is held back.
+    pub(crate) fn blame(&mut self, limits: OutboxLimits, now: Instant) {
+        let is_own_fault = self.outbox.is_half_full(limits);
+        if self.is_paused
+            && let Some(heartbeat) = self.client().and_then(|client| client.heartbeat.as_mut())
+            && heartbeat.is_paused() == is_own_fault
+        {
+            heartbeat.paused(!is_own_fault, now);
+        }
+    }
+
     /// When this connection is to be looked at without an event.
     pub(crate) fn deadline(&self, idle_timeout: Duration) -> Option<Instant> {
         match &self.phase {
@@ -158,4 +170,58 @@ pub(crate) fn id_of(key: ConnKey) -> ConnId {
 /// The hub's name for a driver's connection.
 pub(crate) fn key_of(id: ConnId) -> ConnKey {
     ConnKey { index: id.index, generation: id.generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::QueuePool;
+    use corecast_driver::{BatchPool, FramePool};
+    use corecast_hub::Place;
+    use corecast_protocol::ws::Verdict;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    const LIMITS: OutboxLimits = OutboxLimits { messages: 4, bytes: 1_000 };
+
+    fn heartbeat(conn: &mut Conn) -> &mut Heartbeat {
+        conn.client().and_then(|client| client.heartbeat.as_mut()).expect("it is open and has one")
+    }
+
+    #[test]
+    fn who_is_held_back_and_stops_reading_then_is_given_up() {
+        let start = Instant::now();
+        let id = ConnId { index: 0, generation: 1 };
+        let mut conn = Conn::new(id, IpAddr::V4(Ipv4Addr::LOCALHOST), start);
+        conn.phase = Phase::Open(Client::new(false, Pings::Frames, &ShardLimits::default(), start));
+        let (frames, mut queues, mut batches) = (FramePool::new(8), QueuePool::new(2), BatchPool::new(2));
+        // The rings are full, and it has read all that there is: it misses no pongs.
+        conn.is_paused = true;
+        heartbeat(&mut conn).paused(true, start);
+        conn.blame(LIMITS, start);
+        assert!(heartbeat(&mut conn).is_paused());
+        // Others publish what it subscribed to, and it does not read any more.
+        for _ in 0..3 {
+            conn.outbox.push_reply(&mut queues, frames.build().finish(0), Place::Liftable);
+        }
+        let mut now = start;
+        let mut pings = 0;
+        loop {
+            now += Duration::from_secs(60);
+            assert!(now < start + Duration::from_secs(3_600), "it is never given up");
+            conn.blame(LIMITS, now);
+            match heartbeat(&mut conn).on_deadline(now) {
+                Verdict::Nothing => {}
+                Verdict::SendPing => pings += 1,
+                Verdict::Dead => break,
+            }
+        }
+        assert_eq!(pings, ShardLimits::default().missed_pongs, "each miss asks once more");
+        // Once it reads again, it is others who hold it back.
+        let batch = conn.outbox.next_batch(&mut queues, &mut batches).expect("something waits");
+        batches.recycle(batch);
+        conn.outbox.sent();
+        conn.blame(LIMITS, now);
+        assert!(heartbeat(&mut conn).is_paused());
+    }
 }

@@ -93,9 +93,6 @@ impl Core {
                 continue;
             }
             let may_go_on = self.may_read(id);
-            if !may_go_on {
-                self.blame(id);
-            }
             let Some(conn) = self.conns.find(id) else { continue };
             if !may_go_on {
                 self.stalled.push_back(id);
@@ -112,21 +109,6 @@ impl Core {
             self.read_on(io, id);
         }
         got_on
-    }
-
-    /// Whoever was held back for lack of room and meanwhile stopped to read misses pongs from now on: otherwise it
-    /// would never be given up.
-    fn blame(&mut self, id: ConnId) {
-        let (now, limits) = (self.now, self.config.limits.outbox);
-        let Some(conn) = self.conns.find(id) else { return };
-        let is_own_fault = conn.outbox.is_half_full(limits);
-        if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
-            && is_own_fault
-            && heartbeat.is_paused()
-            && heartbeat.paused(false, now)
-        {
-            self.set_timer(id);
-        }
     }
 
     /// Nothing is held back any more: read again, or act on the end that came meanwhile.

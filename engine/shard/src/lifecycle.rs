@@ -434,6 +434,7 @@ impl Core {
         let (now, unix_ms, idle_timeout) = (self.now, self.unix_ms, self.config.limits.idle_timeout);
         let Some(conn) = self.conns.find(id) else { return };
         let is_paused = conn.is_paused;
+        conn.blame(self.config.limits.outbox, now);
         let Some(client) = conn.client() else { return };
         if is_paused {
             // What it may be saying is not read: that is not being idle.
