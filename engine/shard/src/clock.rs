@@ -1,8 +1,8 @@
 //! The shard's own time: it stands still while the shard is kept from its work.
 //!
 //! A process may be stopped, its machine suspended, its core given to others. What peers sent meanwhile lies in the
-//! kernel, unread: their silence is not theirs. So a turn that comes late counts as [`LATE_MAX`] at most, and judges
-//! nobody before the sockets were read.
+//! kernel, unread: their silence is not theirs. So what a turn comes late counts as [`LATE_MAX`] at most, and nobody is
+//! judged before the sockets were read. The time up to the turn that was asked for counts in full.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ impl Clock {
     pub(crate) fn turn(&mut self, real: Instant, connections: usize) -> Instant {
         let late = self.due.map_or(Duration::ZERO, |due| real.saturating_duration_since(due.max(self.last)));
         if late > LATE_MAX {
-            self.behind += real.saturating_duration_since(self.last) - LATE_MAX;
+            self.behind += late - LATE_MAX;
             if self.hearing == 0 {
                 self.hearing = connections / HEARD_PER_TURN + 2;
             }
@@ -53,9 +53,15 @@ impl Clock {
         self.hearing == 0
     }
 
-    /// The next turn is wanted at this time, or when something happens; the same in the driver's time.
-    pub(crate) fn sleep(&mut self, until: Option<Instant>) -> Option<Instant> {
-        self.due = until.map(|until| until + self.behind);
+    /// This turn in the driver's time: for what is promised to those who don't care how busy the shard is.
+    pub(crate) fn real(&self) -> Instant {
+        self.last
+    }
+
+    /// The next turn is wanted at one of these times, the second in the driver's, or when something happens; the
+    /// first of them in the driver's time.
+    pub(crate) fn sleep(&mut self, until: Option<Instant>, real: Option<Instant>) -> Option<Instant> {
+        self.due = until.map(|until| until + self.behind).into_iter().chain(real).min();
         self.due
     }
 }
@@ -71,35 +77,51 @@ mod tests {
         let start = Instant::now();
         let mut clock = Clock::new(start);
         assert_eq!(clock.turn(start + 5000 * MS, 0), start + 5000 * MS, "nobody asked for a turn");
-        assert_eq!(clock.sleep(Some(start + 9000 * MS)), Some(start + 9000 * MS));
+        assert_eq!(clock.sleep(Some(start + 9000 * MS), None), Some(start + 9000 * MS));
         assert_eq!(clock.turn(start + 9100 * MS, 0), start + 9100 * MS);
         assert!(clock.may_judge());
-        assert_eq!(clock.sleep(None), None);
+        assert_eq!(clock.sleep(None, None), None);
         assert_eq!(clock.turn(start + 99_000 * MS, 0), start + 99_000 * MS);
         assert!(clock.may_judge());
     }
 
+    /// What peers were given up to their deadlines they were given; only the server's own absence is no time.
     #[test]
     fn an_absence_is_no_time() {
         let start = Instant::now();
         let mut clock = Clock::new(start);
-        clock.sleep(Some(start + 1000 * MS));
+        clock.sleep(Some(start + 1000 * MS), None);
         let now = clock.turn(start + 60_000 * MS, 10);
-        assert_eq!(now, start + LATE_MAX, "what was due is due later");
+        assert_eq!(now, start + 1000 * MS + LATE_MAX, "what would have been due later is due later");
         assert!(!clock.may_judge());
-        let behind = 60_000 * MS - LATE_MAX;
-        assert_eq!(clock.turn(start + 60_001 * MS, 10), start + LATE_MAX + MS);
+        assert_eq!(clock.turn(start + 60_001 * MS, 10), now + MS);
         assert!(clock.may_judge(), "in between the sockets were read");
-        assert_eq!(clock.sleep(Some(start + 1000 * MS)), Some(start + 1000 * MS + behind));
-        assert_eq!(clock.turn(start + 1000 * MS + behind, 10), start + 1000 * MS);
+        assert_eq!(clock.sleep(Some(now + 100 * MS), None), Some(start + 60_100 * MS));
+        assert_eq!(clock.turn(start + 60_100 * MS, 10), now + 100 * MS);
         assert!(clock.may_judge());
+        let (own, real) = (now + 500 * MS, start + 60_300 * MS);
+        assert_eq!(clock.sleep(Some(own), Some(real)), Some(real), "the driver's time has no absence");
+    }
+
+    /// A host that steals the core wakes everybody late, always. Time-outs hold all the same.
+    #[test]
+    fn who_always_wakes_late_is_late_by_that_only() {
+        let start = Instant::now();
+        let mut clock = Clock::new(start);
+        let deadline = start + 30_000 * MS;
+        let (mut now, mut real) = (start, start);
+        while now < deadline {
+            real = clock.sleep(Some(deadline), None).expect("a deadline") + 150 * MS;
+            now = clock.turn(real, 0);
+        }
+        assert_eq!((real - start, clock.real()), (30_150 * MS, real));
     }
 
     #[test]
     fn many_take_several_turns_to_be_heard() {
         let start = Instant::now();
         let mut clock = Clock::new(start);
-        clock.sleep(Some(start));
+        clock.sleep(Some(start), None);
         let mut turns = 0;
         clock.turn(start + 5000 * MS, 10_000);
         while !clock.may_judge() {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
@@ -53,7 +54,7 @@ impl<L> ShardLoop<L> {
         links: Links,
         node: Arc<Node>,
         counters: Arc<Counters>,
-        now: std::time::Instant,
+        now: Instant,
     ) -> Self {
         let assembly_bytes = config.limits.assembly_bytes;
         Self {
@@ -111,7 +112,8 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         };
         self.count(io);
         // The last marker of this shard may have to wait for room in a ring: others wait for it.
-        if is_drained && self.core.links.deliveries_are_out() || self.core.drain.is_overdue(self.core.now) {
+        if is_drained && self.core.links.deliveries_are_out() || self.core.drain.is_overdue(self.clock.real())
+        {
             return Next::Stop;
         }
         if has_more_records
@@ -126,8 +128,8 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         {
             return Next::Again;
         }
-        let deadlines = self.core.timers.next().into_iter().chain(self.core.drain.deadline());
-        self.clock.sleep(deadlines.min()).map_or(Next::Park, Next::Until)
+        let (own, real) = (self.core.timers.next(), self.core.drain.deadline());
+        self.clock.sleep(own, real).map_or(Next::Park, Next::Until)
     }
 }
 
@@ -241,15 +243,17 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         has_more
     }
 
-    /// Goes on with the end of this shard; whether it is reached.
+    /// Goes on with the end of this shard; whether it is reached. Its deadlines are in the driver's time: whoever
+    /// asked for it waits no longer because the shard was kept from its work.
     fn drain(&mut self, io: &mut impl Io) -> bool {
+        let now = self.clock.real();
         let core = &mut self.core;
         let others = core.links.others();
         loop {
             let stage = core.drain.stage;
             match stage {
                 Stage::Serving => {
-                    core.drain.begin(core.now, core.config.limits.drain_timeout);
+                    core.drain.begin(now, core.config.limits.drain_timeout);
                     core.quiet(io);
                 }
                 Stage::Quieting if core.is_quiet() => {
@@ -261,15 +265,15 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                     core.drain.stage = Stage::AwaitingDeliveries;
                 }
                 Stage::AwaitingDeliveries if core.drain.deliveries_are_over(others) => {
-                    core.close_all();
+                    core.close_all(now);
                 }
                 Stage::Closing => {
-                    if core.drain.stops_accepting(core.now) {
+                    if core.drain.stops_accepting(now) {
                         io.stop_listening();
                     }
                     return core.drain.is_deserted(core.conns.len());
                 }
-                _ if core.drain.must_close(core.now) => core.close_all(),
+                _ if core.drain.must_close(now) => core.close_all(now),
                 _ => return false,
             }
         }
@@ -332,8 +336,8 @@ impl Core {
     }
 
     /// Tells every client to go. Who has not become one yet is refused.
-    fn close_all(&mut self) {
-        self.drain.closing(self.now);
+    fn close_all(&mut self, real: Instant) {
+        self.drain.closing(real);
         for index in self.conns.indices().collect::<Vec<_>>() {
             let Some(conn) = self.conns.at(index) else { continue };
             let id = conn.id;
