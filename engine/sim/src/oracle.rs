@@ -172,6 +172,14 @@ impl Oracle {
         truth.note(position, from).map_err(|failure| self.on(channel, failure))
     }
 
+    /// A direct message was refused, for nobody is there: whoever was there all the time waits for it all the same.
+    pub fn refused(&mut self, from: (Serial, u32), channel: ChannelIndex) {
+        self.truths[usize::from(channel)].answered(from);
+        if let Some(view) = self.views.get_mut(&from.0) {
+            view.refused(channel, from.1);
+        }
+    }
+
     /// `subscribed` was read, as an answer or as news of an epoch.
     ///
     /// # Errors
@@ -193,7 +201,7 @@ impl Oracle {
             view.moved(channel, at);
             return Ok(());
         }
-        let checked = view.positioned(channel, at);
+        let checked = view.positioned(serial, channel, at, truth);
         checked.map_err(|failure| self.on(channel, failure))
     }
 
@@ -264,15 +272,11 @@ impl Oracle {
                 truth.note(seen.position, seen.from)?;
             }
             let at = truth.at(seen.position);
-            view.message_at(seen.channel, at, seen.is_ephemeral)?;
+            view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
         }
-        let missed = view.message_from(seen.channel, seen.from, truth, since)?;
-        if missed > 0 && truth.class != Class::Inbox {
-            if truth.class == Class::Numbered && seen.from.0 == serial {
-                // Own messages may be sent without an echo; offsets tell which.
-                return Ok(());
-            }
-            if truth.class == Class::Numbered {
+        let missed = view.message_from(serial, seen.channel, seen.from, truth, since)?;
+        if missed > 0 {
+            if matches!(truth.class, Class::Numbered | Class::Inbox) {
                 let what = format!("{missed} messages of {} before {} never came", seen.from.0, seen.from.1);
                 return Err(Failure::new(Check::Delivery, what));
             }

@@ -122,7 +122,13 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
     }
     // Direct messages to who is not there: of a list, only the last one has the id.
     let is_direct = |ask: &Ask| matches!(ask, Ask::Publish { channel, .. } if town.names.channels[usize::from(*channel)].class == Class::Inbox);
-    if code == "NOT_FOUND" && (id.is_none() || session.ledger.take(id, is_direct).is_some()) {
+    if code == "NOT_FOUND" && id.is_none() {
+        return Ok(());
+    }
+    if code == "NOT_FOUND"
+        && let Some(Ask::Publish { channel, number, .. }) = session.ledger.take(id, is_direct)
+    {
+        town.oracle.refused((session.serial, number), channel);
         return Ok(());
     }
     let cancelled =

@@ -86,6 +86,11 @@ impl Truth {
         }
     }
 
+    /// Which message has this offset, as far as anybody has seen or was told since the last settling.
+    pub(super) fn message_at(&self, (epoch, offset): At) -> Option<(Serial, u32)> {
+        self.epochs[epoch as usize].messages.get(&offset).copied()
+    }
+
     /// The highest offset that anybody was told of.
     pub(super) fn highest(&self, epoch: u32) -> u64 {
         self.epochs[epoch as usize].highest

@@ -1,5 +1,7 @@
 //! What one connection is subscribed to, and what it has seen.
 
+use std::ops::Range;
+
 use crate::Map;
 
 use super::channel::{At, Truth};
@@ -24,8 +26,8 @@ struct Channel {
     since: Option<u64>,
     /// The position, from the first message or answer on.
     at: Option<At>,
-    /// Own publishes that the server was asked not to echo: their offsets are missed here.
-    unechoed: u32,
+    /// Own publishes since the last settling that the server was asked not to echo: their offsets are missed here.
+    unechoed: Vec<u32>,
 }
 
 impl View {
@@ -112,8 +114,13 @@ impl View {
 
     /// An own publish must not come back.
     pub(super) fn unechoed(&mut self, channel: ChannelIndex, number: u32) {
-        self.channels[usize::from(channel)].unechoed += 1;
+        self.channels[usize::from(channel)].unechoed.push(number);
         self.silent.push((channel, number));
+    }
+
+    /// An own publish was refused: it has no offset that could be missed.
+    pub(super) fn refused(&mut self, channel: ChannelIndex, number: u32) {
+        self.channels[usize::from(channel)].unechoed.retain(|it| *it != number);
     }
 
     /// Whether this own message must not come back.
@@ -122,8 +129,14 @@ impl View {
     }
 
     /// An answer names a position.
-    pub(super) fn positioned(&mut self, channel: ChannelIndex, at: At) -> Checked {
-        self.advance(channel, at, at.1)
+    pub(super) fn positioned(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        at: At,
+        truth: &Truth,
+    ) -> Checked {
+        self.advance((serial, channel), at, at.1, truth)
     }
 
     /// A new epoch begins.
@@ -132,13 +145,26 @@ impl View {
     }
 
     /// A message at a position, or an ephemeral one at the channel's.
-    pub(super) fn message_at(&mut self, channel: ChannelIndex, at: At, is_ephemeral: bool) -> Checked {
+    pub(super) fn message_at(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        at: At,
+        is_ephemeral: bool,
+        truth: &Truth,
+    ) -> Checked {
         let expected = if is_ephemeral { at.1 } else { at.1 - 1 };
-        self.advance(channel, at, expected)
+        self.advance((serial, channel), at, expected, truth)
     }
 
     /// Moves on to `to`, which is right if the position so far is `expected`.
-    fn advance(&mut self, channel: ChannelIndex, to: At, expected: u64) -> Checked {
+    fn advance(
+        &mut self,
+        (serial, channel): (Serial, ChannelIndex),
+        to: At,
+        expected: u64,
+        truth: &Truth,
+    ) -> Checked {
         let channel = &mut self.channels[usize::from(channel)];
         let Some((epoch, offset)) = channel.at.replace(to) else { return Ok(()) };
         if epoch != to.0 {
@@ -147,23 +173,20 @@ impl View {
         if offset == expected {
             return Ok(());
         }
-        let missed = expected.checked_sub(offset);
-        match missed {
-            // Own messages that were not to be echoed.
-            Some(missed) if missed <= u64::from(channel.unechoed) => {
-                channel.unechoed -= missed as u32;
-                Ok(())
-            }
-            _ => {
-                let what = format!("position {expected} was expected, and it was {offset}");
-                Err(Failure::new(Check::Offsets, what))
-            }
+        let unechoed = channel.unechoed.len();
+        if expected > offset && channel.passes(serial, epoch, offset..expected, truth) {
+            return Ok(());
         }
+        let what = format!(
+            "position {expected} was expected, and it was {offset} ({unechoed} own messages without echo)"
+        );
+        Err(Failure::new(Check::Offsets, what))
     }
 
     /// The next message of a publisher; how many before it should have come and did not.
     pub(super) fn message_from(
         &mut self,
+        serial: Serial,
         channel: ChannelIndex,
         from: (Serial, u32),
         truth: &mut Truth,
@@ -179,16 +202,28 @@ impl View {
                 let what = format!("message {} of connection {} comes behind {last}", from.1, from.0);
                 Err(Failure::new(Check::Order, what))
             }
-            Some(last) => Ok(from.1 - last - 1),
+            Some(last) => Ok(self.owed(serial, channel, from.0, last + 1..from.1)),
             // The first one: those before it that were written behind the subscription were lost.
             None => {
-                Ok((1..from.1).rev().take_while(|n| truth.is_written_after((from.0, *n), since)).count()
-                    as u32)
+                let before = (1..from.1).rev().take_while(|n| truth.is_written_after((from.0, *n), since));
+                Ok(self.owed(serial, channel, from.0, before))
             }
         }
     }
 
-    /// The last message of a publisher that was seen, and the position.
+    /// How many of these messages of a publisher are to come: not the own ones that are not to be echoed.
+    pub(super) fn owed(
+        &self,
+        serial: Serial,
+        channel: ChannelIndex,
+        publisher: Serial,
+        numbers: impl Iterator<Item = u32>,
+    ) -> u32 {
+        let is_silent = |number: &u32| publisher == serial && self.wants_no_echo(channel, *number);
+        numbers.filter(|number| !is_silent(number)).count() as u32
+    }
+
+    /// The last message of a publisher that was seen.
     pub(super) fn last(&self, channel: ChannelIndex, publisher: Serial) -> Option<u32> {
         self.last.get(&(channel, publisher)).copied()
     }
@@ -197,9 +232,17 @@ impl View {
         self.channels[usize::from(channel)].at
     }
 
-    /// How far the own position may lie behind for lack of echoes.
-    pub(super) fn unechoed_left(&self, channel: ChannelIndex) -> u64 {
-        u64::from(self.channels[usize::from(channel)].unechoed)
+    /// Whether everything from its position up to `highest` is own messages that were not to be echoed.
+    pub(super) fn is_up_to(
+        &self,
+        serial: Serial,
+        channel: ChannelIndex,
+        (epoch, highest): At,
+        truth: &Truth,
+    ) -> bool {
+        let mut channel = self.channels[usize::from(channel)].clone();
+        let Some((_, offset)) = channel.at else { return true };
+        offset >= highest || channel.passes(serial, epoch, offset..highest, truth)
     }
 
     /// Everything so far was delivered or accounted for, up to `clock`.
@@ -213,9 +256,29 @@ impl View {
             if let Some(since) = &mut channel.since {
                 *since = clock;
             }
+            // Positions are known exactly again.
+            channel.unechoed.clear();
         }
         for since in self.prefixes.iter_mut().flatten() {
             *since = clock;
         }
+    }
+}
+
+impl Channel {
+    /// Passes over the offsets behind each of `missed`: whether they can all be own messages that were not to be
+    /// echoed. Where somebody knows which message it is, it must be one of them; the others are as many at most.
+    fn passes(&mut self, serial: Serial, epoch: u32, missed: Range<u64>, truth: &Truth) -> bool {
+        for offset in missed {
+            let at = match truth.message_at((epoch, offset + 1)) {
+                Some((by, _)) if by != serial => return false,
+                Some((_, number)) => self.unechoed.iter().position(|it| *it == number),
+                None => Some(0).filter(|_| !self.unechoed.is_empty()),
+            };
+            let Some(at) = at else { return false };
+            // In order: those before it were passed already, or have no offset here.
+            self.unechoed.drain(..=at);
+        }
+        true
     }
 }
