@@ -231,7 +231,7 @@ impl Client {
             End::Own => 3,
         };
         town.trace.note("end", &[u64::from(session.serial), code]);
-        let is_sent_away = town.is_draining && *end == End::Closed(1001) && !session.is_unheard;
+        let is_sent_away = session.is_sent_away(end) && !session.is_unheard;
         town.oracle.ended(session.serial, is_sent_away);
         self.close_book(session, end, town);
         let link: LinkId = session.link;
@@ -252,7 +252,7 @@ impl Client {
         // Some are back before others have heard that they were gone.
         let away_us = if self.rng.bool() { self.rng.u64(..500) } else { self.rng.u64(100..20_000) };
         self.state = State::Down { until_us: town.now_us + away_us };
-        if session.may_end(end, town) {
+        if session.may_end(end, town) && session.is_farewell(end, town) {
             return Ok(());
         }
         let what = format!(

@@ -96,10 +96,11 @@ impl Client {
             }
             wire::PING => {}
             wire::PONG => {
-                let Some(at) = session.pongs_due.iter().position(|due| due == payload) else {
-                    return Err(Failure::new(Check::Answers, "a pong that answers no ping"));
-                };
-                session.pongs_due.drain(..=at);
+                // Each is answered, in the order in which they were sent.
+                if session.pongs_due.front().is_none_or(|due| due != payload) {
+                    return Err(Failure::new(Check::Answers, "a pong that does not answer the next ping"));
+                }
+                session.pongs_due.pop_front();
             }
             wire::CLOSE => self.closed(session, town, payload),
             _ if session.kind.is_echo => echoed(session, town, opcode, payload)?,
@@ -166,7 +167,10 @@ impl Client {
             }
             "error" => answer::error(session, town, &heard),
             "ping" => self.ping_message(session, town, &heard),
-            "reconnect" if town.is_draining => Ok(()),
+            "reconnect" if town.is_draining && !session.was_told_to_go => {
+                session.was_told_to_go = true;
+                Ok(())
+            }
             other => Err(Failure::new(Check::Answers, format!("nobody asked for {other}"))),
         }
     }

@@ -75,7 +75,7 @@ pub(super) struct Session {
     /// It keeps no books any more, and something came.
     pub(super) is_unheard: bool,
     /// Pings that were not answered with a pong yet.
-    pub(super) pongs_due: Vec<Vec<u8>>,
+    pub(super) pongs_due: VecDeque<Vec<u8>>,
     /// What was sent to `/ws/echo`.
     pub(super) echoes_due: VecDeque<(u8, Vec<u8>)>,
     /// Messages in a row that were invalid.
@@ -96,6 +96,10 @@ pub(super) struct Session {
     /// The server's close frame came, with this code: nothing may follow it.
     pub(super) closed_by: Option<u16>,
     pub(super) close_reason: String,
+    /// A drain began while it was open and well: it must be told to go.
+    pub(super) farewell_is_due: bool,
+    /// `reconnect` was read.
+    pub(super) was_told_to_go: bool,
 }
 
 impl Default for LinkId {
@@ -256,7 +260,7 @@ impl Session {
         let mut payload = rng.u32(..).to_be_bytes().to_vec();
         payload.resize([0, 4, 125][rng.usize(..3)], b'p');
         wire::write(&mut self.outbox, true, wire::PING, &payload, rng.u32(..));
-        self.pongs_due.push(payload);
+        self.pongs_due.push_back(payload);
     }
 
     /// Says goodbye with a code, or without one.

@@ -68,6 +68,8 @@ pub struct Town {
     pub is_settling: bool,
     /// The node drains: being closed is right.
     pub is_draining: bool,
+    /// When clients are told to go by a drain whatever is still owed to them.
+    pub overdue_at_us: u64,
     /// For the next connection.
     pub serials: Serial,
     /// Bytes of the largest message that a client has sent.
@@ -76,4 +78,11 @@ pub struct Town {
     pub books: Vec<Book>,
     /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
     pub is_steady: bool,
+}
+
+impl Town {
+    /// Whether a drain has taken so long that not all is delivered that it owes.
+    pub fn is_overdue(&self) -> bool {
+        self.is_draining && self.now_us >= self.overdue_at_us
+    }
 }

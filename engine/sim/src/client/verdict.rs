@@ -5,6 +5,25 @@ use super::{Client, End, State, Town};
 use crate::net::Net;
 
 impl Session {
+    /// Whether a drain ended it, and not its own 1001 that was answered.
+    pub(super) fn is_sent_away(&self, end: &End) -> bool {
+        *end == End::Closed(1001) && self.close_reason.starts_with("DRAINING")
+    }
+
+    /// Whether a drain that begins now must tell this client to go: it is open, reads and keeps to the contract.
+    fn is_owed_farewell(&self) -> bool {
+        let is_open = self.stage == Stage::Open && self.is_established && self.closed_by.is_none();
+        is_open && self.reading == Reading::All && !self.was_slow && !self.has_vanished
+    }
+
+    /// Whether it got what a drain owed it when it began: `reconnect`, and a close frame that says why.
+    pub(super) fn is_farewell(&self, end: &End, town: &Town) -> bool {
+        // Before it was told it may have been given up, as at any other time.
+        let is_given_up = matches!(end, End::Closed(4000 | 4001));
+        let is_told = self.is_sent_away(end) && (self.was_told_to_go || self.kind.is_echo);
+        !self.farewell_is_due || is_told || is_given_up || town.is_overdue()
+    }
+
     /// Whether the server may end this connection like that.
     pub(super) fn may_end(&self, end: &End, town: &Town) -> bool {
         let habits = &town.habits;
@@ -18,7 +37,7 @@ impl Session {
             End::Own => true,
             End::Closed(code) if self.said_close == Some(code) || self.close_due == Some(code) => true,
             End::Refused(status) if self.status_due == Some(status) => true,
-            End::Closed(1001) => town.is_draining,
+            End::Closed(1001) => town.is_draining && self.is_sent_away(end),
             End::Closed(4000) => self.was_slow || habits.is_tight,
             End::Closed(4001) => !is_patient_enough,
             // Browsers can't read statuses.
@@ -41,7 +60,7 @@ impl Session {
                 is_last_word
                     || (self.is_pipelined || self.status_due.is_some()) && may_be_refused
                     || !is_patient_enough
-                    || town.is_draining
+                    || town.is_draining && (!self.is_established || town.is_overdue())
                     || habits.is_tight
             }
         }
@@ -67,6 +86,13 @@ impl Session {
 }
 
 impl Client {
+    /// A drain begins: who is there now is told to go.
+    pub fn awaits_farewell(&mut self) {
+        if let State::Up(session) = &mut self.state {
+            session.farewell_is_due = session.is_owed_farewell();
+        }
+    }
+
     /// Whether it waits for nothing: all is sent, read and answered.
     pub fn is_still(&self, net: &mut Net) -> bool {
         let State::Up(session) = &self.state else { return true };
@@ -81,6 +107,7 @@ impl Client {
             && !link.down.fin
             && session.ledger.is_empty()
             && session.echoes_due.is_empty()
+            && session.pongs_due.is_empty()
             && session.stage == Stage::Open
     }
 
@@ -108,7 +135,8 @@ impl Client {
         let State::Up(session) = &self.state else { return "nothing".to_owned() };
         let link = net.at(session.link);
         format!(
-            "client {} (connection {}, {:?}, {:?}): {} bytes to write, {} on their way up, {} down, asks {:?}",
+            "client {} (connection {}, {:?}, {:?}): {} bytes to write, {} on their way up, {} down, {} pongs \
+             due, asks {:?}",
             self.index,
             session.serial,
             self.temper,
@@ -116,6 +144,7 @@ impl Client {
             session.outbox.len(),
             link.up.len(),
             link.down.len(),
+            session.pongs_due.len(),
             session.ledger.examples()
         )
     }

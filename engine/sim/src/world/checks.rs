@@ -1,5 +1,7 @@
 //! What must hold of the shards after every turn, when nothing moves, and when everybody has left.
 
+use corecast_hub::ShardSet;
+
 use super::World;
 use crate::chaos::Fault;
 use crate::host::{Host, State};
@@ -19,10 +21,14 @@ const TOLD_BYTES: u64 = 44;
 impl World {
     /// What must hold after every turn.
     pub(super) fn check_bounds(&mut self, index: usize) -> Checked {
-        let full = self.hosts.iter().filter(|host| host.counters.spilled_bytes.value() > 0).count();
-        if full > 1 {
+        let spills: Vec<ShardSet> = self.hosts.iter().map(Host::spills_to).collect();
+        let both_ways =
+            |from: usize, to: u16| usize::from(to) > from && spills[usize::from(to)].contains(from as u16);
+        let are_full = (0..spills.len()).any(|from| spills[from].iter().any(|to| both_ways(from, to)));
+        if are_full && !self.were_full {
             self.town.chaos.note(Fault::RingsFullBothWays);
         }
+        self.were_full = are_full;
         let counters = &self.hosts[index].counters;
         let connections = counters.connections.value();
         let outbox = self.setup.limits.outbox.messages as u64 + 1_200;
@@ -92,31 +98,51 @@ impl World {
         Failure::new(Check::Progress, what)
     }
 
-    /// Everything has returned to where it began.
-    pub(super) fn check_empty(&mut self) -> Checked {
+    /// Nobody is there any more, and everything that connections had has returned to where it began.
+    pub(super) fn check_gone(&self) -> Checked {
         for (index, host) in self.hosts.iter().enumerate() {
             let counters = &host.counters;
+            // What has come for connections that a shard did not wait for is still the kernel's.
+            let buffers = if host.io.len() == 0 { host.io.buffers_out() as u64 } else { 0 };
             for (what, left) in [
                 ("connections", counters.connections.value()),
                 ("clients", counters.clients.value()),
                 ("frames in use", counters.frames_in_use.value()),
                 ("unfinished bytes", counters.assembly_bytes.value()),
-                ("bytes spilled", counters.spilled_bytes.value()),
-                ("receive buffers", host.io.buffers_out() as u64),
-                ("things that the shard is not empty of", u64::from(!host.is_empty())),
+                ("bytes held back", counters.held_bytes.value()),
+                ("receive buffers", buffers),
             ] {
                 if left > 0 {
                     return Err(Failure::new(Check::Leaks, format!("shard {index}: {left} {what} are left")));
                 }
             }
+            // What it tells others of its last clients, nobody may be there to hear.
+            if self.hosts.len() == 1 {
+                Self::check_host_empty(index, host)?;
+            }
         }
         let clients = self.node.clients();
         if clients > 0 {
-            return Err(Failure::new(
-                Check::Leaks,
-                format!("{clients} clients are counted, and nobody is there"),
-            ));
+            let what = format!("{clients} clients are counted, and nobody is there");
+            return Err(Failure::new(Check::Leaks, what));
         }
         Ok(())
+    }
+
+    /// No shard owes anything to another one or remembers who was there.
+    pub(super) fn check_empty(&self) -> Checked {
+        self.hosts.iter().enumerate().try_for_each(|(index, host)| Self::check_host_empty(index, host))
+    }
+
+    fn check_host_empty(index: usize, host: &Host) -> Checked {
+        let spilled = host.counters.spilled_bytes.value();
+        let what = if spilled > 0 {
+            format!("shard {index}: {spilled} bytes spilled are left")
+        } else if host.is_empty() {
+            return Ok(());
+        } else {
+            format!("shard {index}: its pools or its hub are not empty")
+        };
+        Err(Failure::new(Check::Leaks, what))
     }
 }

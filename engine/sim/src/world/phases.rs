@@ -3,6 +3,7 @@
 use corecast_shard::Order;
 
 use super::World;
+use crate::client::Client;
 use crate::host::{Host, State};
 use crate::oracle::{Checked, Failure};
 
@@ -88,6 +89,7 @@ impl World {
             world.hosts.iter().all(|host| host.io.len() == 0 && host.is_still())
                 && world.clients.iter().all(|client| client.serial().is_none())
         })?;
+        self.check_gone()?;
         self.check_empty()
     }
 
@@ -109,6 +111,9 @@ impl World {
     pub(super) fn drain(&mut self) -> Checked {
         self.fall_behind()?;
         self.town.is_draining = true;
+        let patience = self.setup.limits.drain_timeout * 3 / 4;
+        self.town.overdue_at_us = self.town.now_us + patience.as_micros() as u64;
+        self.clients.iter_mut().for_each(Client::awaits_farewell);
         self.town.chaos.calm(true);
         self.node.order(Order::Drain);
         let tick = self.tick;
@@ -119,6 +124,9 @@ impl World {
         self.until("the node has drained", |world| {
             world.hosts.iter().all(|host| host.state == State::Stopped)
         })?;
+        if !self.town.is_overdue() {
+            self.check_gone()?;
+        }
         self.town.is_settling = true;
         while self.step()? {}
         self.check_drained()
