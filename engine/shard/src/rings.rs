@@ -236,6 +236,11 @@ impl Links {
         self.delivers.staged.is_empty()
     }
 
+    /// Shards to which records are staged, or wait for room; behind [`Links::publish`] the latter alone.
+    pub fn spills_to(&self) -> ShardSet {
+        ShardSet(self.requests.staged.0 | self.delivers.staged.0)
+    }
+
     /// Moves what was staged into the rings, tails published once per ring, and says whom to wake.
     pub fn publish(&mut self) -> ShardSet {
         let mut told = std::mem::take(&mut self.unblocked);

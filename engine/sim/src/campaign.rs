@@ -18,12 +18,26 @@ pub struct Campaign {
     pub from: u64,
     /// How many at most.
     pub seeds: u64,
-    /// Ticks of each run.
+    /// Ticks of the longest runs; most have a part of them, for they come to their end and its checks more often.
     pub ticks: u64,
     /// No new run begins after this.
     pub patience: Duration,
     /// Runs at the same time.
     pub threads: usize,
+}
+
+/// Of so many runs in a row, each has this part of the ticks.
+const PARTS: [u64; 10] = [30, 5, 30, 1, 30, 5, 30, 30, 5, 30];
+
+/// A run that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Its seed.
+    pub seed: u64,
+    /// Its ticks.
+    pub ticks: u64,
+    /// What it came to.
+    pub outcome: Outcome,
 }
 
 /// What all runs came to.
@@ -50,9 +64,9 @@ pub struct Totals {
 impl Campaign {
     /// Runs seeds until one fails: the totals, and the seed that failed first with its outcome. `prepare` is called on
     /// each thread before its first run.
-    pub fn run(&self, prepare: impl Fn() + Sync) -> (Totals, Option<(u64, Outcome)>) {
+    pub fn run(&self, prepare: impl Fn() + Sync) -> (Totals, Option<Failed>) {
         let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Mutex::new((Totals::default(), None::<(u64, Outcome)>));
+        let shared = Mutex::new((Totals::default(), None::<Failed>));
         let until = Instant::now() + self.patience;
         thread::scope(|scope| {
             for _ in 0..self.threads {
@@ -64,13 +78,14 @@ impl Campaign {
                             break;
                         }
                         let seed = self.from + index;
-                        let outcome = run(&Setup::of(seed, self.ticks), 0);
+                        let ticks = self.ticks_of(seed);
+                        let outcome = run(&Setup::of(seed, ticks), 0);
                         let mut shared = shared.lock().expect("nobody panics while holding it");
                         shared.0.add(&outcome);
                         if outcome.failure.is_some() {
                             is_over.store(true, Ordering::Relaxed);
-                            if shared.1.as_ref().is_none_or(|(earlier, _)| seed < *earlier) {
-                                shared.1 = Some((seed, outcome));
+                            if shared.1.as_ref().is_none_or(|earlier| seed < earlier.seed) {
+                                shared.1 = Some(Failed { seed, ticks, outcome });
                             }
                         }
                     }
@@ -78,6 +93,11 @@ impl Campaign {
             }
         });
         shared.into_inner().expect("nobody panics while holding it")
+    }
+
+    /// How long the run of a seed is: its own, wherever the campaign begins.
+    fn ticks_of(&self, seed: u64) -> u64 {
+        (self.ticks / PARTS[(seed % PARTS.len() as u64) as usize]).max(1)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use corecast_driver::{Next, Shard};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Hub, HubConfig};
+use corecast_hub::{Hub, HubConfig, ShardSet};
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::Links;
 use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
@@ -114,6 +114,11 @@ impl Host {
             State::Asleep { until } => until,
             _ => None,
         }
+    }
+
+    /// Shards to which records wait for room in a ring.
+    pub(crate) fn spills_to(&self) -> ShardSet {
+        self.shard.spills_to()
     }
 
     /// Whether nothing of any connection is left.

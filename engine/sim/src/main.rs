@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use corecast_sim::campaign::{Campaign, Totals};
+use corecast_sim::campaign::{Campaign, Failed, Totals};
 use corecast_sim::chaos::Fault;
 use corecast_sim::run::run;
 use corecast_sim::setup::Setup;
 use corecast_sim::shrink::shrink;
+
+/// A hundred years.
+const SECONDS_MAX: u64 = 3_153_600_000;
 
 /// Runs the real protocol, hub and shards on a simulated driver, clock and network, and checks every promise.
 ///
@@ -21,33 +24,33 @@ struct Args {
     /// Run this seed alone.
     #[arg(long)]
     seed: Option<u64>,
-    /// Ticks of each run; a tick is one loop of one shard.
-    #[arg(long, default_value_t = 20_000)]
+    /// Ticks of a run; a tick is one loop of one shard. Without --seed most runs have a fifth or a thirtieth of them.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     ticks: u64,
     /// Without --seed: the first of many.
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// Without --seed: how many at most.
-    #[arg(long, default_value_t = u64::MAX)]
+    #[arg(long, default_value_t = u64::MAX, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Without --seed: begin no run after so many seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX), conflicts_with = "seed")]
     seconds: u64,
     /// The same in hours, for a soak.
-    #[arg(long, conflicts_with = "seconds")]
+    #[arg(long, conflicts_with_all = ["seconds", "seed"])]
     hours: Option<f64>,
     /// Runs at the same time; 0 for one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Clients that take no part, as a failure's report names them.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "seed")]
     without: Vec<u32>,
     /// Faults that do not strike, likewise.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "seed")]
     calm: Vec<String>,
-    /// Lines of the trace that are printed at the end of one run, or of a failure.
-    #[arg(long, default_value_t = 40)]
-    trace: usize,
+    /// Lines of the trace that are printed at the end of one run, or of a failure (40 where nothing is said).
+    #[arg(long)]
+    trace: Option<usize>,
     /// Seconds spent on making a failure smaller.
     #[arg(long, default_value_t = 60)]
     shrink: u64,
@@ -55,7 +58,7 @@ struct Args {
     #[arg(long)]
     list_canaries: bool,
     /// Plant a bug in the hub or the shard and run seeds until it is caught; `all` for one after the other.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "seed")]
     canary: Option<String>,
 }
 
@@ -85,18 +88,25 @@ fn setup(seed: u64, args: &Args) -> Result<Setup, String> {
         let fault = Fault::ALL.iter().find(|fault| fault.name() == name);
         let names = || Fault::ALL.map(Fault::name).join(", ");
         let fault = fault.ok_or_else(|| format!("--calm {name}: the faults are {}", names()))?;
-        setup.one_in[*fault as usize] = 0;
+        setup.leave_out(*fault);
+    }
+    if let Some(nobody) = args.without.iter().find(|index| **index as usize >= setup.tempers.len()) {
+        return Err(format!(
+            "--without {nobody}: seed {seed} has {} clients, from 0 on",
+            setup.tempers.len()
+        ));
     }
     Ok(setup)
 }
 
 fn one(seed: u64, args: &Args) -> Result<bool, String> {
     let setup = setup(seed, args)?;
-    let outcome = run(&setup, 0);
+    let outcome = run(&setup, args.trace.unwrap_or(0));
     let mut totals = Totals::default();
     totals.add(&outcome);
     println!("seed {seed}: trace hash {:016x}\n{}", outcome.hash, totals.report());
     if outcome.failure.is_none() {
+        outcome_lines(&outcome.lines);
         return Ok(true);
     }
     explain(&setup, &outcome, args);
@@ -105,24 +115,26 @@ fn one(seed: u64, args: &Args) -> Result<bool, String> {
 
 fn many(args: &Args) -> Result<bool, String> {
     let started = Instant::now();
-    let (totals, failed) = campaign(args).run(|| ());
+    let (totals, failed) = campaign(args)?.run(|| ());
     println!("{}\nfrom seed {} on, in {:.1} s", totals.report(), args.from, started.elapsed().as_secs_f64());
-    let Some((seed, outcome)) = failed else { return Ok(true) };
-    explain(&setup(seed, args)?, &outcome, args);
+    let Some(Failed { seed, ticks, outcome }) = failed else { return Ok(true) };
+    explain(&Setup::of(seed, ticks), &outcome, args);
     Ok(false)
 }
 
-fn campaign(args: &Args) -> Campaign {
+fn campaign(args: &Args) -> Result<Campaign, String> {
+    let seconds = args.hours.map_or(args.seconds as f64, |hours| hours * 3_600.0);
+    if !(seconds > 0.0 && seconds <= SECONDS_MAX as f64) {
+        return Err("--hours: more than 0, and at most 876,000 (a hundred years)".to_owned());
+    }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Campaign {
+    Ok(Campaign {
         from: args.from,
         seeds: args.seeds,
         ticks: args.ticks,
-        patience: args
-            .hours
-            .map_or(Duration::from_secs(args.seconds), |hours| Duration::from_secs_f64(hours * 3_600.0)),
+        patience: Duration::from_secs_f64(seconds),
         threads: if args.threads == 0 { cores } else { args.threads },
-    }
+    })
 }
 
 /// Makes a failure smaller, and prints how to see it again.
@@ -130,7 +142,7 @@ fn explain(setup: &Setup, outcome: &corecast_sim::world::Outcome, args: &Args) {
     let Some(failure) = &outcome.failure else { return };
     println!("seed {}: FAILED at tick {}: {:?}: {}", setup.seed, outcome.ticks, failure.check, failure.what);
     let smaller = shrink(setup, outcome, Duration::from_secs(args.shrink));
-    let again = run(&smaller, args.trace);
+    let again = run(&smaller, args.trace.unwrap_or(40));
     outcome_lines(&again.lines);
     let what = again.failure.map(|failure| failure.what).unwrap_or_default();
     let taking_part = smaller.tempers.len() - smaller.without.len();
@@ -138,13 +150,13 @@ fn explain(setup: &Setup, outcome: &corecast_sim::world::Outcome, args: &Args) {
     let without: Vec<String> = smaller.without.iter().map(u32::to_string).collect();
     let calm = |fault: &Fault| smaller.one_in[*fault as usize] == 0;
     let calm: Vec<&str> = Fault::ALL.iter().filter(|it| calm(it)).map(|fault| fault.name()).collect();
-    println!(
-        "again: corecast-sim --seed {} --ticks {} --without '{}' --calm '{}'",
-        smaller.seed,
-        smaller.ticks,
-        without.join(","),
-        calm.join(",")
-    );
+    let mut again = format!("corecast-sim --seed {} --ticks {}", smaller.seed, smaller.ticks);
+    for (flag, left_out) in [("--without", without.join(",")), ("--calm", calm.join(","))] {
+        if !left_out.is_empty() {
+            again = format!("{again} {flag} {left_out}");
+        }
+    }
+    println!("again: {again}");
 }
 
 fn outcome_lines(lines: &[String]) {
@@ -160,19 +172,12 @@ mod canaries {
 
     use corecast_shard::canary::{Canary, plant, struck};
 
-    use std::time::Instant;
-
     use corecast_sim::world::Outcome;
 
-    use super::{Args, Setup, campaign, run};
+    use super::{Args, Failed, Setup, campaign, run};
 
     /// Seeds in which a bug must be caught.
     const SEEDS_MAX: u64 = 1_000;
-
-    /// Of so many runs in a row, each has a part of the ticks; then so many have all of them.
-    const SHORT_SEEDS: u64 = 24;
-    const SHORT_PART: u64 = 5;
-    const LONG_SEEDS: u64 = 4;
 
     pub(super) fn list() -> Result<bool, String> {
         for canary in Canary::ALL {
@@ -189,7 +194,7 @@ mod canaries {
         }
         let mut missed = Vec::new();
         for canary in &wanted {
-            let (runs, failed) = catch(*canary, args);
+            let (runs, failed) = catch(*canary, args)?;
             match failed {
                 Some((seed, ticks, outcome)) => {
                     let failure = outcome.failure.expect("it failed");
@@ -216,28 +221,15 @@ mod canaries {
         Ok(missed.is_empty())
     }
 
-    /// Runs seeds until the bug is caught: how many, and the one with its ticks. Most runs are short, because they come
-    /// to their end and its checks more often; some are as long as asked for, because some bugs take their time.
-    fn catch(canary: Canary, args: &Args) -> (u64, Option<(u64, u64, Outcome)>) {
-        let mut campaign = campaign(args);
-        let until = Instant::now() + campaign.patience;
-        let end = campaign.from + campaign.seeds.min(SEEDS_MAX);
-        let mut runs = 0;
-        for (seeds, part) in [(SHORT_SEEDS, SHORT_PART), (LONG_SEEDS, 1)].into_iter().cycle() {
-            campaign.ticks = args.ticks / part;
-            campaign.seeds = seeds.min(end - campaign.from);
-            campaign.patience = until.saturating_duration_since(Instant::now());
-            let (totals, failed) = campaign.run(|| plant(Some(canary)));
-            runs += totals.runs;
-            if let Some((seed, outcome)) = failed {
-                return (runs, Some((seed, campaign.ticks, outcome)));
-            }
-            campaign.from += campaign.seeds;
-            if campaign.from == end || Instant::now() >= until {
-                break;
-            }
-        }
-        (runs, None)
+    /// Runs seeds until the bug is caught: how many, and the one with its ticks.
+    fn catch(canary: Canary, args: &Args) -> Result<(u64, Option<(u64, u64, Outcome)>), String> {
+        let mut campaign = campaign(args)?;
+        campaign.seeds = campaign.seeds.min(SEEDS_MAX);
+        let (totals, failed) = campaign.run(|| plant(Some(canary)));
+        let Some(Failed { seed, ticks, outcome }) = failed else { return Ok((totals.runs, None)) };
+        // What fails without the bug as well is another one.
+        let is_caught = run(&Setup::of(seed, ticks), 0).failure.is_none();
+        Ok((totals.runs, is_caught.then_some((seed, ticks, outcome))))
     }
 }
 

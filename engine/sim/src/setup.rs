@@ -115,6 +115,7 @@ impl Setup {
             limits_who: hub_limits.connections_per_ip > 0,
             clients_per_ip: rng.u32(1..6),
         };
+        let has_few_buffers = one_in[Fault::BufferShortage as usize] > 0 && rng.bool();
         Self {
             seed,
             ticks,
@@ -126,7 +127,7 @@ impl Setup {
             rings: rings(&mut rng, has_tiny_rings),
             hub_limits,
             limits,
-            buffers: if rng.u32(..3) == 0 { (rng.usize(1..8), rng.usize(16..400)) } else { (1024, 4096) },
+            buffers: if has_few_buffers { (rng.usize(1..8), rng.usize(16..400)) } else { BUFFERS },
             table,
             // Large messages through a thin pipe would take the whole run.
             pipe_bytes: [600, 4_000, 64_000][rng.usize(..3)].max(habits.large_bytes / 2),
@@ -140,6 +141,19 @@ impl Setup {
         }
     }
 }
+
+impl Setup {
+    /// The same without a fault.
+    pub fn leave_out(&mut self, fault: Fault) {
+        self.one_in[fault as usize] = 0;
+        if fault == Fault::BufferShortage {
+            self.buffers = BUFFERS;
+        }
+    }
+}
+
+/// Receive buffers that never run out, and their bytes.
+const BUFFERS: (usize, usize) = (1024, 4096);
 
 /// Each fault is off in some runs, rare in some, and common in some.
 fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {

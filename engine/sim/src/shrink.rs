@@ -39,7 +39,9 @@ impl Shrinker {
             return false;
         }
         let outcome = run(&candidate, 0);
-        let fails = outcome.failure.is_some_and(|failure| failure.check == self.check);
+        // Later would be another failure, and no smaller one.
+        let is_alike = outcome.failure.is_some_and(|failure| failure.check == self.check);
+        let fails = is_alike && outcome.ticks <= self.ticks;
         if fails {
             self.ticks = outcome.ticks;
             self.best = candidate;
@@ -65,13 +67,16 @@ impl Shrinker {
     }
 
     fn faults(&mut self) {
-        if self.tries(Setup { one_in: [0; Fault::ALL.len()], ..self.best.clone() }) {
+        let mut candidate = self.best.clone();
+        Fault::ALL.iter().for_each(|fault| candidate.leave_out(*fault));
+        if self.tries(candidate) {
             return;
         }
         for fault in Fault::ALL {
-            let mut one_in = self.best.one_in;
-            if std::mem::take(&mut one_in[fault as usize]) > 0 {
-                self.tries(Setup { one_in, ..self.best.clone() });
+            if self.best.one_in[fault as usize] > 0 {
+                let mut candidate = self.best.clone();
+                candidate.leave_out(fault);
+                self.tries(candidate);
             }
         }
     }

@@ -165,6 +165,10 @@ impl Socket {
         let looks = self.is_reading || self.sending.is_some() || config.notices_resets_while_paused;
         let is_reset = link.up.reset || (link.client_gone && self.sending.is_some());
         if is_reset && looks && self.closing.is_none() && !self.reads_on(net) {
+            if !self.is_reading && self.sending.is_some() && !config.notices_resets_while_paused {
+                // Only the send fails: who is not read from is closed by the shard.
+                return self.sent(Err(ECONNRESET), chaos, tick);
+            }
             return self.fail(net, chaos, tick);
         }
         self.push_out(net, chaos, tick);
