@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{Class, Hub};
+use corecast_hub::{Class, Hub, ShardSet};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
 use corecast_protocol::ws::AssemblyPool;
@@ -66,6 +66,11 @@ impl<L> ShardLoop<L> {
             requests: Inbox::default(),
             expired: Vec::new(),
         }
+    }
+
+    /// Shards to which records wait for room in a ring: for tests that fill them.
+    pub fn spills_to(&self) -> ShardSet {
+        self.core.links.spills_to()
     }
 
     /// Whether nothing is left of any connection: for tests that close everything.
