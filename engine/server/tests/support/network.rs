@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
-use super::server::Server;
+use super::server::{ENDS_WITH_US, Server};
 
 /// Set in the process that has a network of its own.
 const MARK: &str = "CORECAST_TEST_NETWORK";
@@ -33,8 +33,13 @@ pub(crate) fn in_own_network(test: &str, body: impl FnOnce()) {
         return;
     }
     let this = std::env::current_exe().expect("this program has a path");
-    let mut command = Command::new(OWN_NETWORK[0]);
-    command.args(&OWN_NETWORK[1..]).arg(this).args(["--exact", test, "--nocapture"]).env(MARK, "1");
+    let mut command = Command::new(ENDS_WITH_US[0]);
+    command
+        .args(&ENDS_WITH_US[1..])
+        .args(OWN_NETWORK)
+        .arg(this)
+        .args(["--exact", test, "--nocapture"])
+        .env(MARK, "1");
     let output = command.output().expect("it was probed");
     let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{log}");

@@ -12,6 +12,10 @@ use super::client::{Client, Connect};
 use super::http::{self, Response};
 use super::raw::Raw;
 
+/// Becomes a program that the kernel kills once the thread that started it has ended, be it that its test was killed:
+/// a server that nobody drops does not outlive its test.
+pub(crate) const ENDS_WITH_US: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
 /// A running `corecast serve`. Dropping it kills and reaps the process.
 pub(crate) struct Server {
     process: Process,
@@ -294,15 +298,8 @@ impl Start {
     }
 
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_corecast");
-        let mut command = match self.through.split_first() {
-            None => Command::new(binary),
-            Some((program, args)) => {
-                let mut command = Command::new(program);
-                command.args(args).arg(binary);
-                command
-            }
-        };
+        let mut command = Command::new(ENDS_WITH_US[0]);
+        command.args(&ENDS_WITH_US[1..]).args(&self.through).arg(env!("CARGO_BIN_EXE_corecast"));
         command.args(["serve", "--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.args(["--driver", self.driver, "--shards", &self.shards.to_string()]).args(&self.args);
         // Nothing of the developer's own configuration.
@@ -341,7 +338,7 @@ struct Process {
 impl Process {
     fn start(mut command: Command, stderr: Stdio) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        let mut child = command.spawn().expect("the binary can be started");
+        let mut child = command.spawn().expect("setpriv (util-linux) can be run");
         let log = Arc::new(Log::default());
         let Some(stderr) = child.stderr.take() else {
             log.end();
