@@ -149,6 +149,5 @@ fn a_thousand_bad_beside_a_thousand_good(start: Start) {
     assert!(after_kib <= before_kib + before_kib / 20, "{before_kib} KiB became {after_kib} KiB");
     crowd.round();
     drop(crowd);
-    server.wait_for_metric("connections", |connections| connections == 0);
-    assert_eq!(Gauges::of(&server).total(), 0, "nothing is left: {:?}", Gauges::of(&server));
+    Gauges::assert_nothing_is_left(&server);
 }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use support::{
     Crowd, Gauges, HANDSHAKE, Link, OWN_NETWORK, Phase, Raw, Server, Start, flood, in_own_network, masked,
-    on_all_layouts, on_both_drivers,
+    need_descriptors, on_all_layouts, on_both_drivers,
 };
 
 on_all_layouts!(resets_in_every_phase, a_reset_behind_every_byte, whole_lives_cut_short);
@@ -16,10 +16,15 @@ on_both_drivers!(who_falls_silent_is_ended, who_vanishes_is_ended);
 /// Few enough that all are in their phases before the first time-out.
 const SILENT_PER_PHASE: usize = 6;
 
+/// Beside other tests in the same process, whose descriptors count too.
+fn unlimited(start: Start) -> Start {
+    need_descriptors(1000);
+    start.arg("--no-limits")
+}
+
 /// Small outboxes are soon full.
 fn with_small_outboxes(start: Start) -> Start {
-    start
-        .arg("--no-limits")
+    unlimited(start)
         .set("limits.message_bytes", 65_536)
         .set("limits.outbox_messages", 40)
         .set("limits.outbox_bytes", 131_072)
@@ -62,7 +67,7 @@ fn resets_in_every_phase(start: Start) {
     let server = with_small_outboxes(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let before = Gauges::of(&server);
+    let before = Gauges::settled(&server);
     let accepted = server.metric("accepted_total");
     for _ in 0..WAVES {
         let chatting = crowd.chat();
@@ -98,10 +103,10 @@ fn life() -> Vec<u8> {
 
 /// The whole life in one packet, cut at each place: the bytes and the reset often arrive together.
 fn a_reset_behind_every_byte(start: Start) {
-    let server = start.arg("--no-limits").start();
+    let server = unlimited(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, life) = (Gauges::of(&server), life());
+    let (before, life) = (Gauges::settled(&server), life());
     let accepted = server.metric("accepted_total");
     let chatting = crowd.chat();
     for cut in 0..=life.len() {
@@ -121,10 +126,10 @@ fn a_reset_behind_every_byte(start: Start) {
 /// Lives that the server has time to follow, each cut at another place, many at once.
 fn whole_lives_cut_short(start: Start) {
     const AT_ONCE: usize = 64;
-    let server = start.arg("--no-limits").start();
+    let server = unlimited(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, life) = (Gauges::of(&server), life());
+    let (before, life) = (Gauges::settled(&server), life());
     let chatting = crowd.chat();
     let cuts: Vec<usize> = (1..life.len()).step_by(3).collect();
     for cuts in cuts.chunks(AT_ONCE) {
@@ -147,7 +152,7 @@ fn who_falls_silent_is_ended(start: Start) {
     let server = impatient(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let before = Gauges::of(&server);
+    let before = Gauges::settled(&server);
     let chatting = crowd.chat();
     let peers = peers_in_every_phase(SILENT_PER_PHASE, &server, server.clients);
     wait_for_the_end(&server, &before);
@@ -178,7 +183,7 @@ fn who_vanishes_is_ended(start: Start) {
         server.admin.set_ip(near.server);
         let mut crowd = Crowd::connect(server.clients, 5, 4);
         crowd.round();
-        let before = Gauges::of(&server);
+        let before = Gauges::settled(&server);
         let chatting = crowd.chat();
         let address = SocketAddr::new(far.server, server.clients.port());
         let peers = peers_in_every_phase(SILENT_PER_PHASE, &server, address);

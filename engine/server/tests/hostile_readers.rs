@@ -30,6 +30,9 @@ on_both_drivers!(
 /// What the kernel may hold for one connection.
 const KERNEL_BYTES_MAX: u64 = 256 << 10;
 
+/// A window that is large: it would make the kernel hold far more than it may.
+const WINDOW_BYTES_MIN: u64 = 4 * KERNEL_BYTES_MAX;
+
 /// A payload that fills sockets soon.
 const FILLER_BYTES: usize = 4000;
 
@@ -117,7 +120,7 @@ fn deaf(start: Start, channel: &str, counter: &str, wanted: u64) {
     let mut bystander = server.connect("/ws/demo");
     bystander.subscribe(channel);
     crowd.round();
-    let before = Gauges::of(&server);
+    let before = Gauges::settled(&server);
     let mut deaf = server.connect("/ws/demo");
     deaf.subscribe(channel);
     let mut watch = Watch::over(deaf.socket.get_ref());
@@ -139,10 +142,9 @@ fn reset(stream: &TcpStream) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket can linger");
 }
 
-/// A subscriber of `room` on `address` that read so much so fast that its window is as large as they get.
+/// A subscriber of `room` on `address` that reads so much so fast that its window becomes large.
 #[track_caller]
-fn eager(address: SocketAddr, publisher: &mut Client) -> Raw {
-    const MESSAGES: usize = 400;
+fn eager(server: &Server, address: SocketAddr, publisher: &mut Client) -> Raw {
     let mut eager = Raw::upgraded(address, "/ws/demo");
     eager.send(&masked(0x81, br#"{"type":"subscribe","channel":"room"}"#));
     for _ in 0..2 {
@@ -153,16 +155,25 @@ fn eager(address: SocketAddr, publisher: &mut Client) -> Raw {
     let end = Arc::clone(&is_over);
     stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out can be set");
     let reading = thread::spawn(move || {
-        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
+        let mut buffer = vec![0; 1 << 20];
         while !end.load(Ordering::Relaxed) {
-            bytes += stream.read(&mut buffer).unwrap_or(0);
+            // Nothing, for a moment.
+            let _bytes = stream.read(&mut buffer).unwrap_or(0);
         }
-        bytes
     });
-    publish_large(publisher, MESSAGES);
+    let peer = eager.stream.local_addr().expect("it is connected");
+    let until = Instant::now() + DEADLINE;
+    loop {
+        publish_large(publisher, 40);
+        let window = server.send_window(peer);
+        if window >= WINDOW_BYTES_MIN {
+            eprintln!("its window is {window} bytes");
+            break;
+        }
+        assert!(Instant::now() < until, "its window stays {window} bytes");
+    }
     is_over.store(true, Ordering::Relaxed);
-    let bytes = reading.join().expect("it reads");
-    assert!(bytes > MESSAGES * LARGE_BYTES / 4, "it read {bytes} bytes");
+    reading.join().expect("it reads");
     eager
 }
 
@@ -181,8 +192,8 @@ fn publish_large(publisher: &mut Client, count: usize) {
 fn who_stops_reading_with_a_large_window(start: Start) {
     let server = start.arg("--no-limits").start();
     let mut publisher = server.connect("/ws/demo");
-    let before = Gauges::of(&server);
-    let deaf = eager(server.clients, &mut publisher);
+    let before = Gauges::settled(&server);
+    let deaf = eager(&server, server.clients, &mut publisher);
     stop_reading(&server, &mut publisher, &deaf);
     deaf.reset();
     before.assert_back(&server);
@@ -198,7 +209,7 @@ fn who_vanishes_with_a_large_window(start: Start) {
         server.clients.set_ip(near.server);
         server.admin.set_ip(near.server);
         let mut publisher = server.connect("/ws/demo");
-        let gone = eager(SocketAddr::new(far.server, server.clients.port()), &mut publisher);
+        let gone = eager(&server, SocketAddr::new(far.server, server.clients.port()), &mut publisher);
         far.cut();
         stop_reading(&server, &mut publisher, &gone);
         publisher.assert_quiet();
@@ -225,7 +236,7 @@ fn who_stops_reading_its_replies_after_much_talk(start: Start) {
     const MESSAGES: usize = 500;
     let server = start.arg("--no-limits").start();
     let mut bystander = server.connect("/ws/demo");
-    let before = Gauges::of(&server);
+    let before = Gauges::settled(&server);
     let mut talker = server.raw_upgraded("/ws/demo");
     let text =
         json!({"type": "publish", "channel": "nobody", "payload": "x".repeat(LARGE_BYTES)}).to_string();
@@ -239,7 +250,9 @@ fn who_stops_reading_its_replies_after_much_talk(start: Start) {
     let pings =
         masked(0x81, json!({"type": "ping", "id": "x".repeat(64)}).to_string().as_bytes()).repeat(200);
     let mut count = 0;
+    let until = Instant::now() + DEADLINE;
     while talker.try_send(&pings) {
+        assert!(Instant::now() < until, "all that it says is read");
         count += 1;
         if count % 20 == 0 {
             watch.look(&server);

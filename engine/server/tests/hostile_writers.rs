@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Crowd, DEADLINE, End, Gauges, HANDSHAKE, Raw, Server, Start, masked, on_both_drivers};
+use support::{
+    Crowd, DEADLINE, End, Gauges, HANDSHAKE, Raw, Server, Start, masked, need_descriptors, on_both_drivers,
+};
 
 on_both_drivers!(
     handshakes_byte_by_byte_get_408,
@@ -21,6 +23,12 @@ on_both_drivers!(
 
 /// What a connection that sends next to nothing may cost, with all that belongs to it.
 const SLOW_KIB_MAX: u64 = 16;
+
+/// Beside other tests in the same process, whose descriptors count too.
+fn unlimited(start: Start) -> Start {
+    need_descriptors(1000);
+    start.arg("--no-limits")
+}
 
 /// A peer that sends one byte per turn.
 struct Drip {
@@ -91,14 +99,13 @@ fn assert_grown(server: &Server, before_kib: u64, kib_max: u64) {
 
 fn handshakes_byte_by_byte_get_408(start: Start) {
     const PEERS: usize = 300;
-    let server = start
-        .arg("--no-limits")
+    let server = unlimited(start)
         .set("limits.handshake_timeout_ms", 1500)
         .set("limits.close_timeout_ms", 5000)
         .start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, before_kib) = (Gauges::of(&server), server.resident_kib());
+    let (before, before_kib) = (Gauges::settled(&server), server.resident_kib());
     let (refused, timeouts) = (server.metric("refused_total"), server.metric("timeouts_total"));
     let chatting = crowd.chat();
     let head = format!("GET /ws/demo{}", HANDSHAKE.trim_end());
@@ -121,8 +128,7 @@ fn handshakes_byte_by_byte_get_408(start: Start) {
 /// They are heard, so no pong is missed; but nothing of it is a message.
 fn frames_byte_by_byte_are_no_messages(start: Start) {
     const PEERS_PER_KIND: usize = 80;
-    let server = start
-        .arg("--no-limits")
+    let server = unlimited(start)
         .set("limits.idle_timeout_ms", 1500)
         .set("limits.heartbeat_interval_ms", 300)
         .set("limits.pong_timeout_ms", 400)
@@ -131,7 +137,7 @@ fn frames_byte_by_byte_are_no_messages(start: Start) {
         .start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, before_kib) = (Gauges::of(&server), server.resident_kib());
+    let (before, before_kib) = (Gauges::settled(&server), server.resident_kib());
     let chatting = crowd.chat();
     // A header of a large message, then its payload; a message in endless fragments; control frames without end.
     let header = [0x81, 0xff, 0, 0, 0, 0, 0, 0x0f, 0xff, 0xff, 1, 2, 3, 4];
@@ -165,10 +171,10 @@ fn what_is_announced_is_not_held(start: Start) {
     const MESSAGE_BYTES: usize = 1 << 20;
     // Lent as a whole, and not touched before it is needed.
     const BUFFER_BYTES: usize = 65_536;
-    let server = start.arg("--no-limits").start();
+    let server = unlimited(start).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, before_kib) = (Gauges::of(&server), server.resident_kib());
+    let (before, before_kib) = (Gauges::settled(&server), server.resident_kib());
     let chatting = crowd.chat();
     let message = masked(0x81, &vec![b' '; MESSAGE_BYTES]);
     let mut peers: Vec<Raw> = (0..PEERS).map(|_| open(&server)).collect();
@@ -195,10 +201,10 @@ fn what_is_announced_is_not_held(start: Start) {
 fn unfinished_messages_are_bounded_together(start: Start) {
     const MESSAGE_BYTES: usize = 1 << 20;
     const ROOM: usize = 4;
-    let server = start.arg("--no-limits").set("limits.assembly_bytes", ROOM * MESSAGE_BYTES).start();
+    let server = unlimited(start).set("limits.assembly_bytes", ROOM * MESSAGE_BYTES).start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let before = Gauges::of(&server);
+    let before = Gauges::settled(&server);
     let chatting = crowd.chat();
     let text = json!({"type": "ping", "id": 7, "filler": "x".repeat(MESSAGE_BYTES - 100)}).to_string();
     let message = masked(0x81, text.as_bytes());
@@ -237,8 +243,7 @@ fn unfinished_messages_are_bounded_together(start: Start) {
 
 fn endless_pings_that_nobody_reads_the_answers_of(start: Start) {
     const PEERS: usize = 10;
-    let server = start
-        .arg("--no-limits")
+    let server = unlimited(start)
         .set("limits.heartbeat_interval_ms", 500)
         .set("limits.pong_timeout_ms", 400)
         .set("limits.missed_pongs", 3)
@@ -246,7 +251,7 @@ fn endless_pings_that_nobody_reads_the_answers_of(start: Start) {
         .start();
     let mut crowd = Crowd::connect(server.clients, 5, 4);
     crowd.round();
-    let (before, before_kib) = (Gauges::of(&server), server.resident_kib());
+    let (before, before_kib) = (Gauges::settled(&server), server.resident_kib());
     let chatting = crowd.chat();
     let senders: Vec<_> = (0..PEERS)
         .map(|_| {

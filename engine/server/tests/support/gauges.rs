@@ -15,9 +15,29 @@ pub(crate) struct Gauges(Vec<(&'static str, u64)>);
 impl Gauges {
     /// As they are now.
     #[track_caller]
-    pub(crate) fn of(server: &Server) -> Self {
-        let names = ["connections", "clients", "frames_in_use", "assembly_bytes"];
+    fn of(server: &Server) -> Self {
+        let names =
+            ["connections", "clients", "frames_in_use", "held_bytes", "spilled_bytes", "assembly_bytes"];
         Self(names.map(|name| (name, server.metric(name))).to_vec())
+    }
+
+    /// As they are once nothing is under way. A client may have read what its shard does not yet know to be sent.
+    #[track_caller]
+    pub(crate) fn settled(server: &Server) -> Self {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let now = Self::of(server);
+            if now.is_idle() {
+                return now;
+            }
+            assert!(Instant::now() < until, "a server to which nothing happens holds something: {now:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether there is nothing but connections.
+    fn is_idle(&self) -> bool {
+        self.0.iter().all(|&(name, value)| value == 0 || matches!(name, "connections" | "clients"))
     }
 
     /// Connections in whatever state.
@@ -25,9 +45,12 @@ impl Gauges {
         self.0[0].1
     }
 
-    /// Nothing, where nobody is connected.
-    pub(crate) fn total(&self) -> u64 {
-        self.0.iter().map(|(_, value)| value).sum()
+    /// Waits until nobody is connected and nothing is left of anybody.
+    #[track_caller]
+    pub(crate) fn assert_nothing_is_left(server: &Server) {
+        server.wait_for_metric("connections", |connections| connections == 0);
+        let left = Self::settled(server);
+        assert!(left.0.iter().all(|&(_, value)| value == 0), "something is left: {left:?}");
     }
 
     /// Waits until the server is where it was.
@@ -64,19 +87,40 @@ impl Server {
     /// there is no such connection any more.
     #[track_caller]
     pub(crate) fn kernel_bytes(&self, peer: SocketAddr) -> Option<u64> {
-        let filter = format!("( sport = :{} and dport = :{} )", self.clients.port(), peer.port());
-        // Of the server's network, which may be its own.
-        let network = format!("--net=/proc/{}/ns/net", self.pid());
-        let output = Command::new("nsenter").args([&network, "ss", "-tmnHO", &filter]).output();
-        let output = output.expect("nsenter can be run");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "ss (iproute2) is needed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let text = self.socket(peer, "-tmnHO");
         let memory = text.split("skmem:(").nth(1)?.split(')').next()?;
         Some(memory.split(',').map(bytes_held).sum())
+    }
+
+    /// Bytes that the server may send on a connection before they are acknowledged, as far as the peer is concerned.
+    #[track_caller]
+    pub(crate) fn send_window(&self, peer: SocketAddr) -> u64 {
+        let text = self.socket(peer, "-tinHO");
+        let window = text.split_whitespace().find_map(|word| word.strip_prefix("snd_wnd:"));
+        let window = window.unwrap_or_else(|| panic!("ss and the kernel tell windows (Linux 5.4): {text:?}"));
+        window.parse().expect("a number")
+    }
+
+    /// What `ss` says of the server's end of a connection.
+    #[track_caller]
+    fn socket(&self, peer: SocketAddr, options: &str) -> String {
+        let network =
+            |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("it has a network");
+        let pid = self.pid().to_string();
+        let mut command = Command::new("ss");
+        // Only root may look into the network of a server that has its own.
+        if network("self") != network(&pid) {
+            command = Command::new("nsenter");
+            command.args([&format!("--net=/proc/{pid}/ns/net"), "ss"]);
+        }
+        let filter = format!("( sport = :{} and dport = :{} )", self.clients.port(), peer.port());
+        let output = match command.args([options, &filter]).output() {
+            Ok(output) => output,
+            Err(error) => panic!("ss (iproute2) or nsenter (util-linux) is missing: {command:?}: {error}"),
+        };
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {}: {error}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
