@@ -193,7 +193,14 @@ impl Client {
         town.serials += 1;
         town.trace.note("connect", &[u64::from(self.index), u64::from(town.serials), shard as u64]);
         let neighbours = town.net.len();
-        let mut session = Session { link, serial: town.serials, shard, neighbours, ..Session::default() };
+        let mut session = Session {
+            link,
+            serial: town.serials,
+            shard,
+            neighbours,
+            looked_at_us: town.now_us,
+            ..Session::default()
+        };
         town.books[shard].sessions += 1;
         session.is_byte_by_byte = match self.temper {
             Temper::Good => false,

@@ -104,6 +104,8 @@ impl Setup {
             },
             subscriptions_max: rng.usize(1..20),
             is_tight: is_tight || is_late || is_busy,
+            has_small_outboxes: limits.outbox.messages <= 1_000,
+            close_timeout_us: limits.close_timeout.as_micros() as u64,
             is_crowded: is_small || table < clients * 4,
             jumps,
             subscriptions_limit: hub_limits.subscriptions_per_connection as usize,

@@ -35,8 +35,12 @@ pub struct Habits {
     pub limits_who: bool,
     /// How many clients share an address.
     pub clients_per_ip: u32,
-    /// Whether the server may find a client slow although it reads at once: outboxes are small or sends are late.
+    /// Whether outboxes are small or sends are late.
     pub is_tight: bool,
+    /// Whether an outbox may fill although its client reads at once.
+    pub has_small_outboxes: bool,
+    /// How long the server waits for an answer to its close frame.
+    pub close_timeout_us: u64,
     /// Whether handshakes may be refused for lack of room.
     pub is_crowded: bool,
     /// Connections of one shard at most, those included that nobody holds any more.

@@ -38,7 +38,7 @@ impl Session {
             End::Closed(code) if self.said_close == Some(code) || self.close_due == Some(code) => true,
             End::Refused(status) if self.status_due == Some(status) => true,
             End::Closed(1001) => town.is_draining && self.is_sent_away(end),
-            End::Closed(4000) => self.was_slow || habits.is_tight,
+            End::Closed(4000) => self.was_slow || habits.has_small_outboxes,
             End::Closed(4001) => !is_patient_enough,
             // Browsers can't read statuses.
             End::Closed(1013) => self.kind.is_browser && !self.is_established && is_full,
@@ -54,16 +54,20 @@ impl Session {
             End::Refused(408) => !is_patient_enough,
             End::Refused(_) => false,
             // Without a close frame only those who would not have read or answered one.
+            End::Fin | End::Reset if self.is_established => {
+                is_last_word || self.was_slow || self.was_away(town) || town.is_overdue()
+            }
             End::Fin | End::Reset => {
-                let may_be_refused =
-                    !self.is_established && (is_full || habits.limits_who || self.status_due.is_some());
-                is_last_word
-                    || (self.is_pipelined || self.status_due.is_some()) && may_be_refused
-                    || !is_patient_enough
-                    || town.is_draining && (!self.is_established || town.is_overdue())
-                    || habits.is_tight
+                let is_hasty = self.is_pipelined || self.status_due.is_some();
+                let may_be_refused = is_full || habits.limits_who || self.status_due.is_some();
+                is_last_word || is_hasty && may_be_refused || !is_patient_enough || town.is_draining
             }
         }
+    }
+
+    /// Whether time jumped so far since it last looked that a close frame may have come and been given up meanwhile.
+    fn was_away(&self, town: &Town) -> bool {
+        self.looked_at_us - self.looked_before_us >= town.habits.close_timeout_us
     }
 
     /// What it did, for reports.

@@ -37,8 +37,7 @@ impl World {
         self.idle_steps = 0;
         while self.tick < until && self.idle_steps < IDLE_STEPS_MAX {
             let has_moved = self.step()?;
-            let is_stalled = self.hosts.iter().any(|host| self.tick < host.stalled_until);
-            quiet = if has_moved || is_stalled { 0 } else { quiet + 1 };
+            quiet = if has_moved || self.is_stalled() { 0 } else { quiet + 1 };
             if quiet > 2 {
                 self.check_asleep()?;
                 if self.all_are_still()? {
@@ -50,6 +49,11 @@ impl World {
             }
         }
         Err(self.stuck("it does not come to rest"))
+    }
+
+    /// Whether a shard is kept from its work.
+    fn is_stalled(&self) -> bool {
+        self.hosts.iter().any(|host| self.tick < host.stalled_until)
     }
 
     /// Whether nothing is under way: shards sleep, and clients have all that they waited for.
@@ -140,7 +144,7 @@ impl World {
             let has_moved = self.step()?;
             quiet = if has_moved { 0 } else { quiet + 1 };
             let is_stuck = quiet > 60 && !self.pass_deadline();
-            if is_stuck && quiet > QUIET_STEPS_MAX || self.tick > until {
+            if is_stuck && quiet > QUIET_STEPS_MAX && !self.is_stalled() || self.tick > until {
                 return Err(self.stuck(&format!("{what}: never")));
             }
         }
