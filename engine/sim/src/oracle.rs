@@ -5,6 +5,7 @@
 //! message.
 
 mod channel;
+mod latest;
 mod settle;
 mod view;
 
@@ -79,6 +80,8 @@ pub struct Seen<'a> {
     pub position: (&'a str, u64),
     /// Who published it, and as which of its messages on this channel.
     pub from: (Serial, u32),
+    /// What it is about.
+    pub event: &'a str,
     /// It has no offset of its own.
     pub is_ephemeral: bool,
 }
@@ -143,9 +146,9 @@ impl Oracle {
     }
 
     /// A client is about to send a publish; its number on this channel.
-    pub fn publishes(&mut self, serial: Serial, channel: ChannelIndex, echoes: bool) -> u32 {
+    pub fn publishes(&mut self, serial: Serial, channel: ChannelIndex, event: &str, echoes: bool) -> u32 {
         self.clock += 1;
-        let number = self.truths[usize::from(channel)].published(serial, self.clock);
+        let number = self.truths[usize::from(channel)].published(serial, self.clock, latest::event_of(event));
         if !echoes && let Some(view) = self.views.get_mut(&serial) {
             view.unechoed(channel, number);
         }
@@ -273,6 +276,9 @@ impl Oracle {
             }
             let at = truth.at(seen.position);
             view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
+        }
+        if truth.class == Class::Conflating {
+            view.saw_event(seen.channel, latest::event_of(seen.event), seen.from);
         }
         let missed = view.message_from(serial, seen.channel, seen.from, truth, since)?;
         if missed > 0 {

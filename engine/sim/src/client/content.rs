@@ -102,6 +102,7 @@ pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> 
         pattern,
         position: (epoch, offset),
         from: (payload.by, number),
+        event: heard.event.unwrap_or_default(),
         is_ephemeral: payload.e,
     };
     town.oracle.message(session.serial, &seen)

@@ -26,6 +26,7 @@ struct Draft {
     /// Members of the payload.
     payload: Vec<String>,
     is_short: bool,
+    event: String,
     /// Its number on each of its channels.
     numbers: Vec<u32>,
 }
@@ -117,7 +118,8 @@ impl Client {
             draft.envelope.push(r#""type":"publish""#.to_owned());
             draft.envelope.push(format!(r#""event":"{event}""#));
         }
-        EPHEMERAL.contains(&event.as_str())
+        draft.event = event;
+        EPHEMERAL.contains(&draft.event.as_str())
     }
 
     /// Priority, time, and what a server without that feature ignores.
@@ -172,7 +174,7 @@ impl Client {
     ) {
         let by = session.serial;
         let numbers: Vec<u32> =
-            to.iter().map(|channel| town.oracle.publishes(by, *channel, echoes)).collect();
+            to.iter().map(|channel| town.oracle.publishes(by, *channel, &draft.event, echoes)).collect();
         let sum = checksum(by, numbers[0]);
         draft.payload.push(format!(r#""by":{by},"sum":{sum}"#));
         let names: Vec<String> = to

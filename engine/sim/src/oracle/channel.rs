@@ -35,8 +35,8 @@ pub(super) struct Published {
     pub(super) count: u32,
     /// Up to which number all was settled.
     settled: u32,
-    /// The clock when each later one was written.
-    written: Vec<u64>,
+    /// The clock when each later one was written, and its event.
+    written: Vec<(u64, u32)>,
     /// The highest number that anybody has seen, or that was answered.
     pub(super) known: u32,
     /// The connection has ended: how much of it the server took is known only by who saw it.
@@ -48,10 +48,10 @@ impl Truth {
         Self { class, epochs: Vec::new(), publishers: Map::default() }
     }
 
-    pub(super) fn published(&mut self, serial: Serial, clock: u64) -> u32 {
+    pub(super) fn published(&mut self, serial: Serial, clock: u64, event: u32) -> u32 {
         let published = self.publishers.entry(serial).or_default();
         published.count += 1;
-        published.written.push(clock);
+        published.written.push((clock, event));
         published.count
     }
 
@@ -155,6 +155,15 @@ impl Published {
 
     /// The clock when a message was written; `None` for a settled one.
     pub(super) fn written_at(&self, number: u32) -> Option<u64> {
+        self.written(number).map(|(clock, _)| clock)
+    }
+
+    /// The event of a message; `None` for a settled one.
+    pub(super) fn event(&self, number: u32) -> Option<u32> {
+        self.written(number).map(|(_, event)| event)
+    }
+
+    fn written(&self, number: u32) -> Option<(u64, u32)> {
         self.written.get(number.checked_sub(self.settled + 1)? as usize).copied()
     }
 }

@@ -5,12 +5,15 @@ use super::{Check, Checked, Failure, Oracle, Serial, View};
 use crate::names::{ChannelIndex, Class};
 
 impl Oracle {
-    /// Checks that nobody waits for anything. `dropped` is what the server has counted since the last time;
-    /// `is_exact` says that nobody but these clients can have been dropped for.
+    /// Checks that nobody waits for anything. `dropped` is what the server has counted as dropped since the last
+    /// time, and `replaced` what it has replaced; `is_exact` says that nobody but these clients can have been dropped
+    /// for.
     ///
     /// # Errors
     /// Names a message that should have arrived, or a drop that was not counted.
-    pub fn settle(&mut self, dropped: u64, is_exact: bool) -> Checked {
+    pub fn settle(&mut self, dropped: u64, replaced: u64, is_exact: bool) -> Checked {
+        self.check_latest(dropped)?;
+        let dropped = dropped + replaced;
         let mut missed = self.missed;
         for (channel, truth) in (0..).zip(&self.truths) {
             for (serial, view) in &self.views {
@@ -95,9 +98,8 @@ impl Oracle {
         self.clock += 1;
         self.missed = 0;
         self.changes = 0;
-        for view in self.views.values_mut() {
-            let truths = &self.truths;
-            view.settle(self.clock, |channel, epoch| truths[usize::from(channel)].highest(epoch));
+        for (serial, view) in &mut self.views {
+            view.settle(*serial, self.clock, &self.truths);
         }
         self.truths.iter_mut().for_each(Truth::settle);
     }

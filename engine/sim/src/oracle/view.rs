@@ -16,6 +16,8 @@ pub struct View {
     prefixes: Vec<Option<u64>>,
     /// The last message of each publisher, by channel.
     last: Map<(ChannelIndex, Serial), u32>,
+    /// The last message of each event, by channel.
+    latest: Map<(ChannelIndex, u32), (Serial, u32)>,
     /// Own messages that must not come, since the last settling.
     silent: Vec<(ChannelIndex, u32)>,
 }
@@ -26,7 +28,7 @@ struct Channel {
     since: Option<u64>,
     /// The position, from the first message or answer on.
     at: Option<At>,
-    /// Own publishes since the last settling that the server was asked not to echo: their offsets are missed here.
+    /// Own publishes that the server was asked not to echo: their offsets are missed here.
     unechoed: Vec<u32>,
 }
 
@@ -36,6 +38,7 @@ impl View {
             channels: vec![Channel::default(); channels],
             prefixes: vec![None; prefixes],
             last: Map::default(),
+            latest: Map::default(),
             silent: Vec::new(),
         }
     }
@@ -66,6 +69,7 @@ impl View {
         if self.channels[usize::from(channel)].since.is_none() && !self.is_covered(names, channel) {
             self.channels[usize::from(channel)].at = None;
             self.last.retain(|(of, _), _| *of != channel);
+            self.latest.retain(|(of, _), _| *of != channel);
         }
     }
 
@@ -228,6 +232,16 @@ impl View {
         self.last.get(&(channel, publisher)).copied()
     }
 
+    /// A message of this event was seen.
+    pub(super) fn saw_event(&mut self, channel: ChannelIndex, event: u32, from: (Serial, u32)) {
+        self.latest.insert((channel, event), from);
+    }
+
+    /// The last message of an event that was seen.
+    pub(super) fn latest(&self, channel: ChannelIndex, event: u32) -> Option<(Serial, u32)> {
+        self.latest.get(&(channel, event)).copied()
+    }
+
     pub(super) fn at(&self, channel: ChannelIndex) -> Option<At> {
         self.channels[usize::from(channel)].at
     }
@@ -246,18 +260,23 @@ impl View {
     }
 
     /// Everything so far was delivered or accounted for, up to `clock`.
-    pub(super) fn settle(&mut self, clock: u64, highest: impl Fn(ChannelIndex, u32) -> u64) {
+    pub(super) fn settle(&mut self, serial: Serial, clock: u64, truths: &[Truth]) {
         self.last.clear();
+        self.latest.clear();
         self.silent.clear();
-        for (index, channel) in (0..).zip(&mut self.channels) {
-            if let Some((epoch, offset)) = &mut channel.at {
-                *offset = highest(index, *epoch);
+        for (channel, truth) in self.channels.iter_mut().zip(truths) {
+            match channel.at {
+                // What is left of those without an echo has offsets that nobody was told of yet.
+                Some((epoch, offset)) => {
+                    let highest = truth.highest(epoch);
+                    channel.passes(serial, epoch, offset..highest, truth);
+                    channel.at = Some((epoch, highest));
+                }
+                None => channel.unechoed.clear(),
             }
             if let Some(since) = &mut channel.since {
                 *since = clock;
             }
-            // Positions are known exactly again.
-            channel.unechoed.clear();
         }
         for since in self.prefixes.iter_mut().flatten() {
             *since = clock;

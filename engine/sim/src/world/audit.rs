@@ -113,8 +113,11 @@ impl World {
             return Err(Failure::new(Check::Leaks, what));
         }
         let missed = |all: &[Statement]| all.iter().map(|it| it.missed).sum::<u64>();
+        let dropped = |all: &[Statement]| all.iter().map(|it| it.dropped).sum::<u64>();
         let is_exact = now.iter().all(|it| it.held == 0);
-        self.town.oracle.settle(missed(&now) - missed(&self.settled_at), is_exact)?;
+        let of_those = dropped(&now) - dropped(&self.settled_at);
+        let replaced = missed(&now) - missed(&self.settled_at) - of_those;
+        self.town.oracle.settle(of_those, replaced, is_exact)?;
         self.town.trace.note("settled", &[missed(&now)]);
         self.settled_at = now;
         self.settled += 1;
