@@ -1,10 +1,12 @@
 //! Buffers for messages that arrived in part: pooled, and bounded in bytes over all connections of a shard.
 
+use std::collections::VecDeque;
+
 /// Refused: the shard holds as many unfinished bytes as it may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exhausted;
 
-/// Bytes of a new buffer; it doubles with what arrives.
+/// Capacity of a new buffer, at least; from there on it is a power of two.
 const FIRST_BYTES: usize = 1024;
 
 /// Buffers of one shard's unfinished messages.
@@ -13,7 +15,8 @@ const FIRST_BYTES: usize = 1024;
 /// what a header announces.
 #[derive(Debug)]
 pub struct AssemblyPool {
-    free: Vec<Vec<u8>>,
+    /// Unused buffers, the one that was used last at the end.
+    free: VecDeque<Vec<u8>>,
     buffer_bytes: usize,
     buffers_max: usize,
     bytes_max: usize,
@@ -21,9 +24,10 @@ pub struct AssemblyPool {
 }
 
 impl AssemblyPool {
-    /// A pool that keeps up to `buffers_max` unused buffers of up to twice `buffer_bytes`, and lends at most `bytes_max` bytes.
+    /// A pool that keeps up to `buffers_max` unused buffers of up to `buffer_bytes`, and lends at most `bytes_max`
+    /// bytes.
     pub fn new(buffer_bytes: usize, buffers_max: usize, bytes_max: usize) -> Self {
-        Self { free: Vec::new(), buffer_bytes, buffers_max, bytes_max, in_use: 0 }
+        Self { free: VecDeque::new(), buffer_bytes, buffers_max, bytes_max, in_use: 0 }
     }
 
     /// Bytes lent now, by capacity.
@@ -36,47 +40,60 @@ impl AssemblyPool {
         if bytes.is_empty() {
             return Ok(());
         }
-        let lent = match buffer {
-            Some(lent) => lent,
-            None => {
-                let room = self.bytes_max.saturating_sub(self.in_use);
-                if bytes.len() > room {
-                    return Err(Exhausted);
-                }
-                // Near the bound a buffer that grew is too much. A new one is small: whoever sends one byte of a
-                // message holds little more than that.
-                let free = self.free.pop().filter(|buffer| buffer.capacity() <= room);
-                let first_bytes = bytes.len().max(FIRST_BYTES.min(self.buffer_bytes)).min(room);
-                let lent = free.unwrap_or_else(|| Vec::with_capacity(first_bytes));
-                self.in_use += lent.capacity();
-                buffer.insert(lent)
-            }
-        };
-        if lent.capacity() - lent.len() < bytes.len() {
-            let needed = lent.len() + bytes.len();
-            let room = self.bytes_max.saturating_sub(self.in_use - lent.capacity());
+        let (length, capacity) = buffer.as_ref().map_or((0, 0), |lent| (lent.len(), lent.capacity()));
+        let needed = length + bytes.len();
+        if needed > capacity {
+            let room = self.bytes_max.saturating_sub(self.in_use - capacity);
             if needed > room {
                 return Err(Exhausted);
             }
-            // Doubling keeps the copies few; near the bound only what is needed is taken.
-            let wanted = needed.max(lent.capacity() * 2).min(room);
-            self.in_use -= lent.capacity();
-            lent.reserve_exact(wanted - lent.len());
-            self.in_use += lent.capacity();
+            let wanted = self.capacity_for(needed, room);
+            self.grow(buffer.get_or_insert_default(), wanted);
         }
-        lent.extend_from_slice(bytes);
+        buffer.get_or_insert_default().extend_from_slice(bytes);
         Ok(())
     }
 
     /// Takes a buffer back.
     pub(crate) fn give_back(&mut self, buffer: &mut Option<Vec<u8>>) {
-        let Some(mut lent) = buffer.take() else { return };
+        let Some(lent) = buffer.take() else { return };
         self.in_use -= lent.capacity();
-        // A buffer that grew far is freed: one large message must not cost its memory for ever.
-        if self.free.len() < self.buffers_max && lent.capacity() <= 2 * self.buffer_bytes {
-            lent.clear();
-            self.free.push(lent);
+        self.keep(lent);
+    }
+
+    /// Powers of two keep the copies few, whatever the packets, and a message as long as one wastes nothing. Where
+    /// the bound is too near for that, an eighth more than needed is taken at most.
+    fn capacity_for(&self, needed: usize, room: usize) -> usize {
+        let wanted = needed.max(FIRST_BYTES.min(self.buffer_bytes)).next_power_of_two();
+        if wanted <= room { wanted } else { room.min(needed + needed / 8) }
+    }
+
+    /// An unused buffer is lent only where it is just as large as wanted: nobody holds more for a byte because
+    /// another's message was long.
+    fn grow(&mut self, lent: &mut Vec<u8>, wanted: usize) {
+        self.in_use -= lent.capacity();
+        let unused = self.free.iter().rposition(|unused| unused.capacity() == wanted);
+        if let Some(mut larger) = unused.and_then(|index| self.free.remove(index)) {
+            larger.extend_from_slice(lent);
+            let smaller = std::mem::replace(lent, larger);
+            self.keep(smaller);
+        } else {
+            lent.reserve_exact(wanted - lent.len());
         }
+        self.in_use += lent.capacity();
+    }
+
+    /// Keeps a buffer for others, instead of the one that was not used for longest. What grew far is freed: one large
+    /// message must not cost its memory for ever.
+    fn keep(&mut self, mut unused: Vec<u8>) {
+        if self.buffers_max == 0 || unused.capacity() == 0 || unused.capacity() > self.buffer_bytes {
+            return;
+        }
+        if self.free.len() == self.buffers_max {
+            self.free.pop_front();
+        }
+        unused.clear();
+        self.free.push_back(unused);
     }
 }
 
@@ -111,5 +128,77 @@ mod tests {
         assert!(pool.bytes_in_use() <= 1 << 20);
         rest.iter_mut().chain([&mut first]).for_each(|buffer| pool.give_back(buffer));
         assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn messages_as_large_as_the_bound_is_for_fit_whatever_their_packets() {
+        const MESSAGE_BYTES: usize = 1 << 20;
+        let message = vec![7; MESSAGE_BYTES];
+        for packet_bytes in [999, 1_447, 16_384, 65_535, 700_000, MESSAGE_BYTES] {
+            let mut pool = AssemblyPool::new(64 << 10, 64, 4 * MESSAGE_BYTES);
+            for round in 0..3 {
+                let mut buffers: [Option<Vec<u8>>; 4] = Default::default();
+                for packet in message.chunks(packet_bytes) {
+                    for (number, buffer) in buffers.iter_mut().enumerate() {
+                        let appended = pool.append(buffer, packet);
+                        assert_eq!(
+                            appended,
+                            Ok(()),
+                            "message {number} of {packet_bytes} a packet, round {round}"
+                        );
+                    }
+                }
+                assert_eq!(pool.append(&mut None, b"{"), Err(Exhausted));
+                buffers.iter_mut().for_each(|buffer| pool.give_back(buffer));
+                assert_eq!(pool.bytes_in_use(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_gave_back_is_not_too_much_for_a_byte() {
+        let mut pool = AssemblyPool::new(64 << 10, 64, 1 << 20);
+        let (mut large, mut byte, mut again) = (None, None, None);
+        assert_eq!(pool.append(&mut large, &[1; 60 << 10]), Ok(()));
+        pool.give_back(&mut large);
+        assert_eq!(pool.append(&mut byte, b"{"), Ok(()));
+        assert_eq!(pool.bytes_in_use(), 1 << 10);
+        // It waits for those that need it.
+        assert_eq!(pool.free.len(), 1);
+        assert_eq!(pool.append(&mut again, &[1; 60 << 10]), Ok(()));
+        assert_eq!((pool.bytes_in_use(), pool.free.len()), (65 << 10, 0));
+    }
+    #[test]
+    fn near_the_bound_little_more_than_needed_is_taken() {
+        let mut pool = AssemblyPool::new(64 << 10, 4, 140 << 10);
+        let (mut one, mut two, mut three) = (None, None, None);
+        assert_eq!(pool.append(&mut one, &[1; 64 << 10]), Ok(()));
+        assert_eq!(pool.append(&mut two, &[2; 16 << 10]), Ok(()));
+        assert_eq!(pool.append(&mut one, &[1; 8 << 10]), Ok(()));
+        assert_eq!(pool.bytes_in_use(), (72 + 72 / 8 + 16) << 10);
+        assert_eq!(pool.append(&mut three, &[3; 40 << 10]), Ok(()), "others have what is left");
+        assert_eq!(pool.append(&mut two, &[2; 4 << 10]), Err(Exhausted));
+        for buffer in [&mut one, &mut two, &mut three] {
+            pool.give_back(buffer);
+        }
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn a_message_after_the_other_takes_no_new_memory() {
+        let mut pool = AssemblyPool::new(16 << 10, 5, 1 << 20);
+        let message = |pool: &mut AssemblyPool| {
+            let mut buffer = None;
+            for _ in 0..16 {
+                assert_eq!(pool.append(&mut buffer, &[1; 1 << 10]), Ok(()));
+            }
+            pool.give_back(&mut buffer);
+            let mut kept: Vec<_> = pool.free.iter().map(|it| (it.capacity(), it.as_ptr())).collect();
+            kept.sort();
+            kept
+        };
+        let warm = (0..6).map(|_| message(&mut pool)).last().expect("six messages");
+        assert_eq!(warm.iter().map(|it| it.0 >> 10).collect::<Vec<_>>(), [1, 2, 4, 8, 16]);
+        assert_eq!(message(&mut pool), warm);
     }
 }
