@@ -50,7 +50,7 @@ fn serve(args: &cli::ServeArgs) -> ExitCode {
     let code = match node::run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            logging::last_words(&format!("{error:#}"));
             ExitCode::from(1)
         }
     };

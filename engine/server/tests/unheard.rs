@@ -125,3 +125,19 @@ fn a_verdict_needs_no_reader() {
         assert_eq!(run(&["serve", "--listen", "192.0.2.1:1"], nobody(), nobody()), Some(1));
     }
 }
+
+/// Who asks for fewer lines still wants to know why there is no server.
+#[test]
+fn why_it_ends_passes_every_filter() {
+    for (name, value) in [("RUST_LOG", "off"), ("RUST_LOG", "hyper=info"), ("CORECAST_LOG__LEVEL", "error")] {
+        for format in ["text", "json"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_corecast"));
+            command.args(["serve", "--listen", "192.0.2.1:1", "--set", &format!("log.format={format}")]);
+            let output = command.env(name, value).output().expect("the binary can be started");
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{log}");
+            assert!(log.contains("can't listen on 192.0.2.1:1"), "{name}={value}, {format}: {log:?}");
+            assert!(format == "text" || log.lines().all(|line| line.starts_with('{')), "{log}");
+        }
+    }
+}
