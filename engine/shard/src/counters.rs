@@ -51,6 +51,8 @@ counters! {
     refused: "counter",
     /// Handshakes refused because limits.connections was reached.
     full: "counter",
+    /// Handshakes refused because the shard's own table was full: more than its share of connections came to it.
+    full_here: "counter",
     /// Times the kernel refused to accept, for lack of descriptors or memory mostly; clients wait meanwhile.
     accept_refusals: "counter",
     /// Why it refused last, as errno.

@@ -88,7 +88,9 @@ impl Core {
         }
         let has_place = self.conns.len() <= self.config.limits.connections_here;
         if !has_place || !self.node.admit(self.config.limits.connections) {
-            self.counters.full.add(1);
+            let is_node_full = has_place || self.node.clients() >= self.config.limits.connections;
+            let full = if is_node_full { &self.counters.full } else { &self.counters.full_here };
+            full.add(1);
             return self.refuse(id, &Refusal::Full, browser);
         }
         if upgrade.endpoint == Endpoint::Echo {
