@@ -42,7 +42,7 @@ pub(crate) enum Pushed {
 enum Replaced {
     /// There was none.
     Nothing,
-    /// The new one has its place.
+    /// The new one has its place, or the next one that its channel's order allows.
     InPlace,
     /// It is gone, and the new one still needs a place.
     Removed,
@@ -255,24 +255,45 @@ impl Queue {
         self.entries.make_contiguous()[first..].sort_by_key(|entry| std::cmp::Reverse(entry.priority));
     }
 
-    /// Puts a message in the place of an older one of its kind. Where it can't be there (too many bytes, a higher
-    /// priority, or messages of its channel or something fixed behind it that it would overtake), the older one goes all the same, and
-    /// the new one is to be queued as others are.
+    /// Puts a message in the place of an older one of its kind. What it would overtake there (messages of its
+    /// channel, something fixed) it comes directly behind: a channel keeps its turn, however often its values
+    /// change.
+    /// Where that can't be (too many bytes, a higher priority than the place has), the older one goes all the
+    /// same, and the new one is to be queued as others are.
     fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> Replaced {
-        let same = |entry: &Entry| entry.delivery.is_some_and(|it| it.conflate == delivery.conflate);
-        let Some(index) = self.entries.iter().rposition(same) else { return Replaced::Nothing };
-        let holds =
-            |entry: &Entry| entry.is_fixed || entry.delivery.is_some_and(|it| it.channel == delivery.channel);
-        let would_overtake = self.entries.range(index + 1..).any(holds);
-        let entry = &mut self.entries[index];
-        self.bytes -= entry.frame.len();
-        if would_overtake || self.bytes + frame.len() > bytes_max || delivery.priority > entry.priority {
+        let Some((index, last)) = self.find_same(delivery) else { return Replaced::Nothing };
+        let (older, ahead) = (&self.entries[index], &self.entries[last]);
+        let priority = if ahead.is_fixed { older.priority } else { ahead.priority };
+        self.bytes -= older.frame.len();
+        if self.bytes + frame.len() > bytes_max || delivery.priority > priority {
             self.entries.remove(index);
             return Replaced::Removed;
         }
         self.bytes += frame.len();
+        // Behind something fixed, what has a higher priority stays in front.
+        let higher = self.entries.range(last + 1..).take_while(|entry| entry.priority > priority).count();
+        let place = last + higher;
+        if place > index {
+            self.entries.make_contiguous()[index..=place].rotate_left(1);
+        }
+        let entry = &mut self.entries[place];
         entry.frame = frame.clone();
+        entry.priority = priority;
         Replaced::InPlace
+    }
+
+    /// The last message of a kind, and the last entry from there on that nothing of its channel may overtake.
+    fn find_same(&self, delivery: Delivery) -> Option<(usize, usize)> {
+        let mut last = None;
+        for (index, entry) in self.entries.iter().enumerate().rev() {
+            if entry.is_fixed || entry.delivery.is_some_and(|it| it.channel == delivery.channel) {
+                last.get_or_insert(index);
+            }
+            if entry.delivery.is_some_and(|it| it.conflate == delivery.conflate) {
+                return Some((index, last.unwrap_or(index)));
+            }
+        }
+        None
     }
 
     fn has_room(&self, bytes: usize, limits: OutboxLimits) -> bool {

@@ -1,4 +1,4 @@
-//! What waits, and what becomes of it: order, policies, counts.
+//! What waits, and what becomes of it: order, policies, turns.
 
 use super::*;
 use corecast_driver::FramePool;
@@ -160,6 +160,70 @@ fn conflation_keeps_the_order_of_a_channel() {
     it.fix("|");
     assert_eq!(it.push("x5", kind(10)), Pushed::Replaced);
     assert_eq!(it.drain(), "|x5", "what is subscribed to again comes behind the answer");
+}
+
+#[test]
+fn values_that_change_often_keep_their_turn() {
+    const ROUNDS: usize = 200;
+    let limits = OutboxLimits { messages: 1_024, bytes: 1 << 20 };
+    let mut it = Fixture::new();
+    it.block();
+    let kind =
+        |channel, conflate| Delivery { conflate, ..on(channel, SlowPolicy::Conflate, Priority::Normal) };
+    // One channel of two events, a hundred of one; 16 messages are a batch.
+    let kinds = [kind(0, 1_000), kind(0, 2_000)].into_iter().chain((1..=100).map(|n| kind(n, n.into())));
+    let kinds: Vec<Delivery> = kinds.collect();
+    let mut sent = [0; 101];
+    let (mut pushed, mut conflated) = (0, 0);
+    for _ in 0..ROUNDS {
+        for delivery in &kinds {
+            let frame = it.frame(&format!("{:<4096}", delivery.channel));
+            let became = it.outbox.push(&mut it.queues, &frame, *delivery, limits);
+            assert!(matches!(became, Pushed::Queued | Pushed::Replaced), "{became:?}");
+            pushed += 1;
+            conflated += usize::from(became == Pushed::Replaced);
+        }
+        it.outbox.sent();
+        let batch = it.outbox.next_batch(&mut it.queues, &mut it.batches).expect("much waits");
+        for index in 0..batch.pieces() {
+            let channel = std::str::from_utf8(batch.slice(index)).expect("tests send text");
+            sent[channel.trim_end().parse::<usize>().expect("a number")] += 1;
+        }
+        it.batches.recycle(batch);
+    }
+    let all: usize = sent.iter().sum();
+    assert_eq!(all + conflated + it.outbox.messages(), pushed);
+    let share = all / kinds.len();
+    let is_fair = |count: usize| count.abs_diff(share) <= share / 4;
+    assert!(sent[1..].iter().all(|count| is_fair(*count)), "{share} are fair: {sent:?}");
+    assert!(is_fair(sent[0] / 2), "{share} each are fair: {sent:?}");
+}
+
+#[test]
+fn a_value_behind_others_of_its_channel_takes_their_priority() {
+    let mut it = Fixture::new();
+    it.block();
+    let kind = |conflate, priority| Delivery { conflate, ..on(1, SlowPolicy::Conflate, priority) };
+    it.push("x1", kind(10, Priority::High));
+    it.push("y1", kind(20, Priority::High));
+    it.push("b", on(2, SlowPolicy::Conflate, Priority::High));
+    assert_eq!(it.push("x2", kind(10, Priority::Normal)), Pushed::Replaced);
+    // Sorting by priority would show if the queue were out of order.
+    it.push("c!", on(3, SlowPolicy::Conflate, Priority::Critical));
+    assert_eq!(it.drain(), "c!y1x2b");
+}
+
+#[test]
+fn a_value_that_follows_something_fixed_lets_higher_ones_go_first() {
+    let mut it = Fixture::new();
+    it.block();
+    let on = |channel, priority| on(channel, SlowPolicy::Conflate, priority);
+    it.push("a1", on(1, Priority::Normal));
+    it.fix("|");
+    it.push("h!", on(2, Priority::High));
+    it.push("b1", on(3, Priority::Normal));
+    assert_eq!(it.push("a2", on(1, Priority::Normal)), Pushed::Replaced);
+    assert_eq!(it.drain(), "|h!a2b1");
 }
 
 #[test]
