@@ -7,6 +7,7 @@
 mod channel;
 mod latest;
 mod settle;
+mod times;
 mod view;
 
 use std::rc::Rc;
@@ -96,6 +97,8 @@ pub struct Oracle {
     parted: Vec<(Serial, View)>,
     /// Rises with everything that somebody wrote or read: orders events of different clients.
     clock: u64,
+    /// What the wall clock has shown since the last settling.
+    wall: Vec<times::Stretch>,
     /// Messages missed on channels that may drop, since the last settling.
     missed: u64,
     /// Subscriptions and connections that began or ended since then: what was dropped for them can't be seen.
@@ -115,7 +118,18 @@ impl Oracle {
         let truths = names.channels.iter().map(|channel| Truth::new(channel.class)).collect();
         let views = Map::default();
         let parted = Vec::new();
-        Self { names, truths, views, parted, clock: 0, missed: 0, changes: 0, delivered: 0, accepted: 0 }
+        Self {
+            names,
+            truths,
+            views,
+            parted,
+            clock: 0,
+            wall: Vec::new(),
+            missed: 0,
+            changes: 0,
+            delivered: 0,
+            accepted: 0,
+        }
     }
 
     /// A connection past its handshake, of this participant if others know its name.

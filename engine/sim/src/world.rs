@@ -245,6 +245,7 @@ impl World {
         host.io.now = now;
         let wall_ms = WALL_START_MS + self.town.now_us / 1_000;
         host.io.unix_ms = wall_ms.saturating_add_signed(self.wall_ahead_ms);
+        self.town.oracle.wall_clock(host.io.unix_ms);
         host.tick();
         if let Some(breach) = host.io.breaches.pop() {
             return Err(Failure::new(Check::Driver, format!("shard {index}: {breach}")));

@@ -1,6 +1,7 @@
 //! Whether a message arrives as it was published, and to whom it should.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -34,26 +35,47 @@ pub(super) struct Payload<'a> {
     t: Option<u64>,
 }
 
-/// The time is there, in the form that was asked for, and the one that was given.
+/// The time is there, in the form that was asked for, and one that it was lately.
 pub(super) fn check_time(
     session: &Session,
     town: &mut Town,
     heard: &Heard<'_>,
     given: Option<u64>,
 ) -> Checked {
+    let now = town.oracle.times_since(None);
+    check_time_in(session, town, heard, given, &now)
+}
+
+/// The time is the one that was given, or within this range.
+fn check_time_in(
+    session: &Session,
+    town: &mut Town,
+    heard: &Heard<'_>,
+    given: Option<u64>,
+    range: &RangeInclusive<u64>,
+) -> Checked {
     let Some(time) = heard.timestamp.map(RawValue::get) else {
         return Err(Failure::new(Check::Content, "there is no time"));
     };
     let is_right = match (session.kind.is_time_iso, given) {
-        (true, None) => time.len() == 26 && time.starts_with('"') && time.ends_with("Z\""),
+        // Equally long, they are ordered as texts.
+        (true, None) => {
+            let (first, last) = (iso(*range.start()), iso(*range.end()));
+            let text = time.trim_matches('"');
+            time.len() == 26 && (first.as_str()..=last.as_str()).contains(&text)
+        }
         (true, Some(given)) => time == format!("\"{}\"", iso(given)),
-        (false, None) => time.parse::<u64>().is_ok(),
+        (false, None) => time.parse().is_ok_and(|time| range.contains(&time)),
         (false, Some(given)) => time == given.to_string(),
     };
     if session.kind.is_time_iso {
         town.deeds.did(Deed::IsoTimeSeen);
     }
-    if is_right { Ok(()) } else { Err(Failure::new(Check::Content, format!("the time is {time}"))) }
+    if is_right {
+        Ok(())
+    } else {
+        Err(Failure::new(Check::Content, format!("the time is {time}, not in {range:?}")))
+    }
 }
 
 pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
@@ -89,7 +111,8 @@ pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> 
     if !is_as_said {
         return Err(Failure::new(Check::Content, "event, publisher or priority is not what was published"));
     }
-    check_time(session, town, heard, payload.t)?;
+    let times = town.oracle.times_since(Some((channel, (payload.by, number))));
+    check_time_in(session, town, heard, payload.t, &times)?;
     let pattern = match heard.pattern {
         None => None,
         Some(text) => {

@@ -97,6 +97,7 @@ impl Oracle {
     fn forget(&mut self) {
         self.clock += 1;
         self.missed = 0;
+        self.forget_times();
         self.changes = 0;
         for (serial, view) in &mut self.views {
             view.settle(*serial, self.clock, &self.truths);

@@ -1,0 +1,49 @@
+//! Which times the wall clock has shown: it jumps both ways, and what the server says is one of its times since.
+
+use std::ops::RangeInclusive;
+
+use super::{Oracle, Serial};
+use crate::names::ChannelIndex;
+
+/// Times that are further apart are not one stretch.
+const STRETCH_MS_MAX: u64 = 100;
+
+/// A while in which the wall clock did not jump.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    /// The oracle's clock at its end.
+    until: u64,
+    first_ms: u64,
+    last_ms: u64,
+}
+
+impl Oracle {
+    /// A shard was shown this time.
+    pub fn wall_clock(&mut self, unix_ms: u64) {
+        if let Some(last) = self.wall.last_mut()
+            && (last.last_ms..=last.first_ms + STRETCH_MS_MAX).contains(&unix_ms)
+        {
+            (last.until, last.last_ms) = (self.clock, unix_ms);
+            return;
+        }
+        self.wall.push(Stretch { until: self.clock, first_ms: unix_ms, last_ms: unix_ms });
+    }
+
+    /// The earliest and the latest time that was shown since a message was written, or since the last rest.
+    pub fn times_since(&self, written: Option<(ChannelIndex, (Serial, u32))>) -> RangeInclusive<u64> {
+        let since = written.and_then(|(channel, (publisher, number))| {
+            self.truths[usize::from(channel)].publishers.get(&publisher)?.written_at(number)
+        });
+        let since = since.unwrap_or_default();
+        // The clock stands still while nobody writes or reads: `until` may be the moment of writing itself.
+        let stretches = self.wall.iter().filter(|it| it.until >= since);
+        let (first, last) =
+            stretches.fold((u64::MAX, 0), |(first, last), it| (first.min(it.first_ms), last.max(it.last_ms)));
+        first..=last
+    }
+
+    /// All that was written so far has been read.
+    pub(super) fn forget_times(&mut self) {
+        self.wall.drain(..self.wall.len().saturating_sub(1));
+    }
+}
