@@ -96,9 +96,9 @@ pub(super) struct Session {
     /// The server's close frame came, with this code: nothing may follow it.
     pub(super) closed_by: Option<u16>,
     pub(super) close_reason: String,
-    /// When it had its last turn, and the one before.
+    /// When it had its last turn, and the last one that came long after the one before.
     pub(super) looked_at_us: u64,
-    pub(super) looked_before_us: u64,
+    pub(super) was_away_at_us: Option<u64>,
     /// A drain began while it was open and well: it must be told to go.
     pub(super) farewell_is_due: bool,
     /// `reconnect` was read.
@@ -133,7 +133,10 @@ impl Session {
 
     /// Takes bytes off the network; whether any came.
     pub(super) fn read(&mut self, town: &mut Town, rng: &mut fastrand::Rng) -> bool {
-        (self.looked_before_us, self.looked_at_us) = (self.looked_at_us, town.now_us);
+        if town.now_us - self.looked_at_us >= town.habits.close_timeout_us / 4 {
+            self.was_away_at_us = Some(town.now_us);
+        }
+        self.looked_at_us = town.now_us;
         let is_over = match self.reading {
             Reading::StoppedUntil(until) => town.is_settling || town.now_us >= until,
             Reading::Slowly => town.is_settling,

@@ -65,9 +65,9 @@ impl Session {
         }
     }
 
-    /// Whether time jumped so far since it last looked that a close frame may have come and been given up meanwhile.
+    /// Whether time jumped so far, just now, that the server may have given up a close frame before it was read.
     fn was_away(&self, town: &Town) -> bool {
-        self.looked_at_us - self.looked_before_us >= town.habits.close_timeout_us
+        self.was_away_at_us.is_some_and(|at| town.now_us - at < town.habits.close_timeout_us)
     }
 
     /// What it did, for reports.
