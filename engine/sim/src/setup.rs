@@ -69,18 +69,11 @@ impl Setup {
     pub fn of(seed: u64, ticks: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shards = [1, 2, 3, 3, 4][rng.usize(..5)];
-        // Small towns are quick, and what few do is rarely covered up by others.
-        let clients = match rng.u32(..4) {
-            0 => rng.usize(2..12),
-            1 => rng.usize(12..40),
-            _ => rng.usize(40..200),
-        };
+        let clients = clients(&mut rng);
         let has_tiny_rings = shards > 1 && rng.u32(..3) > 0;
         let is_tight = rng.u32(..3) == 0;
         let one_in = rates(&mut rng);
-        let is_late = [Fault::DelayedCompletion, Fault::ShortWrite, Fault::ShardStall, Fault::BufferShortage]
-            .iter()
-            .any(|fault| one_in[*fault as usize] > 0);
+        let is_late = is_late(&one_in);
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
         let jumps = one_in[Fault::ClockJump as usize] > 0;
         // More messages than rings and outboxes hold, though not more bytes than a run has time for.
@@ -97,11 +90,7 @@ impl Setup {
         let habits = Habits {
             idle: if is_busy { rng.u32(1..4) } else { rng.u32(1..30) },
             burst: if is_busy { rng.u32(6..20) } else { rng.u32(1..12) },
-            large_bytes: if is_busy {
-                rng.usize(100..1_000)
-            } else {
-                [100, 1_000, 9_000, 70_000][rng.usize(..4)]
-            },
+            large_bytes: large_bytes(&mut rng, is_busy),
             subscriptions_max: rng.usize(1..20),
             is_tight: is_tight || is_late || is_busy,
             has_small_outboxes: limits.outbox.messages <= 1_000,
@@ -152,6 +141,26 @@ impl Setup {
             self.buffers = BUFFERS;
         }
     }
+}
+
+/// Small towns are quick, and what few do is rarely covered up by others.
+fn clients(rng: &mut fastrand::Rng) -> usize {
+    match rng.u32(..4) {
+        0 => rng.usize(2..12),
+        1 => rng.usize(12..40),
+        _ => rng.usize(40..200),
+    }
+}
+
+/// Who talks much sends small messages: a run has time for so many bytes only.
+fn large_bytes(rng: &mut fastrand::Rng, is_busy: bool) -> usize {
+    if is_busy { rng.usize(100..1_000) } else { [100, 1_000, 9_000, 70_000][rng.usize(..4)] }
+}
+
+/// Whether the server may find clients slow that are not.
+fn is_late(one_in: &[u32; Fault::ALL.len()]) -> bool {
+    let late = [Fault::DelayedCompletion, Fault::ShortWrite, Fault::ShardStall, Fault::BufferShortage];
+    late.iter().any(|fault| one_in[*fault as usize] > 0)
 }
 
 /// Receive buffers that never run out, and their bytes.

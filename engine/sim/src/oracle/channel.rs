@@ -15,6 +15,8 @@ pub(super) struct Truth {
     /// Epochs in the order in which they were first seen; most channels have one.
     epochs: Vec<Epoch>,
     pub(super) publishers: Map<Serial, Published>,
+    /// How many messages those published whose connections have ended: the server may act on some of them later.
+    gone: Map<Serial, u32>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub(super) struct Published {
 
 impl Truth {
     pub(super) fn new(class: Class) -> Self {
-        Self { class, epochs: Vec::new(), publishers: Map::default() }
+        Self { class, epochs: Vec::new(), publishers: Map::default(), gone: Map::default() }
     }
 
     pub(super) fn published(&mut self, serial: Serial, clock: u64, event: u32) -> u32 {
@@ -122,10 +124,11 @@ impl Truth {
 
     /// Notes that a message was seen; whether it was ever published.
     pub(super) fn saw(&mut self, from: (Serial, u32)) -> bool {
-        self.publishers.get_mut(&from.0).is_some_and(|published| {
-            published.known = published.known.max(from.1);
-            from.1 <= published.count
-        })
+        let Some(published) = self.publishers.get_mut(&from.0) else {
+            return self.gone.get(&from.0).is_some_and(|count| from.1 <= *count);
+        };
+        published.known = published.known.max(from.1);
+        from.1 <= published.count
     }
 
     /// Everything so far was delivered or accounted for.
@@ -134,7 +137,13 @@ impl Truth {
             epoch.messages.clear();
             epoch.settled = epoch.highest;
         }
-        self.publishers.retain(|_, published| !published.has_ended);
+        let gone = &mut self.gone;
+        self.publishers.retain(|serial, published| {
+            if published.has_ended {
+                gone.insert(*serial, published.count);
+            }
+            !published.has_ended
+        });
         for published in self.publishers.values_mut() {
             published.settled = published.count;
             published.written.clear();
