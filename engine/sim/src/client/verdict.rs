@@ -52,7 +52,9 @@ impl Session {
             End::Refused(503) => !self.kind.is_browser && is_full,
             End::Refused(429) => !self.kind.is_browser && habits.limits_who,
             // Time that passes while a shard is kept from its work is taken from its handshakes too.
-            End::Refused(408) => !is_patient_enough || self.was_away(town) || town.is_draining,
+            End::Refused(408) => {
+                !is_patient_enough || self.was_away(town) || town.is_draining || town.is_settling
+            }
             End::Refused(_) => false,
             // Without a close frame only those who would not have read or answered one.
             End::Fin | End::Reset if self.is_established => {
