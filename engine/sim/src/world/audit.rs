@@ -114,7 +114,7 @@ impl World {
         }
         let missed = |all: &[Statement]| all.iter().map(|it| it.missed).sum::<u64>();
         let dropped = |all: &[Statement]| all.iter().map(|it| it.dropped).sum::<u64>();
-        let is_exact = now.iter().all(|it| it.held == 0);
+        let is_exact = now.iter().zip(&self.settled_at).all(|(now, earlier)| now.is_exact_since(earlier));
         let of_those = dropped(&now) - dropped(&self.settled_at);
         let replaced = missed(&now) - missed(&self.settled_at) - of_those;
         self.town.oracle.settle(of_those, replaced, is_exact)?;
