@@ -172,8 +172,6 @@ mod canaries {
 
     use corecast_shard::canary::{Canary, plant, struck};
 
-    use corecast_sim::world::Outcome;
-
     use super::{Args, Failed, Setup, campaign, run};
 
     /// Seeds in which a bug must be caught.
@@ -196,7 +194,7 @@ mod canaries {
         for canary in &wanted {
             let (runs, failed) = catch(*canary, args)?;
             match failed {
-                Some((seed, ticks, outcome)) => {
+                Some(Failed { seed, ticks, outcome }) => {
                     let failure = outcome.failure.expect("it failed");
                     // Once more alone, to say how often the bug struck.
                     plant(Some(*canary));
@@ -222,14 +220,13 @@ mod canaries {
     }
 
     /// Runs seeds until the bug is caught: how many, and the one with its ticks.
-    fn catch(canary: Canary, args: &Args) -> Result<(u64, Option<(u64, u64, Outcome)>), String> {
+    fn catch(canary: Canary, args: &Args) -> Result<(u64, Option<Failed>), String> {
         let mut campaign = campaign(args)?;
         campaign.seeds = campaign.seeds.min(SEEDS_MAX);
         let (totals, failed) = campaign.run(|| plant(Some(canary)));
-        let Some(Failed { seed, ticks, outcome }) = failed else { return Ok((totals.runs, None)) };
         // What fails without the bug as well is another one.
-        let is_caught = run(&Setup::of(seed, ticks), 0).failure.is_none();
-        Ok((totals.runs, is_caught.then_some((seed, ticks, outcome))))
+        let is_caught = |it: &Failed| run(&Setup::of(it.seed, it.ticks), 0).failure.is_none();
+        Ok((totals.runs, failed.filter(is_caught)))
     }
 }
 
