@@ -1,9 +1,13 @@
-//! Two servers in one run: interleaved pairs on the same cores, as ratios with an interval.
+//! Several servers in one run: interleaved rounds on the same cores, the first against each of the others as ratios
+//! with an interval.
+
+mod ratio;
 
 use std::fmt;
 use std::path::Path;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::hiccup::{self, Hiccups};
 use crate::progress;
@@ -11,103 +15,135 @@ use crate::report::{RunResult, write_json};
 use crate::scenario::Scenario;
 use crate::server::is_bundled;
 
-/// A ratio A / B over all pairs.
-#[derive(Clone, Debug, serde::Serialize)]
-struct Ratio {
-    what: &'static str,
-    median: f64,
-    /// The interval that covers the median with this certainty, by the order of the pairs alone.
-    low: f64,
-    high: f64,
-    certainty: f64,
-    a_median: f64,
-    b_median: f64,
+use ratio::{MEASURES, Ratio, middle, ratio};
+
+/// One of the servers, and how the first compares with it.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Contender {
+    pub(crate) letter: char,
+    pub(crate) server: String,
+    /// The first over this one; none of the first.
+    pub(crate) ratios: Vec<Ratio>,
+    pub(crate) runs: Vec<RunResult>,
 }
 
 /// All of a comparison.
 #[derive(Debug, serde::Serialize)]
-struct Comparison<'a> {
-    scenario: &'a str,
-    a: &'a str,
-    b: &'a str,
+pub(crate) struct Comparison {
+    pub(crate) scenario: &'static str,
+    pub(crate) rounds: usize,
+    /// Of all rounds.
+    pub(crate) seconds: f64,
     /// Why the ratios are not to be believed, or the servers are not to be compared.
-    failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// What to keep in mind.
-    caveats: Vec<String>,
-    ratios: Vec<Ratio>,
-    hiccups_before: Hiccups,
-    hiccups_after: Hiccups,
-    a_runs: &'a [RunResult],
-    b_runs: &'a [RunResult],
+    pub(crate) caveats: Vec<String>,
+    pub(crate) hiccups_before: Hiccups,
+    pub(crate) hiccups_after: Hiccups,
+    pub(crate) contenders: Vec<Contender>,
 }
-
-type Measure = (&'static str, fn(&RunResult) -> f64);
-
-/// What a run does not tell is not a number.
-const MEASURES: &[Measure] = &[
-    ("p50 us", |it| it.p50_us),
-    ("p95 us", |it| it.p95_us),
-    ("p99 us", |it| it.p99_us),
-    ("deliveries per second", |it| it.deliveries_per_second),
-    ("core cpu us per delivery", |it| it.core_us_per_delivery().unwrap_or(f64::NAN)),
-    ("process cpu us per delivery", |it| it.process_us_per_delivery().unwrap_or(f64::NAN)),
-    ("bytes per delivery", |it| it.bytes_per_delivery),
-    ("connect s", |it| it.connect_seconds),
-    ("resident KiB", |it| it.resident_kib as f64),
-];
 
 /// Servers whose messages differ by more are not compared: half a byte is what rounding may do.
 const BYTES_APART_MAX: f64 = 0.5;
 
-/// Runs the pairs and prints the ratios; whether they are to be believed.
-pub(crate) fn run(scenario: &Scenario, a: &str, b: &str, pairs: usize, json: Option<&Path>) -> Result<bool> {
+/// Runs the rounds and prints the ratios; whether they are to be believed.
+pub(crate) fn run(
+    scenario: &Scenario,
+    servers: Vec<String>,
+    rounds: usize,
+    json: Option<&Path>,
+) -> Result<bool> {
+    if servers.len() > 26 {
+        bail!("at most 26 servers are compared: there are no more letters");
+    }
     let hiccups_before = hiccup::measure(1);
-    let bar = progress::bar(2 * pairs, scenario.name);
-    let (mut all_a, mut all_b) = (Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        // ABBA: a drift of the machine hits both alike.
-        let order = if pair % 2 == 0 { [(a, true), (b, false)] } else { [(b, false), (a, true)] };
-        for (server, is_a) in order {
-            let result = scenario.run(server)?;
-            bar.suspend(|| println!("{}", result.line()));
-            bar.inc(1);
-            if is_a { all_a.push(result) } else { all_b.push(result) }
+    let mut contenders: Vec<Contender> = ('A'..='Z')
+        .zip(servers)
+        .map(|(letter, server)| Contender { letter, server, ratios: Vec::new(), runs: Vec::new() })
+        .collect();
+    let begin = Instant::now();
+    play(scenario, &mut contenders, rounds)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let (failures, caveats) = verdict(&contenders);
+    if let Some((first, others)) = contenders.split_first_mut() {
+        for other in others {
+            other.ratios =
+                MEASURES.iter().filter_map(|measure| ratio(measure, &first.runs, &other.runs)).collect();
         }
     }
-    bar.finish_and_clear();
-    let (failures, caveats) = verdict(&all_a, &all_b, is_bundled(a) && is_bundled(b));
     let it = Comparison {
         scenario: scenario.name,
-        a,
-        b,
+        rounds,
+        seconds,
         failures,
         caveats,
-        ratios: MEASURES.iter().filter_map(|measure| ratio(measure, &all_a, &all_b)).collect(),
         hiccups_before,
         hiccups_after: hiccup::measure(1),
-        a_runs: &all_a,
-        b_runs: &all_b,
+        contenders,
     };
     print!("{it}");
     write_json(json, &it)?;
     Ok(it.failures.is_empty())
 }
 
-impl fmt::Display for Comparison<'_> {
+fn play(scenario: &Scenario, contenders: &mut [Contender], rounds: usize) -> Result<()> {
+    let bar = progress::bar(contenders.len() * rounds, scenario.name);
+    for round in 0..rounds {
+        let begin = Instant::now();
+        for index in order(round, contenders.len()) {
+            let it = &mut contenders[index];
+            let result = scenario.run(&it.server)?;
+            bar.suspend(|| println!("{} {}", it.letter, result.line()));
+            bar.inc(1);
+            it.runs.push(result);
+        }
+        if round == 0 && rounds > 1 {
+            let seconds = begin.elapsed().as_secs_f64();
+            let all = seconds * rounds as f64;
+            bar.suspend(|| println!("a round takes {seconds:.1} s, all {rounds} about {all:.0} s"));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Who runs when: everybody is in every place equally often, and behind either neighbour, so that a drift of the
+/// machine and what a server leaves behind hit all alike. Of two servers it is A B, B A, B A, A B.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    let is_backwards = round / count % 2 == 1;
+    (0..count).map(move |place| {
+        let index = (place + round) % count;
+        if is_backwards { count - 1 - index } else { index }
+    })
+}
+
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} pairs of {} (A) and {} (B) on {}", self.a_runs.len(), self.a, self.b, self.scenario)?;
-        for it in &self.ratios {
-            writeln!(
-                f,
-                "{:28} A/B {:.2} ({:.2} to {:.2}, {:.0}%)   medians {:.2} / {:.2}",
-                it.what,
-                it.median,
-                it.low,
-                it.high,
-                it.certainty * 100.0,
-                it.a_median,
-                it.b_median
-            )?;
+        writeln!(
+            f,
+            "{} rounds on {}, {:.1} s each",
+            self.rounds,
+            self.scenario,
+            self.seconds / self.rounds as f64
+        )?;
+        for it in &self.contenders {
+            writeln!(f, "{} is {}", it.letter, it.server)?;
+        }
+        for it in &self.contenders {
+            for ratio in &it.ratios {
+                writeln!(
+                    f,
+                    "{:28} A/{} {:.2} ({:.2} to {:.2}, {:.0}%)   medians {:.2} / {:.2}",
+                    ratio.what,
+                    it.letter,
+                    ratio.median,
+                    ratio.low,
+                    ratio.high,
+                    ratio.certainty * 100.0,
+                    ratio.first_median,
+                    ratio.other_median
+                )?;
+            }
         }
         writeln!(f, "hiccups before: {}\nhiccups after:  {}", self.hiccups_before, self.hiccups_after)?;
         for caveat in &self.caveats {
@@ -121,127 +157,93 @@ impl fmt::Display for Comparison<'_> {
 }
 
 /// What forbids a comparison, and what to keep in mind.
-fn verdict(a: &[RunResult], b: &[RunResult], is_same_protocol: bool) -> (Vec<String>, Vec<String>) {
+fn verdict(contenders: &[Contender]) -> (Vec<String>, Vec<String>) {
     let (mut failures, mut caveats) = (Vec::new(), Vec::new());
-    for (name, all) in [("A", a), ("B", b)] {
-        let failed = all.iter().filter(|it| !it.is_clean()).count();
+    for Contender { letter, runs, .. } in contenders {
+        let failed = runs.iter().filter(|it| !it.is_clean()).count();
         if failed > 0 {
             failures.push(format!(
-                "{failed} of {} runs of {name} lost messages or failed; the ratios hold them",
-                all.len()
+                "{failed} of {} runs of {letter} lost messages or failed; the ratios hold them",
+                runs.len()
             ));
         }
-        let bound = all.iter().filter(|it| it.is_client_bound).count();
+        let bound = runs.iter().filter(|it| it.is_client_bound).count();
         if bound > 0 {
-            caveats.push(format!("the client was the bottleneck in {bound} of {} runs of {name}", all.len()));
+            caveats
+                .push(format!("the client was the bottleneck in {bound} of {} runs of {letter}", runs.len()));
         }
     }
-    let (a_bytes, b_bytes) = (middle(a, |it| it.bytes_per_delivery), middle(b, |it| it.bytes_per_delivery));
-    if (a_bytes - b_bytes).abs() > BYTES_APART_MAX {
-        let apart = format!("A sends {a_bytes:.1} bytes per delivery, B {b_bytes:.1}");
-        if is_same_protocol { failures.push(apart) } else { caveats.push(apart) }
+    let Some((first, others)) = contenders.split_first() else { return (failures, caveats) };
+    for other in others {
+        let [a, b] = [first, other].map(|it| middle(&it.runs, |it| it.bytes_per_delivery));
+        if (a - b).abs() > BYTES_APART_MAX {
+            let apart = format!("A sends {a:.1} bytes per delivery, {} {b:.1}", other.letter);
+            let is_same_protocol = is_bundled(&first.server) && is_bundled(&other.server);
+            if is_same_protocol { failures.push(apart) } else { caveats.push(apart) }
+        }
     }
     (failures, caveats)
-}
-
-fn ratio(measure: &Measure, a: &[RunResult], b: &[RunResult]) -> Option<Ratio> {
-    let (what, of) = *measure;
-    let mut ratios: Vec<f64> =
-        a.iter().zip(b).map(|(a, b)| of(a) / of(b)).filter(|it| it.is_finite()).collect();
-    if ratios.is_empty() {
-        return None;
-    }
-    ratios.sort_by(f64::total_cmp);
-    let (low, high, certainty) = interval(ratios.len());
-    Some(Ratio {
-        what,
-        median: median(&ratios),
-        low: ratios[low],
-        high: ratios[high],
-        certainty,
-        a_median: middle(a, of),
-        b_median: middle(b, of),
-    })
-}
-
-fn middle(all: &[RunResult], of: fn(&RunResult) -> f64) -> f64 {
-    let mut values: Vec<f64> = all.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    median(&values)
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
-}
-
-/// The ranks between which the median lies with at least 95% certainty (sign test), or all there are; and how certain
-/// that is.
-fn interval(count: usize) -> (usize, usize, f64) {
-    let mut tail = 0.5f64.powi(count as i32);
-    let mut term = tail;
-    let mut low = 0;
-    while low + 1 < count / 2 {
-        term *= (count - low) as f64 / (low + 1) as f64;
-        if tail + term > 0.025 {
-            break;
-        }
-        tail += term;
-        low += 1;
-    }
-    (low, count - 1 - low, 1.0 - 2.0 * tail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_interval_is_that_of_the_sign_test() {
-        // P(all 10 pairs on one side) and P(9 or more): 2 * 11 / 1024 = 2.1%; with 2 it would be 11%.
-        let (low, high, certainty) = interval(10);
-        assert_eq!((low, high), (1, 8));
-        assert!((certainty - 0.979).abs() < 0.001, "{certainty}");
-        assert_eq!(interval(3), (0, 2, 0.75), "three pairs are not enough for more");
-        assert_eq!(interval(1), (0, 0, 0.0));
+    fn contender(letter: char, server: &str, bytes_per_delivery: f64) -> Contender {
+        let runs = vec![RunResult { bytes_per_delivery, ..RunResult::default() }; 3];
+        Contender { letter, server: server.to_owned(), ratios: Vec::new(), runs }
     }
 
-    #[test]
-    fn the_median_of_an_even_count_is_between() {
-        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
-    }
-
-    fn runs(bytes_per_delivery: f64) -> Vec<RunResult> {
-        vec![RunResult { bytes_per_delivery, ..RunResult::default() }; 3]
+    fn three() -> Vec<Contender> {
+        ["corecast", "corecast --driver epoll", "floor"]
+            .into_iter()
+            .zip('A'..)
+            .map(|(server, letter)| contender(letter, server, 200.0))
+            .collect()
     }
 
     #[test]
     fn a_lossy_run_forbids_the_comparison() {
-        let (good, mut bad) = (runs(200.0), runs(200.0));
-        assert_eq!(verdict(&good, &good, true), (vec![], vec![]));
-        bad[1].audit.lost = 1;
-        let (failures, _) = verdict(&good, &bad, true);
-        assert!(failures.len() == 1 && failures[0].contains("1 of 3 runs of B"), "{failures:?}");
+        let mut all = three();
+        assert_eq!(verdict(&all), (vec![], vec![]));
+        all[2].runs[1].audit.lost = 1;
+        let (failures, _) = verdict(&all);
+        assert!(failures.len() == 1 && failures[0].contains("1 of 3 runs of C"), "{failures:?}");
     }
 
     #[test]
     fn servers_that_send_more_are_not_compared() {
-        assert_eq!(verdict(&runs(200.0), &runs(206.0), true).0.len(), 1);
-        let (failures, caveats) = verdict(&runs(200.0), &runs(206.0), false);
+        let mut all = three();
+        all[1] = contender('B', "corecast --driver epoll", 206.0);
+        assert_eq!(verdict(&all).0, ["A sends 200.0 bytes per delivery, B 206.0"]);
+        all[1] = contender('B', "hub {port}", 206.0);
+        let (failures, caveats) = verdict(&all);
         assert_eq!((failures.len(), caveats.len()), (0, 1), "another protocol has other messages");
     }
 
     #[test]
     fn a_client_that_limited_a_run_is_told() {
-        let mut bound = runs(200.0);
-        bound[0].is_client_bound = true;
-        let (failures, caveats) = verdict(&bound, &runs(200.0), true);
+        let mut all = three();
+        all[0].runs[0].is_client_bound = true;
+        let (failures, caveats) = verdict(&all);
         assert!(failures.is_empty() && caveats[0].contains("1 of 3 runs of A"), "{caveats:?}");
     }
 
     #[test]
-    fn what_is_not_told_has_no_ratio() {
-        let core = MEASURES.iter().find(|it| it.0.starts_with("core cpu")).expect("a measure");
-        assert!(ratio(core, &runs(1.0), &runs(1.0)).is_none());
+    fn everybody_is_everywhere_and_behind_both_neighbours() {
+        for count in 2..5 {
+            let rounds: Vec<Vec<usize>> = (0..2 * count).map(|it| order(it, count).collect()).collect();
+            for server in 0..count {
+                for place in 0..count {
+                    let times = rounds.iter().filter(|it| it[place] == server).count();
+                    assert_eq!(times, 2, "{server} in place {place} of {count}: {rounds:?}");
+                }
+                let next = (server + 1) % count;
+                for pair in [[server, next], [next, server]] {
+                    let is_there = rounds.iter().any(|it| it.windows(2).any(|two| two == pair));
+                    assert!(is_there, "{pair:?} of {count}: {rounds:?}");
+                }
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `corecast-bench`: the load generator of Corecast, its reference servers, and comparisons of two servers.
+//! `corecast-bench`: the load generator of Corecast, its reference servers, and comparisons of servers.
 
 #![forbid(unsafe_code)]
 
@@ -36,8 +36,9 @@ enum Command {
     /// slow-consumer, ramp, json-cost
     Run {
         scenario: String,
-        /// corecast (the binary beside this one; the default), floor, raw, tungstenite, tungstenite-tuned, or a command line
-        /// that is pinned to the server's cores, with {port}, {admin_port}, {cpus} and {shards}
+        /// corecast (the binary beside this one; the default) or the path of another one, with more of its flags; floor,
+        /// raw, tungstenite, tungstenite-tuned; or a command line that is pinned to the server's cores, with {port},
+        /// {admin_port}, {cpus} and {shards}
         #[arg(long)]
         server: Option<String>,
         #[command(flatten)]
@@ -48,14 +49,17 @@ enum Command {
     },
     /// Every scenario, tiny: fails on any loss, duplicate or disorder
     Smoke,
-    /// Interleaved pairs of two servers on one scenario, as ratios A / B
+    /// Several servers on one scenario, taking turns, as ratios A / B, A / C, and so on
     Compare {
         scenario: String,
+        /// The first server, in the words of `run --server`
         #[arg(long, default_value = "corecast")]
         a: String,
-        #[arg(long)]
-        b: String,
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+        /// What it is compared with; any number of them, as --b Y --c Z or --b Y --b Z
+        #[arg(long, required = true, aliases = ["c", "d", "e", "f"])]
+        b: Vec<String>,
+        /// Rounds, in each of which every server runs once
+        #[arg(long, default_value_t = 10, alias = "rounds", value_parser = clap::value_parser!(u64).range(1..))]
         pairs: u64,
         #[command(flatten)]
         overrides: Overrides,
@@ -129,7 +133,8 @@ fn run(command: Command) -> Result<bool> {
         Command::Smoke => scenario::smoke(),
         Command::Compare { scenario, a, b, pairs, overrides, json } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides)?;
-            compare::run(&scenario, &a, &b, pairs as usize, json.as_deref())
+            let servers = std::iter::once(a).chain(b).collect();
+            compare::run(&scenario, servers, pairs as usize, json.as_deref())
         }
         Command::Reference { kind, port, cpu } => reference::run(&kind, port, cpu).map(|()| true),
         Command::Hiccup { seconds, json } => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub(crate) struct Placement {
 }
 
 impl Server {
-    /// `corecast` and more of its flags, a reference's name, or a command line, pinned to the server's cores, with
+    /// `corecast` or its path and more of its flags, a reference's name, or a command line, pinned to the server's cores, with
     /// `{port}`, `{admin_port}`, `{cpus}` and `{shards}`.
     pub(crate) fn start(what: &str, placement: Placement) -> Result<Self> {
         let (port, admin_port) = (free_port()?, free_port()?);
@@ -99,7 +99,9 @@ const TASKSET: &str = "taskset";
 
 /// Whether it is the hub, which has counters and takes settings.
 pub(crate) fn is_corecast(what: &str) -> bool {
-    what.split_whitespace().next() == Some("corecast")
+    let is_named = |it: &str| Path::new(it).file_name().is_some_and(|name| name == "corecast");
+    // Whoever says where the port goes says everything.
+    what.split_whitespace().next().is_some_and(is_named) && !what.contains("{port}")
 }
 
 /// Whether it is one of those that send the same bytes per message.
@@ -139,7 +141,10 @@ fn command(
             }
         }
         words.extend(more);
-        return Ok((own.with_file_name("corecast").display().to_string(), words));
+        // A name alone is the one beside this program; a path is that of an older or newer one.
+        let program = what.split_whitespace().next().filter(|it| it.contains('/'));
+        let program = program.map_or_else(|| own.with_file_name("corecast"), PathBuf::from);
+        return Ok((program.display().to_string(), words));
     }
     let mut words = own_words(&["-c", &cpus]);
     words.extend(what.split_whitespace().map(|word| {
@@ -185,5 +190,12 @@ mod tests {
         assert!(line.starts_with("/x/corecast serve"), "{line}");
         assert!(line.ends_with("--cpus 0,1 --shards 1 --set a.b=c"), "{line}");
         assert_eq!(line.matches("--shards").count(), 1, "{line}");
+    }
+
+    #[test]
+    fn another_corecast_is_named_by_its_path() {
+        let line = line("/old/corecast --driver epoll");
+        assert!(line.starts_with("/old/corecast serve") && line.ends_with("--driver epoll"), "{line}");
+        assert!(is_corecast("./corecast") && !is_corecast("/old/corecast-bench reference floor"));
     }
 }

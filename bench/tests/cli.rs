@@ -84,6 +84,32 @@ fn a_command_line_is_pinned_and_told_its_port() {
 }
 
 #[test]
+fn any_number_of_servers_take_turns() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare.json");
+    let path = path.to_str().expect("a path in UTF-8");
+    let numbers =
+        ["--pairs", "2", "--connections", "20", "--rate", "100", "--seconds", "0.2", "--json", path];
+    let servers = ["compare", "rooms-1k", "--a", "floor", "--b", "raw", "--c", "tungstenite", "--b", "floor"];
+    let output = bench(&[servers.as_slice(), numbers.as_slice()].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let json: Value =
+        serde_json::from_str(&std::fs::read_to_string(path).expect("it was written")).expect("JSON");
+    let contenders = json["contenders"].as_array().expect("a list");
+    let names: Vec<&str> = contenders.iter().filter_map(|it| it["server"].as_str()).collect();
+    assert_eq!(names, ["floor", "raw", "tungstenite", "floor"]);
+    for (number, contender) in contenders.iter().enumerate() {
+        assert_eq!(contender["runs"].as_array().map(Vec::len), Some(2), "{number}");
+        assert_eq!(contender["ratios"].as_array().map_or(0, Vec::len) > 0, number > 0, "{number}");
+    }
+    // The first character of a line is who ran: the second round begins with the second server.
+    let turns: String =
+        text.lines().filter(|it| it.contains(" p95 ")).filter_map(|it| it.chars().next()).collect();
+    assert_eq!(turns, "ABCDBCDA");
+    assert!(text.contains("A/D 1.00 ("), "equally many bytes: {text}");
+}
+
+#[test]
 fn nonsense_is_refused_in_words() {
     assert!(refused(&["run", "nothing"]).contains("no scenario nothing"));
     assert!(refused(&["run", "json-cost", "--server", "floor"]).contains("takes no --server"));
