@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use corecast_protocol::envelope::Format;
 use corecast_protocol::envelope::event::{self, Established};
 
 use crate::canary::{self, Canary};
@@ -151,7 +152,7 @@ impl Hub {
                 max_message_bytes: config.message_bytes,
                 version: &config.version,
             };
-            event::connection_established(out, &established);
+            event::connection_established(out, Format::Json, &established);
         });
         if has_path {
             self.go_on_or_later(now, conn, via, fx);

@@ -1,7 +1,6 @@
 //! From a written message to its recipients on this shard, each once.
 
-use corecast_protocol::envelope::event;
-use corecast_protocol::envelope::name;
+use corecast_protocol::envelope::{Format, event, name};
 
 use crate::canary::{self, Canary};
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy};
@@ -98,7 +97,7 @@ impl Hub {
                 let end = fx.recipients.len();
                 fx.recipients.extend(untold.take_if(|conn| channel.subscribers.contains(conn)));
                 push(fx, start, delivery, |out| {
-                    event::subscribed(out, None, written.target, Some((epoch.text(), offset)));
+                    event::subscribed(out, Format::Json, None, written.target, Some((epoch.text(), offset)));
                 });
                 let told = fx.recipients.len();
                 fx.recipients.extend_from_within(start..end);
@@ -154,7 +153,7 @@ impl Hub {
             None => push(fx, start, delivery, |out| out.extend_from_slice(written.json)),
             Some(_) => {
                 push(fx, start, delivery, |out| {
-                    event::variant(out, written.json, written.seams, pattern, None);
+                    event::variant(out, Format::Json, written.json, written.seams, pattern, None);
                 });
             }
         }
@@ -162,7 +161,9 @@ impl Hub {
             let start = fx.recipients.len();
             fx.recipients.append(&mut self.others);
             let time = Some(written.timestamp);
-            push(fx, start, delivery, |out| event::variant(out, written.json, written.seams, pattern, time));
+            push(fx, start, delivery, |out| {
+                event::variant(out, Format::Json, written.json, written.seams, pattern, time)
+            });
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use corecast_protocol::envelope::command::{Call, Command, Request, RequestId};
-use corecast_protocol::envelope::{Rejection, event, name};
+use corecast_protocol::envelope::command::{Call, Command, OwnedRequestId, Request, RequestId};
+use corecast_protocol::envelope::{Format, Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
 
@@ -148,7 +148,9 @@ impl Hub {
             Command::Publish(publish) => self.publish(now, conn, id, publish, fx),
             Command::Subscribe(subscribe) => self.subscribe(now, conn, id, subscribe, fx),
             Command::Unsubscribe { channels } => self.unsubscribe(conn, id, channels, fx),
-            Command::Ping => reply(fx, conn, |out| event::pong(out, id, now.unix_ms, is_time_iso)),
+            Command::Ping => {
+                reply(fx, conn, |out| event::pong(out, Format::Json, id, now.unix_ms, is_time_iso))
+            }
             Command::Pong => {}
             Command::Ack { channel, .. } => self.ack(conn, id, channel, fx),
             Command::Call(call) => self.call(conn, id, call, fx),
@@ -184,7 +186,7 @@ impl Hub {
         why: &'static str,
         fx: &mut Effects,
     ) {
-        let id = id.map(|id| id.to_string());
+        let id = id.map(RequestId::to_owned);
         self.reject(conn, &Rejection { id, code: ErrorCode::InvalidMessage, message: why.into() }, fx);
     }
 
@@ -197,8 +199,8 @@ impl Hub {
         }
         member.invalid_in_a_row += 1;
         let is_last = member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX;
-        let id = rejection.id.as_deref();
-        reply(fx, conn, |out| event::error(out, id, None, rejection.code, &rejection.message, None));
+        let id = rejection.id.as_ref().map(OwnedRequestId::as_id);
+        error(fx, conn, id, None, rejection.code, &rejection.message);
         if is_last {
             let reason = fx.write(|out| {
                 out.extend_from_slice(rejection.code.as_str().as_bytes());
@@ -354,7 +356,7 @@ impl Hub {
 
     fn accepted(&self, it: &Receipt<'_>, fx: &mut Effects) {
         if self.members.find(it.conn).is_some() && !canary::strikes(Canary::AnswerForgotten) {
-            reply(fx, it.conn, |out| event::published(out, it.id, it.epoch.text(), it.offset));
+            reply(fx, it.conn, |out| event::published(out, Format::Json, it.id, it.epoch.text(), it.offset));
         }
     }
 
@@ -379,7 +381,7 @@ impl Hub {
         } else {
             "this server answers no queries of this name"
         };
-        reply(fx, conn, |out| event::response_error(out, id, ErrorCode::NoHandler, why));
+        reply(fx, conn, |out| event::response_error(out, Format::Json, id, ErrorCode::NoHandler, why));
     }
 }
 
@@ -415,5 +417,5 @@ pub(crate) fn error(
     code: ErrorCode,
     why: &str,
 ) {
-    reply(fx, conn, |out| event::request_error(out, id, channel, code, why));
+    reply(fx, conn, |out| event::error(out, Format::Json, id, channel, code, why, None));
 }

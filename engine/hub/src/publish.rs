@@ -5,7 +5,7 @@ use std::sync::Arc;
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, Target};
 use corecast_protocol::envelope::event::{self, Message};
-use corecast_protocol::envelope::name;
+use corecast_protocol::envelope::{Format, name};
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
@@ -230,6 +230,7 @@ impl Hub {
         json.clear();
         let seams = event::message(
             &mut json,
+            Format::Json,
             &Message {
                 channel: to.channel,
                 event: it.event,

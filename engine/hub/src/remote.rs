@@ -185,10 +185,11 @@ mod tests {
         #[test]
         fn records_survive(
             index in any::<u32>(), number in any::<u64>(), name in "\\PC{0,40}", other in "\\PC{0,12}",
-            payload in proptest::collection::vec(any::<u8>(), 0..300), flag in any::<bool>(), kind in 0u8..3,
+            payload in proptest::collection::vec(any::<u8>(), 0..300), flag in any::<bool>(), kind in 0u8..4,
         ) {
             let conn = ConnKey { index, generation: !index };
-            let id = [None, Some(RequestId::Number(number)), Some(RequestId::Text(&other))][usize::from(kind)];
+            let ids = [RequestId::Number(number), RequestId::Text(&other), RequestId::Plain(&other)];
+            let id = ids.get(usize::from(kind)).copied();
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,

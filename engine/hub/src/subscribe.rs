@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
-use corecast_protocol::envelope::{event, name};
+use corecast_protocol::envelope::{Format, event, name};
 
 use crate::canary::{self, Canary};
 use crate::channel::LocalChannel;
@@ -66,7 +66,7 @@ impl Hub {
         let serial = match own {
             // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
             Some(own) if is_pattern && own.place.is_some() => {
-                return reply_fixed(fx, conn, |out| event::subscribed(out, id, text, None));
+                return reply_fixed(fx, conn, |out| event::subscribed(out, Format::Json, id, text, None));
             }
             Some(own) if !is_pattern => own.serial,
             Some(_) => member.next_serial(),
@@ -132,7 +132,9 @@ impl Hub {
             return overtaken(fx, conn, id, channel);
         }
         let (epoch, offset) = position;
-        reply_fixed(fx, conn, |out| event::subscribed(out, id, channel, Some((epoch.text(), offset))));
+        reply_fixed(fx, conn, |out| {
+            event::subscribed(out, Format::Json, id, channel, Some((epoch.text(), offset)))
+        });
     }
 
     /// One home knows the pattern; the last one makes it active.
@@ -155,7 +157,7 @@ impl Hub {
         }
         let text = format!("{prefix}*");
         if self.activate(conn, serial, prefix, true) {
-            reply_fixed(fx, conn, |out| event::subscribed(out, id, &text, None));
+            reply_fixed(fx, conn, |out| event::subscribed(out, Format::Json, id, &text, None));
         } else {
             overtaken(fx, conn, id, &text);
         }
@@ -210,7 +212,7 @@ impl Hub {
                         let subscription = member.subscriptions.swap_remove(at);
                         self.drop_subscription(conn, &subscription);
                     }
-                    reply_fixed(fx, conn, |out| event::unsubscribed(out, id, text, None));
+                    reply_fixed(fx, conn, |out| event::unsubscribed(out, Format::Json, id, text, None));
                 }
                 None => error(
                     fx,

@@ -4,7 +4,7 @@ use corecast_driver::{Close, ConnId, Frame, Io};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Access, ConnKey, Open, Refusal as Limit};
 use corecast_protocol::CloseCode;
-use corecast_protocol::envelope::{event, name};
+use corecast_protocol::envelope::{Format, event, name};
 use corecast_protocol::ws::frame::{self, Opcode};
 use corecast_protocol::ws::handshake::{
     Endpoint, HttpRequest, Mode, Parsed, Refusal, Route, Upgrade, parse, route, write_accept, write_plain,
@@ -463,7 +463,7 @@ impl Core {
                     Pings::Frames => self.out.encode(Opcode::Ping, b""),
                     Pings::Messages { is_time_iso } => {
                         let mut message = Vec::new();
-                        event::ping(&mut message, unix_ms, is_time_iso);
+                        event::ping(&mut message, Format::Json, unix_ms, is_time_iso);
                         self.out.encode(Opcode::Text, &message)
                     }
                 };

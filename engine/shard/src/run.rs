@@ -11,7 +11,7 @@ use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Class, Hub, ShardSet};
 use corecast_protocol::CloseCode;
-use corecast_protocol::envelope::event;
+use corecast_protocol::envelope::{Format, event};
 use corecast_protocol::ws::AssemblyPool;
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::handshake::Refusal;
@@ -353,7 +353,7 @@ impl Core {
             let Some(client) = conn.client() else { continue };
             if !client.is_echo {
                 let mut message = Vec::new();
-                event::reconnect(&mut message, "this node is going away", 1000);
+                event::reconnect(&mut message, Format::Json, "this node is going away", 1000);
                 let frame = self.out.encode(Opcode::Text, &message);
                 self.out.reply(conn, frame);
             }

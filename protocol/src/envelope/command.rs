@@ -5,22 +5,49 @@
 
 use std::borrow::Cow;
 
+use crate::envelope::Format;
+
 /// A client's request id, echoed in the reply.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RequestId<'a> {
     /// A string of 1 to 64 bytes, here as JSON string contents, still escaped as they came (384 bytes at most):
-    /// echoed byte for byte.
+    /// echoed byte for byte in JSON.
     Text(&'a str),
+    /// The same as it came in MessagePack, where nothing is escaped.
+    Plain(&'a str),
     /// 0 to 2^53-1.
     Number(u64),
 }
 
-/// As a JSON value.
-impl std::fmt::Display for RequestId<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl RequestId<'_> {
+    /// A copy that outlives the message.
+    pub fn to_owned(self) -> OwnedRequestId {
         match self {
-            Self::Text(contents) => write!(f, "\"{contents}\""),
-            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(contents) => OwnedRequestId::Text(contents.into()),
+            Self::Plain(text) => OwnedRequestId::Plain(text.into()),
+            Self::Number(number) => OwnedRequestId::Number(number),
+        }
+    }
+}
+
+/// A [`RequestId`] that outlives its message.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum OwnedRequestId {
+    /// [`RequestId::Text`].
+    Text(Box<str>),
+    /// [`RequestId::Plain`].
+    Plain(Box<str>),
+    /// [`RequestId::Number`].
+    Number(u64),
+}
+
+impl OwnedRequestId {
+    /// As it is written.
+    pub fn as_id(&self) -> RequestId<'_> {
+        match self {
+            Self::Text(contents) => RequestId::Text(contents),
+            Self::Plain(text) => RequestId::Plain(text),
+            Self::Number(number) => RequestId::Number(*number),
         }
     }
 }
@@ -34,7 +61,7 @@ pub struct Request<'a> {
     pub command: Command<'a>,
 }
 
-/// A name that rarely needs unescaping: borrowed unless the JSON string held an escape.
+/// A name that rarely needs unescaping: borrowed unless it was a JSON string that held an escape.
 pub type Name<'a> = Cow<'a, str>;
 
 /// What is asked.
@@ -79,7 +106,7 @@ pub enum Command<'a> {
     Pong,
     /// `batch`: the span of each message, to be parsed and applied one by one, in order.
     Batch {
-        /// Where in the text a validated JSON array of at most 256 values lies.
+        /// Where in the message a validated array of at most 256 values lies.
         messages: std::ops::Range<usize>,
     },
     /// `query`, `command`: a call to the hub or to an agent.
@@ -95,6 +122,8 @@ pub enum Command<'a> {
     Response {
         /// The call's id, as the hub named it.
         call: Name<'a>,
+        /// The encoding of both spans.
+        format: Format,
         /// The span of `result`, where there is one.
         result: Option<&'a [u8]>,
         /// The span of `error`, where there is one.
@@ -156,6 +185,8 @@ pub struct Publish<'a> {
     pub target: Target<'a>,
     /// The event's name.
     pub event: Option<Name<'a>>,
+    /// The encoding of the payload.
+    pub format: Format,
     /// What is published.
     pub payload: Payload<'a>,
     /// How urgent it is; `None` for the namespace's default.
@@ -217,6 +248,8 @@ pub struct Call<'a> {
     pub is_command: bool,
     /// What is called.
     pub method: Name<'a>,
+    /// The encoding of the span.
+    pub format: Format,
     /// The span of `params`, where there is one.
     pub params: Option<&'a [u8]>,
 }

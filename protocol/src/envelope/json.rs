@@ -6,13 +6,13 @@ use std::borrow::Cow;
 
 use crate::ErrorCode;
 use crate::envelope::command::{
-    Call, Channels, Command, Name, Payload, Position, Priority, Publish, Request, RequestId, Subscribe,
-    Target,
+    Call, Channels, Command, Name, OwnedRequestId, Payload, Position, Priority, Publish, Request, RequestId,
+    Subscribe, Target,
 };
 use crate::envelope::key::Key;
 use crate::envelope::name::NAME_BYTES_MAX;
 use crate::envelope::scan::{Cursor, DEPTH_MAX, Fault, Kind, Problem, Value};
-use crate::envelope::{text, time};
+use crate::envelope::{Format, text, time};
 
 /// Messages of one `batch` at most.
 pub const BATCH_MESSAGES_MAX: usize = 256;
@@ -29,8 +29,8 @@ const SHORT_FORMS: [&str; 4] = ["chat_message", "chat_message_chunk", "agent_sta
 /// Why a message was not understood: the `error` that answers it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
-    /// The request id as a JSON value, where it could be found.
-    pub id: Option<String>,
+    /// The request id, where it could be found.
+    pub id: Option<OwnedRequestId>,
     /// The error code.
     pub code: ErrorCode,
     /// What was wrong and what would be right.
@@ -130,7 +130,7 @@ impl Refused {
 
     #[cold]
     fn with_id(self, id: Option<RequestId<'_>>) -> Rejection {
-        let id = id.map(|id| id.to_string());
+        let id = id.map(RequestId::to_owned);
         let (code, message) = *self.0;
         Rejection { id, code, message }
     }
@@ -351,6 +351,7 @@ impl<'a> Fields<'a> {
             "query" | "command" => Command::Call(Call {
                 is_command: kind == "command",
                 method: self.needed_text(Key::Method)?,
+                format: Format::Json,
                 params: self.bytes(Key::Params),
             }),
             "cancel" if self.find(Key::Id).is_some() => Command::Cancel,
@@ -361,6 +362,7 @@ impl<'a> Fields<'a> {
             }
             "response" => Command::Response {
                 call: self.needed_text(Key::Call)?,
+                format: Format::Json,
                 result: self.bytes(Key::Result),
                 error: self.bytes(Key::Error),
                 partial: self.flag(Key::Partial)?.unwrap_or(false),
@@ -399,6 +401,7 @@ impl<'a> Fields<'a> {
         Ok(Publish {
             target,
             event,
+            format: Format::Json,
             priority: options.priority,
             store: options.store,
             echo: options.echo,

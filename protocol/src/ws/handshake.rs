@@ -7,10 +7,11 @@ mod refusal;
 mod request;
 mod route;
 
+pub use crate::envelope::Format;
 pub use client::{ClientError, parse_client_response, write_client_request};
 pub use refusal::Refusal;
 pub use request::{HttpRequest, Parsed, REQUEST_BYTES_MAX, parse};
-pub use route::{Endpoint, Format, Mode, Policy, Route, Upgrade, route};
+pub use route::{Endpoint, Mode, Policy, Route, Upgrade, route};
 
 use base64::Engine;
 use sha1::{Digest, Sha1};

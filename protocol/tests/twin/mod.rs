@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use corecast_protocol::ErrorCode;
-use corecast_protocol::envelope::command::{Channels, Command, Publish, Request, Target};
-use corecast_protocol::envelope::{Rejection, Scanner, batch_messages, parse};
+use corecast_protocol::envelope::command::{Channels, Command, Publish, Request, RequestId, Target};
+use corecast_protocol::envelope::{Format, Rejection, Scanner, batch_messages, event, parse};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -127,7 +127,7 @@ pub(crate) fn check(text: &str) {
     if let Err(rejection) = &parsed
         && let Some(id) = &rejection.id
     {
-        assert_eq!(twin(id), Verdict::Json, "the id is echoed: {id:?}");
+        assert_eq!(twin(&echoed(id.as_id())), Verdict::Json, "the id is echoed: {id:?}");
     }
     let members = serde_json::from_str::<Members<'_>>(text);
     match (parsed, members) {
@@ -139,10 +139,20 @@ pub(crate) fn check(text: &str) {
     }
 }
 
+/// The id as it is echoed, cut out of an answer.
+fn echoed(id: RequestId<'_>) -> String {
+    let mut out = Vec::new();
+    event::response(&mut out, Format::Json, Some(id), b"0");
+    let text = String::from_utf8(out).expect("the id is a text");
+    let id =
+        text.strip_prefix("{\"type\":\"response\",\"id\":").and_then(|it| it.strip_suffix(",\"result\":0}"));
+    id.expect("a response").to_owned()
+}
+
 fn check_request(request: &Request<'_>, members: &Members<'_>, text: &str) {
     let twice = KEYS.split_whitespace().find(|key| members.is_there_twice(key));
     assert_eq!(twice, None, "accepted with a key that is there twice: {text:?}");
-    let id = request.id.map(|id| id.to_string());
+    let id = request.id.map(echoed);
     assert_eq!(id.as_deref(), members.find("id").filter(|id| *id != "null"), "{text:?}");
     match &request.command {
         Command::Publish(publish) => check_publish(publish, members, text),

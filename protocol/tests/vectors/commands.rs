@@ -1,7 +1,7 @@
 //! `commands.json`: messages from clients, and the commands that they are or the errors that answer them.
 
 use corecast_protocol::envelope::command::{
-    Call, Channels, Command, Position, Priority, Publish, Request, RequestId, Subscribe, Target,
+    Call, Channels, Command, Position, Priority, Publish, RequestId, Subscribe, Target,
 };
 use corecast_protocol::envelope::{Scanner, batch_messages, parse};
 use serde::Deserialize;
@@ -30,12 +30,12 @@ impl Case for Message {
         let mut scanner = Scanner::new(self.depth.unwrap_or(64));
         match (parse(&text, &mut scanner), &self.command, &self.error) {
             (Ok(request), Some(expected), None) => {
-                same("id", id_text(&request), self.id.clone())?;
+                same("id", request.id.map(id_text), self.id.clone())?;
                 same("command", &neutral(&request.command, &text), expected)
             }
             (Err(rejection), None, Some(expected)) => {
                 same("error", rejection.code.as_str(), expected)?;
-                same("id", rejection.id.as_ref(), self.id.as_ref())?;
+                same("id", rejection.id.as_ref().map(|id| id_text(id.as_id())), self.id.clone())?;
                 let mentioned = self.mentions.as_deref().unwrap_or_default();
                 let message = &rejection.message;
                 same(&format!("{mentioned:?} in {message:?}"), message.contains(mentioned), true)
@@ -46,11 +46,12 @@ impl Case for Message {
 }
 
 /// The id as JSON, as it is echoed.
-fn id_text(request: &Request<'_>) -> Option<String> {
-    request.id.map(|id| match id {
+fn id_text(id: RequestId<'_>) -> String {
+    match id {
         RequestId::Text(contents) => format!("\"{contents}\""),
+        RequestId::Plain(text) => Value::from(text).to_string(),
         RequestId::Number(number) => number.to_string(),
-    })
+    }
 }
 
 /// The command as the README describes it.
@@ -81,13 +82,13 @@ fn neutral(command: &Command<'_>, text: &str) -> Value {
             }
             value
         }
-        Command::Call(Call { is_command, method, params }) => {
+        Command::Call(Call { is_command, method, params, .. }) => {
             let mut value = json!({"type": if *is_command { "command" } else { "query" }, "method": method});
             put(&mut value, "params", params.map(span));
             value
         }
         Command::Register { capabilities } => json!({"type": "register", "capabilities": capabilities}),
-        Command::Response { call, result, error, partial } => {
+        Command::Response { call, result, error, partial, .. } => {
             let mut value = json!({"type": "response", "call": call});
             put(&mut value, "result", result.map(span));
             put(&mut value, "error", error.map(span));

@@ -1,6 +1,7 @@
 //! `events.json`: what the hub sends, as it is written, and its variants.
 
 use corecast_protocol::ErrorCode;
+use corecast_protocol::envelope::Format;
 use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::{self, Established, Message};
 use serde::Deserialize;
@@ -111,32 +112,40 @@ impl Event {
         let (it, id) = (&self.given, self.given.id()?);
         let mut out = Vec::new();
         match self.event.as_str() {
-            "connection_established" => event::connection_established(&mut out, &it.established()),
+            "connection_established" => {
+                event::connection_established(&mut out, Format::Json, &it.established())
+            }
             "subscribed" => {
                 let position = it.epoch.as_deref().map(|epoch| (epoch.as_bytes(), it.offset));
-                event::subscribed(&mut out, id, it.channel(), position);
+                event::subscribed(&mut out, Format::Json, id, it.channel(), position);
             }
             "unsubscribed" => {
                 let why = it.code.is_some().then(|| it.code()).transpose()?;
-                event::unsubscribed(&mut out, id, it.channel(), why.map(|code| (code, it.reason.as_str())));
+                event::unsubscribed(
+                    &mut out,
+                    Format::Json,
+                    id,
+                    it.channel(),
+                    why.map(|code| (code, it.reason.as_str())),
+                );
             }
-            "error" => event::error(
+            "error" | "request_error" => event::error(
                 &mut out,
-                it.id.as_deref(),
+                Format::Json,
+                id,
                 it.channel.as_deref(),
                 it.code()?,
                 &it.reason,
-                it.details.as_deref(),
+                it.details.as_deref().map(str::as_bytes),
             ),
-            "request_error" => {
-                event::request_error(&mut out, id, it.channel.as_deref(), it.code()?, &it.reason);
+            "published" => {
+                event::published(&mut out, Format::Json, id.ok_or("an id is needed")?, it.epoch(), it.offset)
             }
-            "published" => event::published(&mut out, id.ok_or("an id is needed")?, it.epoch(), it.offset),
-            "response" => event::response(&mut out, id, &it.result),
-            "response_error" => event::response_error(&mut out, id, it.code()?, &it.reason),
-            "ping" => event::ping(&mut out, it.timestamp, is_time_iso),
-            "pong" => event::pong(&mut out, id, it.timestamp, is_time_iso),
-            "reconnect" => event::reconnect(&mut out, &it.reason, it.after_ms),
+            "response" => event::response(&mut out, Format::Json, id, it.result.as_bytes()),
+            "response_error" => event::response_error(&mut out, Format::Json, id, it.code()?, &it.reason),
+            "ping" => event::ping(&mut out, Format::Json, it.timestamp, is_time_iso),
+            "pong" => event::pong(&mut out, Format::Json, id, it.timestamp, is_time_iso),
+            "reconnect" => event::reconnect(&mut out, Format::Json, &it.reason, it.after_ms),
             other => return Err(format!("no event {other}")),
         }
         Ok(out)
@@ -145,12 +154,12 @@ impl Event {
     /// A message, written behind other bytes, as it is in a buffer of many; its variants are spliced from it.
     fn check_message(&self) -> Result<(), String> {
         let mut out = b"before".to_vec();
-        let seams = event::message(&mut out, &self.given.message()?);
+        let seams = event::message(&mut out, Format::Json, &self.given.message()?);
         let plain = out.split_off("before".len());
         is_written("json", &plain, Some(&self.json))?;
         let variant = |pattern: Option<&str>, iso_timestamp: Option<u64>| {
             let mut out = Vec::new();
-            event::variant(&mut out, &plain, seams, pattern, iso_timestamp);
+            event::variant(&mut out, Format::Json, &plain, seams, pattern, iso_timestamp);
             out
         };
         let (pattern, iso) = (self.given.pattern.as_deref(), Some(self.given.timestamp));

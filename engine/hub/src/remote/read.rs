@@ -143,6 +143,7 @@ impl<'a> Input<'a> {
             0 => Ok(None),
             1 => Ok(Some(RequestId::Number(self.u64()?))),
             2 => Ok(Some(RequestId::Text(self.text()?))),
+            3 => Ok(Some(RequestId::Plain(self.text()?))),
             _ => Err(Malformed),
         }
     }

@@ -139,6 +139,10 @@ fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
             out.push(2);
             bytes(out, text.as_bytes());
         }
+        Some(RequestId::Plain(text)) => {
+            out.push(3);
+            bytes(out, text.as_bytes());
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use crate::envelope::Format;
 use crate::ws::handshake::{HttpRequest, Refusal, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, accept_key};
 
 /// How strict the node is.
@@ -50,15 +51,6 @@ pub enum Endpoint<'a> {
     },
     /// `/ws/echo`.
     Echo,
-}
-
-/// The encoding of what the hub sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
-    /// JSON in text frames.
-    Json,
-    /// MessagePack in binary frames.
-    MessagePack,
 }
 
 /// A handshake that may be accepted. `Debug` does not show credentials.

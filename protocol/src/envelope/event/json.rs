@@ -1,0 +1,104 @@
+//! What is written for every publish, in JSON, and the variants of it.
+
+use crate::envelope::command::RequestId;
+use crate::envelope::event::{Message, Seams, priority_name};
+use crate::envelope::name::SYSTEM;
+use crate::envelope::special::are_plain;
+use crate::envelope::{text, time};
+
+/// Constants reach from value to value.
+#[inline(always)]
+pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
+    debug_assert!(are_plain(message.epoch), "the hub makes it of letters and digits");
+    let start = out.len();
+    if message.channel == SYSTEM {
+        out.extend_from_slice(br#"{"type":"broadcast","channel":""#);
+    } else {
+        out.extend_from_slice(br#"{"type":"message","channel":""#);
+    }
+    text::escape(message.channel, out);
+    // Behind the quote that is still to come.
+    let pattern = (out.len() + 1 - start) as u32;
+    if let Some(to) = message.to {
+        out.extend_from_slice(br#"","to":""#);
+        text::escape(to, out);
+    }
+    if let Some(event) = message.event {
+        out.extend_from_slice(br#"","event":""#);
+        text::escape(event, out);
+    }
+    out.extend_from_slice(br#"","payload":"#);
+    out.extend_from_slice(message.payload);
+    if let Some(publisher) = message.publisher {
+        out.extend_from_slice(br#","publisher":""#);
+        text::escape(publisher, out);
+        out.extend_from_slice(br#"","epoch":""#);
+    } else {
+        out.extend_from_slice(br#","epoch":""#);
+    }
+    out.extend_from_slice(message.epoch);
+    out.extend_from_slice(br#"","offset":"#);
+    out.extend_from_slice(itoa::Buffer::new().format(message.offset).as_bytes());
+    out.extend_from_slice(br#","timestamp":"#);
+    let time_start = (out.len() - start) as u32;
+    out.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
+    let time = (time_start, (out.len() - start) as u32);
+    if let Some(priority) = message.priority {
+        out.extend_from_slice(br#","priority":""#);
+        out.extend_from_slice(priority_name(priority).as_bytes());
+        out.push(b'"');
+    }
+    out.push(b'}');
+    Seams { pattern, time }
+}
+
+#[inline(always)]
+pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+    debug_assert!(are_plain(epoch), "the hub makes it of letters and digits");
+    match id {
+        RequestId::Text(contents) => {
+            out.extend_from_slice(br#"{"type":"response","id":""#);
+            out.extend_from_slice(contents.as_bytes());
+            out.extend_from_slice(br#"","result":{"epoch":""#);
+        }
+        RequestId::Plain(text) => {
+            out.extend_from_slice(br#"{"type":"response","id":""#);
+            text::escape(text, out);
+            out.extend_from_slice(br#"","result":{"epoch":""#);
+        }
+        RequestId::Number(number) => {
+            out.extend_from_slice(br#"{"type":"response","id":"#);
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            out.extend_from_slice(br#","result":{"epoch":""#);
+        }
+    }
+    out.extend_from_slice(epoch);
+    out.extend_from_slice(br#"","offset":"#);
+    out.extend_from_slice(itoa::Buffer::new().format(offset).as_bytes());
+    out.extend_from_slice(br#","durability":"memory"}}"#);
+}
+
+pub(super) fn variant(
+    out: &mut Vec<u8>,
+    message: &[u8],
+    seams: Seams,
+    pattern: Option<&str>,
+    iso_timestamp: Option<u64>,
+) {
+    let (before, rest) = message.split_at(seams.pattern as usize);
+    out.extend_from_slice(before);
+    if let Some(pattern) = pattern {
+        out.extend_from_slice(br#","pattern":""#);
+        text::escape(pattern, out);
+        out.push(b'"');
+    }
+    let Some(unix_ms) = iso_timestamp else {
+        out.extend_from_slice(rest);
+        return;
+    };
+    out.extend_from_slice(&message[seams.pattern as usize..seams.time.0 as usize]);
+    out.push(b'"');
+    time::write_iso(unix_ms, out);
+    out.push(b'"');
+    out.extend_from_slice(&message[seams.time.1 as usize..]);
+}

@@ -1,0 +1,72 @@
+//! What is written for every publish, in MessagePack, and the variants of it.
+
+use crate::envelope::command::RequestId;
+use crate::envelope::event::object::Object;
+use crate::envelope::event::{Message, Seams, priority_name};
+use crate::envelope::name::SYSTEM;
+use crate::envelope::{Format, pack};
+
+pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
+    let kind = if message.channel == SYSTEM { "broadcast" } else { "message" };
+    let mut object = Object::of_type(out, Format::MessagePack, kind);
+    object.text("channel", message.channel);
+    let pattern = object.len();
+    if let Some(to) = message.to {
+        object.text("to", to);
+    }
+    if let Some(event) = message.event {
+        object.text("event", event);
+    }
+    object.raw("payload", message.payload);
+    if let Some(publisher) = message.publisher {
+        object.text("publisher", publisher);
+    }
+    object.plain("epoch", message.epoch);
+    object.number("offset", message.offset);
+    object.key("timestamp");
+    let time_start = object.len();
+    object.number_value(message.timestamp);
+    let time = (time_start, object.len());
+    if let Some(priority) = message.priority {
+        object.plain("priority", priority_name(priority).as_bytes());
+    }
+    object.end();
+    Seams { pattern, time }
+}
+
+pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+    let mut object = Object::of_type(out, Format::MessagePack, "response");
+    object.id(Some(id));
+    let mut result = object.object("result");
+    result.plain("epoch", epoch);
+    result.number("offset", offset);
+    result.plain("durability", b"memory");
+    result.end();
+    object.end();
+}
+
+/// A pattern is one more member: the count in the first byte says so.
+pub(super) fn variant(
+    out: &mut Vec<u8>,
+    message: &[u8],
+    seams: Seams,
+    pattern: Option<&str>,
+    iso_timestamp: Option<u64>,
+) {
+    let start = out.len();
+    let (before, rest) = message.split_at(seams.pattern as usize);
+    out.extend_from_slice(before);
+    if let Some(pattern) = pattern {
+        out[start] += 1;
+        debug_assert!(out[start] <= pack::FIXMAP_LAST, "a message has at most 11 members");
+        pack::text(b"pattern", out);
+        pack::text(pattern.as_bytes(), out);
+    }
+    let Some(unix_ms) = iso_timestamp else {
+        out.extend_from_slice(rest);
+        return;
+    };
+    out.extend_from_slice(&message[seams.pattern as usize..seams.time.0 as usize]);
+    pack::iso_time(unix_ms, out);
+    out.extend_from_slice(&message[seams.time.1 as usize..]);
+}
