@@ -8,5 +8,5 @@ mod open;
 mod worker;
 
 pub(crate) use inbox::{Tally, histogram};
-pub(crate) use open::{is_open, open};
+pub(crate) use open::{await_pong, is_open, open};
 pub(crate) use worker::{Job, Outcome, Worker};

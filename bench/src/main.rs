@@ -8,6 +8,7 @@ mod compare;
 mod cpu;
 mod hiccup;
 mod json_cost;
+mod memory;
 mod progress;
 mod reference;
 mod report;
@@ -32,8 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, connect, two-shards, echo,
-    /// slow-consumer, ramp, json-cost
+    /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, idle-40k, connect, two-shards,
+    /// echo, slow-consumer, ramp, json-cost
     Run {
         scenario: String,
         /// corecast (the binary beside this one; the default) or the path of another one, with more of its flags; floor,

@@ -2,6 +2,7 @@
 
 mod floor;
 mod hold;
+mod keep;
 mod raw;
 mod rooms;
 mod tungstenite;
@@ -17,6 +18,7 @@ pub(crate) fn run(kind: &str, port: u16, cpu: Option<usize>) -> Result<()> {
     match kind {
         "floor" => floor::run(port),
         "raw" => raw::run(port),
+        "keep" => keep::run(port),
         "tungstenite" => tungstenite::run(port),
         "tungstenite-tuned" => tungstenite_tuned::run(port),
         _ => match kind.strip_prefix("hold:").and_then(|rest| rest.split_once(':')) {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
 use crate::audit::Audit;
+use crate::memory::Memory;
 
 /// One run's result.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -55,6 +56,8 @@ pub(crate) struct RunResult {
     pub(crate) errors: u64,
     pub(crate) resident_kib: u64,
     pub(crate) kib_per_connection: f64,
+    /// Of idle connections.
+    pub(crate) memory: Option<Memory>,
     pub(crate) descriptors: usize,
     pub(crate) connect_seconds: f64,
     /// By how much the server's counters rose in the measured window.
@@ -188,6 +191,9 @@ impl RunResult {
             let ratios: Vec<String> =
                 self.ratios.iter().map(|(name, it)| format!("{name} {it:.3}")).collect();
             let _ = writeln!(text, "{}", ratios.join(", "));
+        }
+        if let Some(memory) = &self.memory {
+            let _ = write!(text, "{memory}");
         }
         if let Some(why) = &self.client_bound {
             let _ = writeln!(

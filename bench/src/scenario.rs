@@ -99,6 +99,8 @@ const ALL: &[Scenario] = &[
     Scenario { kind: Kind::Slow, size: 4096, ..load("slow-consumer", 100, 10, 2000.0) },
     Scenario { kind: Kind::Ramp, seconds: 2.0, ..load("ramp", 1000, 10, 2000.0) },
     Scenario { kind: Kind::Idle, shards: 2, ..load("idle-20k", 20_000, 10, 0.0) },
+    // More than one process may have descriptors for: each shard has a table of its own.
+    Scenario { kind: Kind::Idle, shards: 3, ..load("idle-40k", 40_000, 10, 0.0) },
     Scenario { kind: Kind::Connect, ..load("connect", 10_000, 10, 0.0) },
 ];
 

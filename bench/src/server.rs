@@ -69,21 +69,31 @@ impl Server {
 
     /// The counters of corecast, summed over its shards; none of other servers.
     pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
-        self.shards().unwrap_or_default()
+        let mut sums = BTreeMap::new();
+        for (name, value) in self.shards().unwrap_or_default().into_iter().flatten() {
+            *sums.entry(name).or_default() += value;
+        }
+        sums
     }
 
-    fn shards(&self) -> Option<BTreeMap<String, u64>> {
+    /// How many connections each shard of corecast has.
+    pub(crate) fn clients_by_shard(&self) -> Vec<u64> {
+        let shards = self.shards().unwrap_or_default();
+        shards.iter().filter_map(|it| it.get("clients").copied()).collect()
+    }
+
+    fn shards(&self) -> Option<Vec<BTreeMap<String, u64>>> {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin_port)).ok()?;
         stream.write_all(b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()?;
-        let mut sums = BTreeMap::new();
-        for (name, value) in json["shards"].as_array()?.iter().filter_map(|it| it.as_object()).flatten() {
-            *sums.entry(name.clone()).or_default() += value.as_u64().unwrap_or(0);
-        }
-        Some(sums)
+        let counters = |shard: &serde_json::Value| {
+            let counters = shard.as_object()?.iter();
+            Some(counters.map(|(name, value)| (name.clone(), value.as_u64().unwrap_or(0))).collect())
+        };
+        json["shards"].as_array()?.iter().map(counters).collect()
     }
 }
 
@@ -109,7 +119,7 @@ pub(crate) fn is_bundled(what: &str) -> bool {
     is_corecast(what) || REFERENCES.contains(&what)
 }
 
-const REFERENCES: [&str; 4] = ["floor", "raw", "tungstenite", "tungstenite-tuned"];
+const REFERENCES: [&str; 5] = ["floor", "raw", "tungstenite", "tungstenite-tuned", "keep"];
 
 /// The program and its arguments.
 fn command(

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail};
-use corecast_protocol::ws::frame::Header;
+use corecast_protocol::ws::frame::{Header, Opcode};
 use corecast_protocol::ws::handshake::{parse_client_response, write_client_request};
 use memchr::memmem;
 
@@ -53,6 +53,14 @@ pub(crate) fn open(
 
 /// Reads until a frame holds `mark`; `bytes` begin with what was read already and end as what is behind that frame.
 pub(super) fn await_text(stream: &mut TcpStream, bytes: &mut Vec<u8>, mark: &[u8]) -> Result<()> {
+    await_frame(stream, bytes, |_, payload| memmem::find(payload, mark).is_some())
+}
+
+fn await_frame(
+    stream: &mut TcpStream,
+    bytes: &mut Vec<u8>,
+    is_it: impl Fn(&Header, &[u8]) -> bool,
+) -> Result<()> {
     let mut piece = [0; 4096];
     loop {
         while let Ok(Some((header, length))) = Header::parse(bytes) {
@@ -60,9 +68,9 @@ pub(super) fn await_text(stream: &mut TcpStream, bytes: &mut Vec<u8>, mark: &[u8
             if bytes.len() < end {
                 break;
             }
-            let is_it = memmem::find(&bytes[length..end], mark).is_some();
+            let is_found = is_it(&header, &bytes[length..end]);
             bytes.drain(..end);
-            if is_it {
+            if is_found {
                 return Ok(());
             }
         }
@@ -72,6 +80,11 @@ pub(super) fn await_text(stream: &mut TcpStream, bytes: &mut Vec<u8>, mark: &[u8
         }
         bytes.extend_from_slice(&piece[..length]);
     }
+}
+
+/// Reads until a pong; `bytes` as with `await_text`.
+pub(crate) fn await_pong(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<()> {
+    await_frame(stream, bytes, |header, _| header.opcode == Opcode::Pong)
 }
 
 /// Whether the server has not closed a connection. What it sent meanwhile is thrown away.

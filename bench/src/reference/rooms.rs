@@ -51,8 +51,15 @@ impl Rooms {
                 break;
             }
             unmask(&mut input.bytes[start..end], header.mask.unwrap_or_default(), 0);
-            if header.opcode == Opcode::Text {
-                self.message(client, &input.bytes[start..end], wishes);
+            let payload = &input.bytes[start..end];
+            match header.opcode {
+                Opcode::Text => self.message(client, payload, wishes),
+                Opcode::Ping => {
+                    let mut pong = Vec::new();
+                    frame::encode(Opcode::Pong, payload, &mut pong);
+                    wishes.push(Wish::Reply(pong));
+                }
+                _ => {}
             }
             at = end;
         }
