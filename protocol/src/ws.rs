@@ -4,6 +4,7 @@
 
 mod assembly;
 mod connection;
+pub mod deflate;
 pub mod frame;
 pub mod handshake;
 mod heartbeat;

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::ws::deflate::{Inflater, Unusable};
+
 /// Refused: the shard holds as many unfinished bytes as it may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exhausted;
@@ -21,18 +23,79 @@ pub struct AssemblyPool {
     buffers_max: usize,
     bytes_max: usize,
     in_use: usize,
+    /// Unpacks for all connections whose messages stand for themselves, from the first of them on.
+    inflater: Option<Box<Inflater>>,
+    /// Inflaters that connections own.
+    contexts: usize,
+    inflated_bytes: u64,
 }
 
 impl AssemblyPool {
     /// A pool that keeps up to `buffers_max` unused buffers of up to `buffer_bytes`, and lends at most `bytes_max`
     /// bytes.
     pub fn new(buffer_bytes: usize, buffers_max: usize, bytes_max: usize) -> Self {
-        Self { free: VecDeque::new(), buffer_bytes, buffers_max, bytes_max, in_use: 0 }
+        Self {
+            free: VecDeque::new(),
+            buffer_bytes,
+            buffers_max,
+            bytes_max,
+            in_use: 0,
+            inflater: None,
+            contexts: 0,
+            inflated_bytes: 0,
+        }
     }
 
     /// Bytes lent now, by capacity.
     pub fn bytes_in_use(&self) -> usize {
         self.in_use
+    }
+
+    /// Connections that own what later compressed messages may refer to.
+    pub fn contexts(&self) -> usize {
+        self.contexts
+    }
+
+    /// Bytes that compressed messages became, so far.
+    pub fn inflated_bytes(&self) -> u64 {
+        self.inflated_bytes
+    }
+
+    /// Unpacks a message with the connection's inflater, or with the one for all.
+    pub(crate) fn unpack(
+        &mut self,
+        own: &mut Option<Box<Inflater>>,
+        payload: &[u8],
+        bytes_max: usize,
+    ) -> Result<Option<Vec<u8>>, Unusable> {
+        let mut out = None;
+        let result = if let Some(own) = own {
+            own.unpack(payload, bytes_max, self, &mut out)
+        } else {
+            let mut shared = self.inflater.take().unwrap_or_else(|| Box::new(Inflater::shared()));
+            let result = shared.unpack(payload, bytes_max, self, &mut out);
+            self.inflater = Some(shared);
+            result
+        };
+        self.inflated_bytes += out.as_ref().map_or(0, Vec::len) as u64;
+        if let Err(unusable) = result {
+            self.give_back(&mut out);
+            return Err(unusable);
+        }
+        Ok(out)
+    }
+
+    /// A connection's own inflater.
+    pub(crate) fn begin_context(&mut self, window_bits: u8) -> Box<Inflater> {
+        self.contexts += 1;
+        Box::new(Inflater::taking_over(window_bits))
+    }
+
+    /// The end of one.
+    pub(crate) fn end_context(&mut self, own: &mut Option<Box<Inflater>>) {
+        if own.take().is_some() {
+            self.contexts -= 1;
+        }
     }
 
     /// Appends to a connection's buffer, which is taken from the pool where there is none yet.

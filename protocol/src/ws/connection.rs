@@ -5,7 +5,8 @@
 
 use crate::CloseCode;
 use crate::ws::assembly::{AssemblyPool, Exhausted};
-use crate::ws::frame::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header, Opcode};
+use crate::ws::deflate::{Inflater, Negotiated, Unusable};
+use crate::ws::frame::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header, Opcode, Reserved};
 use crate::ws::unmask;
 use crate::ws::utf8::Incremental;
 
@@ -18,10 +19,20 @@ pub enum Role {
     Client,
 }
 
+impl Role {
+    /// The other end.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Server => Self::Client,
+            Self::Client => Self::Server,
+        }
+    }
+}
+
 /// Bounds of one message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Bytes of payload over all fragments.
+    /// Bytes of payload over all fragments; of a compressed message both as it came and as it is.
     pub message_bytes: usize,
     /// Fragments of one message.
     pub fragments: u32,
@@ -58,6 +69,8 @@ impl Violation {
 
     const NOT_UTF8: Self =
         Self::new(CloseCode::InvalidPayload, "INVALID_MESSAGE: a text message must be valid UTF-8");
+    const CORRUPT: Self =
+        Self::new(CloseCode::InvalidPayload, "INVALID_MESSAGE: a compressed message must be valid DEFLATE");
     const TOO_LARGE: Self = Self::new(CloseCode::TooLarge, "MESSAGE_TOO_LARGE: above limits.message_bytes");
     const TOO_MANY: Self =
         Self::new(CloseCode::TooLarge, "MESSAGE_TOO_LARGE: above limits.message_fragments");
@@ -72,7 +85,19 @@ impl From<Exhausted> for Violation {
     }
 }
 
-/// A WebSocket connection behind its handshake, seen from one end. Owns no heap while no message is unfinished.
+impl From<Unusable> for Violation {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            // RFC 6455 section 7.4.1: "data within a message that was not consistent with the type of the message"
+            Unusable::Corrupt => Self::CORRUPT,
+            Unusable::TooLarge => Self::TOO_LARGE,
+            Unusable::Exhausted => Exhausted.into(),
+        }
+    }
+}
+
+/// A WebSocket connection behind its handshake, seen from one end. Owns no heap while no message is unfinished,
+/// unless its peer's compressed messages refer to earlier ones.
 #[derive(Debug)]
 pub struct Connection {
     limits: Limits,
@@ -91,6 +116,11 @@ pub struct Connection {
     utf8: Incremental,
     data: Option<Vec<u8>>,
     control: Option<Vec<u8>>,
+    deflate: Option<Negotiated>,
+    /// The message that is not complete is compressed.
+    is_compressed: bool,
+    /// What the peer's messages refer to, from the first compressed one on.
+    inflater: Option<Box<Inflater>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +135,7 @@ enum Place {
     Input { start: usize, end: usize },
     Data,
     Control,
+    Unpacked,
 }
 
 impl Connection {
@@ -123,7 +154,15 @@ impl Connection {
             utf8: Incremental::default(),
             data: None,
             control: None,
+            deflate: None,
+            is_compressed: false,
+            inflater: None,
         }
+    }
+
+    /// A connection whose handshake agreed on permessage-deflate.
+    pub fn with_deflate(role: Role, limits: Limits, negotiated: Negotiated) -> Self {
+        Self { deflate: Some(negotiated), ..Self::new(role, limits) }
     }
 
     /// Reads `bytes`, which are unmasked in place.
@@ -131,13 +170,14 @@ impl Connection {
     /// Dropping the reader early is fine: [`Reader::consumed`] says how many bytes were taken; the rest is to be
     /// presented again.
     pub fn receive<'a>(&'a mut self, bytes: &'a mut [u8], pool: &'a mut AssemblyPool) -> Reader<'a> {
-        Reader { connection: self, bytes, pool, at: 0, is_lent: false }
+        Reader { connection: self, bytes, pool, at: 0, is_lent: false, unpacked: None }
     }
 
     /// Gives buffers back: the connection is going away.
     pub fn release(&mut self, pool: &mut AssemblyPool) {
         pool.give_back(&mut self.data);
         pool.give_back(&mut self.control);
+        pool.end_context(&mut self.inflater);
     }
 
     /// A close frame was sent: messages are no longer reported, the peer's close frame still is.
@@ -173,6 +213,9 @@ impl Connection {
                 }
             }
         }
+        if header.opcode != Opcode::Continuation {
+            self.is_compressed = header.is_compressed;
+        }
         let kept = self.data.as_ref().map_or(0, Vec::len) as u64;
         if header.length > (self.limits.message_bytes as u64).saturating_sub(kept) {
             return Err(Violation::TOO_LARGE);
@@ -190,6 +233,8 @@ pub struct Reader<'a> {
     at: usize,
     /// The last event was borrowed from a buffer, which goes back now.
     is_lent: bool,
+    /// The last message, if it was compressed.
+    unpacked: Option<Vec<u8>>,
 }
 
 impl Reader<'_> {
@@ -209,6 +254,7 @@ impl Reader<'_> {
             Place::Input { start, end } => &self.bytes[start..end],
             Place::Data => self.connection.data.as_deref().unwrap_or_default(),
             Place::Control => self.connection.control.as_deref().unwrap_or_default(),
+            Place::Unpacked => self.unpacked.as_deref().unwrap_or_default(),
         };
         let event = match opcode {
             Opcode::Text => match simdutf8::basic::from_utf8(payload) {
@@ -240,6 +286,7 @@ impl Reader<'_> {
 
     fn give_back_lent(&mut self) {
         let is_lent = std::mem::take(&mut self.is_lent);
+        self.pool.give_back(&mut self.unpacked);
         if self.connection.is_over {
             // Nothing follows a close or a violation: a message that was in progress never ends.
             self.connection.release(self.pool);
@@ -275,6 +322,7 @@ impl Reader<'_> {
                     if self.is_ignored(header.opcode) {
                         continue;
                     }
+                    let place = if header.is_compressed { self.unpack(place)? } else { place };
                     return Ok(Some((header.opcode, place)));
                 }
                 self.begin(header);
@@ -293,16 +341,17 @@ impl Reader<'_> {
         let protocol =
             |error: crate::ws::frame::HeaderError| Violation::new(CloseCode::Protocol, error.reason());
         let rest = &self.bytes[self.at..];
+        let reserved = if self.connection.deflate.is_some() { Reserved::Deflate } else { Reserved::Unused };
         let kept = usize::from(self.connection.header_len);
         if kept == 0
-            && let Some((header, length)) = Header::parse(rest).map_err(protocol)?
+            && let Some((header, length)) = Header::parse_with(rest, reserved).map_err(protocol)?
         {
             self.at += length;
             return Ok(Some(header));
         }
         let taken = rest.len().min(HEADER_BYTES_MAX - kept);
         self.connection.header[kept..kept + taken].copy_from_slice(&rest[..taken]);
-        match Header::parse(&self.connection.header[..kept + taken]).map_err(protocol)? {
+        match Header::parse_with(&self.connection.header[..kept + taken], reserved).map_err(protocol)? {
             Some((header, length)) => {
                 self.at += length - kept;
                 self.connection.header_len = 0;
@@ -354,7 +403,8 @@ impl Reader<'_> {
             debug_assert!(frame.header.length <= CONTROL_BYTES_MAX as u64, "the header was checked");
             self.pool.append(&mut self.connection.control, piece)?;
         } else if !self.connection.is_close_sent {
-            if self.connection.message == Some(Opcode::Text) {
+            // What a compressed message says is seen at its end.
+            if self.connection.message == Some(Opcode::Text) && !self.connection.is_compressed {
                 self.connection.utf8.push(piece).map_err(|_| Violation::NOT_UTF8)?;
             }
             self.pool.append(&mut self.connection.data, piece)?;
@@ -382,10 +432,33 @@ impl Reader<'_> {
             self.give_back();
             return Ok(None);
         }
+        if self.connection.is_compressed {
+            return Ok(Some((opcode, self.unpack(Place::Data)?)));
+        }
         if opcode == Opcode::Text {
             self.connection.utf8.finish().map_err(|_| Violation::NOT_UTF8)?;
         }
         Ok(Some((opcode, Place::Data)))
+    }
+
+    /// Unpacks a complete message; it is lent until the next event.
+    fn unpack(&mut self, place: Place) -> Result<Place, Violation> {
+        let connection = &mut *self.connection;
+        if let Some(negotiated) = connection.deflate
+            && negotiated.takes_over_received(connection.role)
+            && connection.inflater.is_none()
+        {
+            let window_bits = negotiated.window_bits_received(connection.role);
+            connection.inflater = Some(self.pool.begin_context(window_bits));
+        }
+        let payload = match place {
+            Place::Input { start, end } => &self.bytes[start..end],
+            _ => connection.data.as_deref().unwrap_or_default(),
+        };
+        self.unpacked =
+            self.pool.unpack(&mut connection.inflater, payload, connection.limits.message_bytes)?;
+        self.is_lent = true;
+        Ok(Place::Unpacked)
     }
 
     fn is_ignored(&self, opcode: Opcode) -> bool {

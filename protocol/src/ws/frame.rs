@@ -49,6 +49,8 @@ impl Opcode {
 pub struct Header {
     /// The last fragment of its message.
     pub is_final: bool,
+    /// RSV1: the first frame of a compressed message (RFC 7692 section 6).
+    pub is_compressed: bool,
     /// What it is.
     pub opcode: Opcode,
     /// The masking key, if there is one.
@@ -57,10 +59,24 @@ pub struct Header {
     pub length: u64,
 }
 
+/// What the reserved bits may say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reserved {
+    /// Nothing: no extension was negotiated.
+    Unused,
+    /// RSV1 that a message is compressed.
+    Deflate,
+}
+
+/// Bits of a frame's first byte.
+const FINAL: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const RESERVED: u8 = 0x70;
+
 /// Why a header is no header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeaderError {
-    /// RSV1-3 set without an extension that defines them.
+    /// RSV1-3 set without an extension that defines them, or where it does not.
     Reserved,
     /// An opcode that nobody defined.
     Opcode,
@@ -74,7 +90,7 @@ impl HeaderError {
     /// What was wrong, for a close reason.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Reserved => "INVALID_MESSAGE: reserved bits set without an extension",
+            Self::Reserved => "INVALID_MESSAGE: reserved bits set where no negotiated extension defines them",
             Self::Opcode => "INVALID_MESSAGE: unknown opcode",
             Self::Control => "INVALID_MESSAGE: control frames are unfragmented and at most 125 bytes",
             Self::Length => "INVALID_MESSAGE: the length is not in its shortest form",
@@ -88,15 +104,24 @@ impl Header {
     /// # Errors
     /// What RFC 6455 section 5.2 forbids, as early as the bytes show it.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeaderError> {
+        Self::parse_with(bytes, Reserved::Unused)
+    }
+
+    /// Reads a header as [`parse`](Self::parse) does, on a connection where the reserved bits may say something.
+    ///
+    /// # Errors
+    /// Likewise.
+    #[inline]
+    pub fn parse_with(bytes: &[u8], reserved: Reserved) -> Result<Option<(Self, usize)>, HeaderError> {
         let &[first, second, ..] = bytes else {
             // One byte is enough to see a reserved bit or opcode.
             return match bytes.first() {
-                Some(&first) => Self::check_first(first).map(|_| None),
+                Some(&first) => Self::check_first(first, reserved).map(|_| None),
                 None => Ok(None),
             };
         };
-        let opcode = Self::check_first(first)?;
-        let is_final = first & 0x80 != 0;
+        let opcode = Self::check_first(first, reserved)?;
+        let (is_final, is_compressed) = (first & FINAL != 0, first & RSV1 != 0);
         let short = second & 0x7f;
         if opcode.is_control() && (!is_final || short > 125) {
             return Err(HeaderError::Control);
@@ -125,24 +150,29 @@ impl Header {
             short => (u64::from(short), 2),
         };
         if second & 0x80 == 0 {
-            return Ok(Some((Self { is_final, opcode, mask: None, length }, at)));
+            return Ok(Some((Self { is_final, is_compressed, opcode, mask: None, length }, at)));
         }
         let Some(mask) = bytes.get(at..at + 4).and_then(|it| it.first_chunk::<4>()) else { return Ok(None) };
-        Ok(Some((Self { is_final, opcode, mask: Some(*mask), length }, at + 4)))
+        Ok(Some((Self { is_final, is_compressed, opcode, mask: Some(*mask), length }, at + 4)))
     }
 
-    fn check_first(first: u8) -> Result<Opcode, HeaderError> {
+    fn check_first(first: u8, reserved: Reserved) -> Result<Opcode, HeaderError> {
+        let opcode = Opcode::from_bits(first & 0x0f);
         // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values"
-        if first & 0x70 != 0 {
-            return Err(HeaderError::Reserved);
+        if first & RESERVED != 0 {
+            // RFC 7692 section 6.1: "MUST NOT set the RSV1 bit of control frames and non-first fragments"
+            let may_be_compressed = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
+            if first & RESERVED != RSV1 || reserved == Reserved::Unused || !may_be_compressed {
+                return Err(HeaderError::Reserved);
+            }
         }
-        Opcode::from_bits(first & 0x0f).ok_or(HeaderError::Opcode)
+        opcode.ok_or(HeaderError::Opcode)
     }
 }
 
 /// Writes the header of an unfragmented, unmasked frame; returns its length, 2 to 10.
 pub fn encode_header(opcode: Opcode, length: u64, out: &mut [u8; 10]) -> usize {
-    out[0] = 0x80 | opcode as u8;
+    out[0] = FINAL | opcode as u8;
     match length {
         0..=125 => {
             out[1] = length as u8;
@@ -159,6 +189,11 @@ pub fn encode_header(opcode: Opcode, length: u64, out: &mut [u8; 10]) -> usize {
             10
         }
     }
+}
+
+/// Marks the first frame of a compressed message: `header` is its beginning.
+pub fn mark_compressed(header: &mut [u8]) {
+    header[0] |= RSV1;
 }
 
 /// Appends an unmasked frame, as a server sends it.
@@ -230,7 +265,7 @@ mod tests {
             let mut out = [0; 10];
             let used = encode_header(Opcode::Binary, length, &mut out);
             let parsed = Header::parse(&out[..used]);
-            let expected = Header { is_final: true, opcode: Opcode::Binary, mask: None, length };
+            let expected = Header { is_final: true, is_compressed: false, opcode: Opcode::Binary, mask: None, length };
             prop_assert_eq!(parsed, Ok(Some((expected, used))));
             let mut frame = Vec::new();
             encode(Opcode::Binary, &vec![7; length.min(70_000) as usize], &mut frame);

@@ -8,7 +8,7 @@ mod request;
 mod route;
 
 pub use crate::envelope::Format;
-pub use client::{ClientError, parse_client_response, write_client_request};
+pub use client::{ClientError, parse_client_answer, parse_client_response, write_client_request};
 pub use refusal::Refusal;
 pub use request::{HttpRequest, Parsed, REQUEST_BYTES_MAX, parse};
 pub use route::{Endpoint, Mode, Policy, Route, Upgrade, route};
@@ -43,7 +43,11 @@ pub fn write_accept(upgrade: &Upgrade<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_bytes());
     }
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n");
+    if let Some(deflate) = &upgrade.deflate {
+        deflate.write(out);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a complete plain response; the connection closes behind it.

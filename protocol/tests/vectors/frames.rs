@@ -1,10 +1,12 @@
 //! `frames.json`: what a connection makes of bytes, however they are cut, and what it writes.
 
+use corecast_protocol::ws::deflate::{ClientWindow, Offer};
 use corecast_protocol::ws::frame::{self, Opcode};
 use corecast_protocol::ws::{AssemblyPool, Connection, Event, Limits, Role, Violation};
 use corecast_protocol::{CloseCode, ErrorCode};
 use serde::Deserialize;
 
+use crate::deflate::answered;
 use crate::runner::{Bytes, Case, cases, same, section_tests};
 
 #[derive(Deserialize)]
@@ -12,6 +14,8 @@ use crate::runner::{Bytes, Case, cases, same, section_tests};
 pub(crate) struct Reading {
     role: Option<Side>,
     limits: Option<Bounds>,
+    /// The server's answer about compression.
+    deflate: Option<String>,
     bytes: Bytes,
     events: Vec<Expected>,
     violation: Option<u16>,
@@ -98,18 +102,24 @@ struct Outcome {
 }
 
 impl Reading {
-    fn connection(&self) -> Connection {
+    fn connection(&self) -> Result<Connection, String> {
         let role = match self.role.unwrap_or(Side::Server) {
             Side::Server => Role::Server,
             Side::Client => Role::Client,
         };
         let bounds = self.limits.unwrap_or(Bounds { message_bytes: 1 << 20, fragments: 1024 });
-        Connection::new(role, Limits { message_bytes: bounds.message_bytes, fragments: bounds.fragments })
+        let limits = Limits { message_bytes: bounds.message_bytes, fragments: bounds.fragments };
+        let Some(deflate) = &self.deflate else { return Ok(Connection::new(role, limits)) };
+        // An offer that admits every answer.
+        let offer = Offer { client_max_window_bits: ClientWindow::Any, ..Offer::default() };
+        let negotiated = answered(Some(&offer), std::slice::from_ref(deflate));
+        let negotiated = negotiated.map_err(|error| format!("{error:?}: {deflate}"))?;
+        Ok(Connection::with_deflate(role, limits, negotiated.ok_or("nothing was agreed")?))
     }
 
     /// Presents the bytes, cut in front of each of `cuts`.
     fn receive(&self, bytes: &[u8], cuts: impl IntoIterator<Item = usize>) -> Result<Outcome, String> {
-        let mut connection = self.connection();
+        let mut connection = self.connection()?;
         let mut pool = AssemblyPool::new(512, 4, 4 << 20);
         let mut outcome = Outcome { events: Vec::new(), violation: None, after: None, is_unfinished: false };
         let mut start = 0;

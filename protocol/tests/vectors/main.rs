@@ -3,6 +3,7 @@
 mod channels;
 mod close_codes;
 mod commands;
+mod deflate;
 mod events;
 mod frames;
 mod handshake;

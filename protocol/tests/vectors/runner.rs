@@ -222,7 +222,7 @@ pub(crate) use section_tests;
 /// A section that nobody runs would look like one that passes.
 #[test]
 fn every_section_of_every_file_is_run() {
-    use crate::{channels, close_codes, commands, events, frames, handshake, utf8};
+    use crate::{channels, close_codes, commands, deflate, events, frames, handshake, utf8};
     fn of<C: Case>() -> (String, String) {
         (C::FILE.to_owned(), C::SECTION.to_owned())
     }
@@ -234,6 +234,9 @@ fn every_section_of_every_file_is_run() {
         of::<close_codes::Forbidden>(),
         of::<close_codes::Error>(),
         of::<commands::Message>(),
+        of::<deflate::Negotiation>(),
+        of::<deflate::Answer>(),
+        of::<deflate::Inflating>(),
         of::<events::Event>(),
         of::<frames::Reading>(),
         of::<frames::Writing>(),

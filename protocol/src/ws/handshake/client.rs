@@ -1,5 +1,6 @@
 //! The client's side of the handshake, for load generators and tests.
 
+use crate::ws::deflate::{Negotiated, Offer};
 use crate::ws::handshake::accept_key;
 
 /// Why the server's answer is no handshake.
@@ -13,9 +14,11 @@ pub enum ClientError {
     Upgrade,
     /// The accept key does not fit ours.
     Key,
+    /// An extension that was not offered, or not so.
+    Extension,
 }
 
-/// Appends a request; `key` is 16 random bytes in base64, `headers` complete lines.
+/// Appends a request; `key` is 16 random bytes in base64, `headers` complete lines, as [`Offer::line`] is one.
 pub fn write_client_request(host: &str, path: &str, key: &str, headers: &str, out: &mut Vec<u8>) {
     for part in [
         "GET ",
@@ -35,8 +38,21 @@ pub fn write_client_request(host: &str, path: &str, key: &str, headers: &str, ou
 /// Reads the server's answer: the length of its head, or `None` if bytes are missing.
 ///
 /// # Errors
-/// What is no acceptance.
+/// What is no acceptance, or accepts what was not offered.
 pub fn parse_client_response(bytes: &[u8], key: &str) -> Result<Option<usize>, ClientError> {
+    Ok(parse_client_answer(bytes, key, None)?.map(|(consumed, _)| consumed))
+}
+
+/// Reads the server's answer to a request with an offer: the length of its head and what was agreed, or `None` if
+/// bytes are missing.
+///
+/// # Errors
+/// What is no acceptance, or accepts what was not offered.
+pub fn parse_client_answer(
+    bytes: &[u8],
+    key: &str,
+    offer: Option<&Offer>,
+) -> Result<Option<(usize, Option<Negotiated>)>, ClientError> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
     let consumed = match response.parse(bytes) {
@@ -64,5 +80,8 @@ pub fn parse_client_response(bytes: &[u8], key: &str) -> Result<Option<usize>, C
     if accept.map(|it| it.value) != Some(&accept_key(key.as_bytes())) {
         return Err(ClientError::Key);
     }
-    Ok(Some(consumed))
+    let is_extension = |it: &&httparse::Header<'_>| it.name.eq_ignore_ascii_case("sec-websocket-extensions");
+    let extensions: Vec<&[u8]> = response.headers.iter().filter(is_extension).map(|it| it.value).collect();
+    let agreed = Offer::answered(offer, &extensions).map_err(|_| ClientError::Extension)?;
+    Ok(Some((consumed, agreed)))
 }

@@ -10,6 +10,7 @@ const HEADERS_MAX: usize = 64;
 
 /// What was found in the bytes so far.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one call")]
 pub enum Parsed<'a> {
     /// More bytes are needed.
     Partial,
@@ -37,6 +38,8 @@ pub struct HttpRequest<'a> {
     pub(crate) repeated: Option<&'static str>,
     pub(crate) version: Option<&'a [u8]>,
     pub(crate) protocols: Vec<&'a [u8]>,
+    /// The values of `Sec-WebSocket-Extensions`, line by line.
+    pub(crate) extensions: Vec<&'a [u8]>,
     pub(crate) has_upgrade: bool,
     pub(crate) has_connection: bool,
     pub(crate) has_body: bool,
@@ -122,6 +125,8 @@ impl<'a> HttpRequest<'a> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("sec-websocket-protocol") {
             self.protocols.extend(list(value));
+        } else if is("sec-websocket-extensions") {
+            self.extensions.push(value);
         } else if is("upgrade") {
             self.has_upgrade |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
         } else if is("connection") {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use crate::envelope::Format;
+use crate::ws::deflate::{Contexts, Negotiated, negotiate};
 use crate::ws::handshake::{HttpRequest, Refusal, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, accept_key};
 
 /// How strict the node is.
@@ -64,6 +65,10 @@ pub struct Upgrade<'a> {
     pub subprotocol: Option<&'static str>,
     /// The value of `Sec-WebSocket-Accept`.
     pub accept_key: [u8; 28],
+    /// What is agreed about compression: nothing, until [`accept_deflate`](Self::accept_deflate).
+    pub deflate: Option<Negotiated>,
+    /// The values of `Sec-WebSocket-Extensions`.
+    extensions: Vec<&'a [u8]>,
     /// Whether there was an `Origin` (and it is allowed): a browser, which can't read refusals.
     pub has_origin: bool,
     /// The token, from the header or the query.
@@ -78,6 +83,13 @@ pub struct Upgrade<'a> {
     pub pings_as_messages: bool,
     /// `?batch=1`.
     pub takes_batches: bool,
+}
+
+impl Upgrade<'_> {
+    /// Agrees on permessage-deflate, if there is an offer that can be accepted.
+    pub fn accept_deflate(&mut self, contexts: Contexts) {
+        self.deflate = negotiate(&self.extensions, contexts);
+    }
 }
 
 impl std::fmt::Debug for Upgrade<'_> {
@@ -127,6 +139,8 @@ pub fn route<'a>(request: &HttpRequest<'a>, policy: &Policy) -> Result<Route<'a>
         format,
         subprotocol,
         accept_key: accept_key(key),
+        deflate: None,
+        extensions: request.extensions.clone(),
         has_origin: request.origin.is_some(),
         token: bearer(request),
         resume: None,
