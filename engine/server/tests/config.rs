@@ -8,91 +8,14 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use corecast_server::config::{ConfigFile, Settings, Sources, names};
 use serde_json::Value;
+use support::configuration::{File, assert_contains, corecast, problems, run, valid};
 use support::{DEADLINE, Server, Start};
-
-/// The binary without anything of the developer's environment.
-fn corecast(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_corecast"));
-    command.env_clear().args(args);
-    command
-}
-
-/// Exit code, standard output, lines of standard error.
-fn run(command: &mut Command) -> (i32, String, Vec<String>) {
-    let Output { status, stdout, stderr } = command.output().expect("the binary can be started");
-    let code = status.code().unwrap_or_else(|| panic!("it was killed: {status}"));
-    let lines = String::from_utf8_lossy(&stderr).lines().map(str::to_owned).collect();
-    (code, String::from_utf8_lossy(&stdout).into_owned(), lines)
-}
-
-/// What `check-config` says is wrong; it is the same for `serve`, which does not start.
-#[track_caller]
-fn problems(args: &[&str], env: &[(&str, &str)]) -> Vec<String> {
-    let [checked, served] = ["check-config", "serve"].map(|command| {
-        let (code, out, lines) = run(corecast(&[command]).args(args).envs(env.iter().copied()));
-        assert_eq!((code, out.as_str()), (2, ""), "{command} {args:?}: {lines:#?}");
-        lines
-    });
-    assert_eq!(checked, served);
-    checked
-}
-
-/// What `check-config` says of a valid configuration.
-#[track_caller]
-fn valid(args: &[&str], env: &[(&str, &str)]) -> String {
-    let (code, out, lines) = run(corecast(&["check-config"]).args(args).envs(env.iter().copied()));
-    assert_eq!((code, lines.as_slice()), (0, [].as_slice()), "{args:?}");
-    out
-}
-
-/// A configuration file, removed when dropped.
-struct File(PathBuf);
-
-impl File {
-    /// `name` is used by one test only.
-    fn new(name: &str, contents: impl AsRef<[u8]>) -> Self {
-        let path =
-            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
-        std::fs::write(&path, contents).expect("the target folder can be written to");
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("the path is UTF-8")
-    }
-
-    /// Fails unless the only problems are these, each in the file at this line.
-    #[track_caller]
-    fn assert_problems(&self, wanted: &[(u32, &str)]) {
-        let got = problems(&["--config", self.path()], &[]);
-        let mut wanted: Vec<String> =
-            wanted.iter().map(|(line, what)| format!("corecast: {}:{line}: {what}", self.path())).collect();
-        wanted.sort();
-        let mut sorted = got.clone();
-        sorted.sort();
-        let fits =
-            got.len() == wanted.len() && sorted.iter().zip(&wanted).all(|(got, it)| got.starts_with(it));
-        assert!(fits, "got {sorted:#?}\nwanted {wanted:#?}");
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        // What is left of it lies in the target folder.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-#[track_caller]
-fn assert_contains(lines: &[String], text: &str) {
-    assert!(lines.iter().any(|line| line.contains(text)), "no {text:?} in {lines:#?}");
-}
 
 /// Fails unless the server ends with this code, and its last line says all of this.
 #[track_caller]

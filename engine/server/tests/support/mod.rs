@@ -8,6 +8,7 @@
 #![allow(unused_macros, reason = "likewise")]
 
 mod client;
+pub(crate) mod configuration;
 mod crowd;
 mod descriptors;
 mod example;
