@@ -48,7 +48,8 @@ impl Hub {
     ) {
         let hash = self.hasher.of(channel);
         let slot = self.channels.exact.find(hash, channel);
-        let (rule, is_numbered, publisher) = match self.may_publish(conn, slot, channel) {
+        let payload_bytes = publish.payload.bytes().len() as u64;
+        let (rule, is_numbered, publisher) = match self.may_publish(conn, slot, channel, payload_bytes) {
             Ok(found) => found,
             Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
@@ -64,6 +65,7 @@ impl Hub {
         conn: ConnKey,
         slot: Option<u32>,
         channel: &str,
+        payload_bytes: u64,
     ) -> Result<(u16, bool, Arc<str>), Refused> {
         // A channel that somebody here subscribed to has a good name of a known namespace.
         let (index, rule) = match slot.and_then(|slot| self.channels.exact.get(slot)) {
@@ -81,6 +83,9 @@ impl Hub {
             name: channel,
             is_pattern: false,
         })?;
+        if payload_bytes > rule.payload_bytes {
+            return Err(Refused::payload(&rule.name, rule.payload_bytes, payload_bytes));
+        }
         // A count, not a copy: the hub changes while the name is in use.
         Ok((index, rule.numbers, member.participant.clone()))
     }

@@ -4,6 +4,7 @@
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::Priority;
+use hashbrown::HashMap;
 
 use crate::effect::SlowPolicy;
 use crate::member::Access;
@@ -36,11 +37,20 @@ pub struct Namespace {
     pub policy: SlowPolicy,
     /// Where the publisher names none.
     pub priority: Priority,
+    /// Bytes of a payload at most, as it was published.
+    pub payload_bytes: u64,
 }
 
 /// All namespaces of a node.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Namespaces(Vec<Namespace>);
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Namespaces {
+    all: Vec<Namespace>,
+    /// By name, where there are too many to look at each.
+    index: HashMap<String, u16, foldhash::fast::FixedState>,
+}
+
+/// Up to this many namespaces are looked through: that is faster than a hash of the name.
+const LOOKED_THROUGH_MAX: usize = 8;
 
 impl Namespaces {
     /// Those of the wire contract, section 6. `has_default` says whether names without a colon are channels.
@@ -53,6 +63,7 @@ impl Namespaces {
             numbers,
             policy,
             priority: if name == "system" { Priority::Critical } else { Priority::Normal },
+            payload_bytes: u64::MAX,
         };
         use SlowPolicy::{Conflate, Disconnect, DropOldest};
         let mut all = vec![
@@ -65,22 +76,50 @@ impl Namespaces {
         if has_default {
             all.push(of("default", Who::Anyone, Who::Anyone, true, false, DropOldest));
         }
-        Self(all)
+        let mut namespaces = Self::default();
+        for namespace in all {
+            namespaces.set(namespace);
+        }
+        namespaces
+    }
+
+    /// Adds a namespace, or replaces the one of its name.
+    ///
+    /// # Panics
+    /// If there are 65,536 already.
+    pub fn set(&mut self, namespace: Namespace) {
+        if let Some((index, _)) = self.find(&namespace.name) {
+            self.all[usize::from(index)] = namespace;
+            return;
+        }
+        let index = u16::try_from(self.all.len()).expect("a node has at most 65,536 namespaces");
+        self.index.insert(namespace.name.clone(), index);
+        self.all.push(namespace);
+    }
+
+    /// The namespace of this name.
+    pub fn named(&self, name: &str) -> Option<&Namespace> {
+        self.find(name).map(|(_, namespace)| namespace)
     }
 
     /// The namespace of this name and its index.
     pub(crate) fn find(&self, name: &str) -> Option<(u16, &Namespace)> {
-        self.0.iter().position(|it| it.name == name).map(|index| (index as u16, &self.0[index]))
+        let index = if self.all.len() <= LOOKED_THROUGH_MAX {
+            self.all.iter().position(|it| it.name == name)? as u16
+        } else {
+            *self.index.get(name)?
+        };
+        Some((index, self.at(index)))
     }
 
     /// All names, in order.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|it| it.name.as_str())
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|it| it.name.as_str())
     }
 
     /// The namespace of this index, which came from [`find`](Self::find) with the same configuration.
     pub(crate) fn at(&self, index: u16) -> &Namespace {
-        &self.0[usize::from(index)]
+        &self.all[usize::from(index)]
     }
 }
 
@@ -124,7 +163,7 @@ impl Namespace {
         let denied = |why| Err(Denied { code: ErrorCode::Forbidden, why });
         if it.access == Access::Demo && !self.demo {
             return denied(
-                "demo participants may use conversation:, metrics:, names without a namespace and their own user:",
+                "demo participants may use their own user: and namespaces that are open to demos, as conversation:",
             );
         }
         let who = match it.act {
@@ -162,6 +201,24 @@ mod tests {
         let name = channel.strip_suffix('*').unwrap_or(channel);
         let is_pattern = channel.ends_with('*');
         rule.check(&Request { act, access, participant, name, is_pattern }).is_ok()
+    }
+
+    #[test]
+    fn many_namespaces_are_found_like_few() {
+        let mut rules = Namespaces::built_in(true);
+        let model = rules.named("conversation").expect("it is built in").clone();
+        for number in 0..100 {
+            let name = format!("n{number}");
+            rules.set(Namespace { name: name.clone(), payload_bytes: number, ..model.clone() });
+            for name in ["system", "conversation", &name] {
+                let (index, found) = rules.find(name).expect("it was set");
+                assert_eq!((found.name.as_str(), rules.at(index)), (name, found));
+            }
+            assert_eq!(rules.named(&format!("n{}", number + 1)), None);
+        }
+        rules.set(Namespace { name: "n7".into(), payload_bytes: 70, ..model });
+        assert_eq!(rules.names().count(), 106, "an equal name replaces");
+        assert_eq!(rules.named("n7").map(|it| it.payload_bytes), Some(70));
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::rules::{Act, Denied, Request};
 /// Names in one message at most, those of a batch together: each may cause an answer.
 pub(crate) const NAMES_MAX: usize = 256;
 
+/// Namespaces that an error names: an answer must not grow with the configuration.
+const NAMED_MAX: usize = 8;
+
 impl Hub {
     pub(crate) fn subscribe(
         &mut self,
@@ -283,6 +286,13 @@ impl Refused {
         Self::new(ErrorCode::InvalidChannel, error.to_string())
     }
 
+    /// A payload that the namespace doesn't take.
+    #[cold]
+    pub(crate) fn payload(space: &str, bytes_max: u64, bytes: u64) -> Self {
+        let why = format!("a payload in {space} has at most {bytes_max} bytes, this one {bytes}");
+        Self::new(ErrorCode::MessageTooLarge, why)
+    }
+
     /// The connection is not there any more, and so nobody will read this.
     pub(crate) fn gone() -> Self {
         Self::new(ErrorCode::Internal, "the connection is gone")
@@ -298,8 +308,11 @@ impl From<Denied> for Refused {
 impl Hub {
     /// Nobody configured this namespace.
     pub(crate) fn no_namespace(&self, space: &str) -> Refused {
-        let known: Vec<&str> = self.config.namespaces.names().collect();
-        let known = known.join(", ");
+        let mut names = self.config.namespaces.names();
+        let mut known = names.by_ref().take(NAMED_MAX).collect::<Vec<_>>().join(", ");
+        if names.next().is_some() {
+            known.push_str(" and others");
+        }
         let why = if space == name::DEFAULT_NAMESPACE {
             format!("a name needs a namespace here, as in conversation:42; the namespaces are {known}")
         } else {
