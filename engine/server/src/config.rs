@@ -4,6 +4,7 @@
 
 mod keys;
 mod layers;
+mod namespaces;
 mod settings;
 
 pub use keys::names;

@@ -328,7 +328,7 @@ fn hub_config(settings: &Settings, shard: usize, shards: usize, seed: u64) -> Hu
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed,
         limits: settings.hub_limits,
-        namespaces: Namespaces::built_in(settings.has_default_namespace),
+        namespaces: settings.namespaces.clone(),
         heartbeat_interval_ms: settings.shard_limits.heartbeat_interval.as_millis() as u64,
         message_bytes: settings.shard_limits.message_bytes as u64,
     }

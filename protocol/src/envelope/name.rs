@@ -85,6 +85,11 @@ pub fn participant(name: &str) -> Result<(), NameError> {
     check(name)
 }
 
+/// Whether a namespace may have this name.
+pub fn is_namespace(name: &str) -> bool {
+    check_namespace(name).is_ok()
+}
+
 fn namespace(name: &str) -> Result<&str, NameError> {
     match name.split_once(':') {
         Some((_, "")) => Err(NameError::NoRest),

@@ -152,6 +152,46 @@ pub(crate) const KEYS: &[Key] = &[
     integer("limits.sessions", 0, MAX, "100000", "not used by this version"),
 ];
 
+/// Whom a namespace lets do something.
+const WHO: Kind = Kind::Word(&["anyone", "owner", "backends"]);
+
+/// The keys of `[namespaces.NAME]`. What a built-in namespace does not set stays as it is; these are the defaults of
+/// others.
+pub(crate) const NAMESPACE_KEYS: &[Key] = &[
+    key(
+        "mode",
+        Kind::Word(&["best_effort", "ordered"]),
+        "best_effort",
+        "best_effort may drop for slow consumers; ordered numbers its messages and never drops one",
+    ),
+    key("subscribe", WHO, "anyone", "owner: whose name follows the colon"),
+    key("publish", WHO, "anyone", "owner: whose name follows the colon; backends may always"),
+    key("demo", Kind::Flag, "false", "whether demo participants may use it"),
+    key(
+        "slow_consumer",
+        Kind::Word(&["disconnect", "drop_oldest", "conflate"]),
+        "",
+        "when an outbox is full; drop_oldest where the mode is best_effort, disconnect where it is ordered",
+    ),
+    key(
+        "priority",
+        Kind::Word(&["low", "normal", "high", "critical"]),
+        "normal",
+        "of messages that name none",
+    ),
+    integer("payload_bytes", 1, 1 << 28, "", "of one payload at most; limits.message_bytes if unset"),
+];
+
+/// The key of a namespace.
+pub(crate) fn of_namespace(name: &str) -> Option<&'static Key> {
+    NAMESPACE_KEYS.iter().find(|key| key.name == name)
+}
+
+/// The names of a namespace's keys.
+pub(crate) fn namespace_names() -> impl Iterator<Item = &'static str> {
+    NAMESPACE_KEYS.iter().map(|key| key.name)
+}
+
 /// The names of all keys.
 pub fn names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|key| key.name)

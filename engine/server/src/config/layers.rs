@@ -59,6 +59,27 @@ pub(crate) enum Value {
     List(Vec<String>),
 }
 
+/// What was said of one namespace.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where it is named first.
+    pub(crate) place: String,
+    values: BTreeMap<&'static str, (Value, String)>,
+}
+
+impl Options {
+    /// A value and where it was set, if it was.
+    pub(crate) fn find(&self, name: &'static str) -> Option<&(Value, String)> {
+        debug_assert!(keys::of_namespace(name).is_some(), "the code names only keys that exist");
+        self.values.get(name)
+    }
+
+    /// Where the first of these keys was set; the namespace's place if none was.
+    pub(crate) fn place_of(&self, names: &[&'static str]) -> &str {
+        names.iter().find_map(|name| self.values.get(name)).map_or(&self.place, |(_, place)| place)
+    }
+}
+
 const OWN_PREFIX: &str = "CORECAST_";
 
 /// The place of what nobody set.
@@ -68,6 +89,8 @@ const DEFAULT: &str = "default";
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     values: BTreeMap<&'static str, (Value, String)>,
+    /// By namespace and key; and where each namespace is named first.
+    namespaces: BTreeMap<String, Options>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -145,7 +168,11 @@ impl Layers {
             let span = table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
             let place = line(span);
             if let Some(inner) = item.as_table_like() {
-                if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) {
+                if let Some(name) = full.strip_prefix(NAMESPACES) {
+                    // A table without a key is a namespace too, all by default.
+                    self.namespace(name, &place);
+                    self.table(&full, inner, line);
+                } else if is_section(&full) {
                     self.table(&full, inner, line);
                 } else {
                     self.problem(&place, unknown(&full));
@@ -156,8 +183,20 @@ impl Layers {
         }
     }
 
+    /// The options of a namespace, named here if nowhere before.
+    fn namespace(&mut self, name: &str, place: &str) -> &mut Options {
+        self.namespaces
+            .entry(name.to_owned())
+            .or_insert_with(|| Options { place: place.to_owned(), values: BTreeMap::new() })
+    }
+
+    /// All namespaces that somebody named.
+    pub(crate) fn take_namespaces(&mut self) -> BTreeMap<String, Options> {
+        std::mem::take(&mut self.namespaces)
+    }
+
     fn item(&mut self, place: &str, name: &str, item: &Item) {
-        let Some(key) = keys::find(name) else { return self.problem(place, unknown(name)) };
+        let Some(key) = find(name) else { return self.problem(place, unknown(name)) };
         let value = match key.kind {
             Kind::Integer(..) => item.as_integer().and_then(|it| u64::try_from(it).ok()).map(Value::Integer),
             Kind::Flag => item.as_bool().map(Value::Flag),
@@ -167,7 +206,7 @@ impl Layers {
                 texts.collect::<Option<Vec<_>>>().map(Value::List)
             }),
         };
-        self.check(place, key, value);
+        self.check(place, name, key, value);
     }
 
     /// `CORECAST_SECTION__KEY`, and the names that other deployments of such hubs use.
@@ -198,7 +237,7 @@ impl Layers {
     }
 
     fn text(&mut self, place: &str, name: &str, text: &str) {
-        let Some(key) = keys::find(name) else { return self.problem(place, unknown(name)) };
+        let Some(key) = find(name) else { return self.problem(place, unknown(name)) };
         let value = match key.kind {
             Kind::Integer(..) => text.replace('_', "").parse().ok().map(Value::Integer),
             Kind::Flag => text.parse().ok().map(Value::Flag),
@@ -208,11 +247,10 @@ impl Layers {
                 Some(Value::List(parts.map(str::to_owned).collect()))
             }
         };
-        self.check(place, key, value);
+        self.check(place, name, key, value);
     }
 
-    fn check(&mut self, place: &str, key: &'static Key, value: Option<Value>) {
-        let name = key.name;
+    fn check(&mut self, place: &str, name: &str, key: &'static Key, value: Option<Value>) {
         let right = match key.kind {
             Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
             Kind::Flag => "true or false".to_owned(),
@@ -227,7 +265,11 @@ impl Layers {
         };
         match value {
             Some(value) if fits => {
-                self.values.insert(name, (value, place.to_owned()));
+                let values = match namespace_of(name) {
+                    Some((namespace, _)) => &mut self.namespace(namespace, place).values,
+                    None => &mut self.values,
+                };
+                values.insert(key.name, (value, place.to_owned()));
             }
             _ => self.problem(place, format!("`{name}` must be {right} ({})", key.about)),
         }
@@ -296,7 +338,34 @@ fn is_service_link(rest: &str) -> bool {
     rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }
 
+/// What precedes a namespace's name.
+const NAMESPACES: &str = "namespaces.";
+
+/// The namespace and its key that `namespaces.chat.mode` names.
+fn namespace_of(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(NAMESPACES)?.rsplit_once('.')
+}
+
+fn is_section(name: &str) -> bool {
+    let section = format!("{name}.");
+    section == NAMESPACES || KEYS.iter().any(|key| key.name.starts_with(&section))
+}
+
+fn find(name: &str) -> Option<&'static Key> {
+    match namespace_of(name) {
+        Some((_, key)) => keys::of_namespace(key),
+        None => keys::find(name),
+    }
+}
+
 fn unknown(name: &str) -> String {
+    if let Some((_, key)) = namespace_of(name) {
+        let known = keys::namespace_names().collect::<Vec<_>>().join(", ");
+        return format!("there is no key `{key}` of a namespace, but {known}");
+    }
+    if name.starts_with(NAMESPACES) {
+        return format!("`{name}` must be a table, as [namespaces.chat]");
+    }
     match keys::nearest(name) {
         Some(nearest) => format!("there is no key `{name}`; did you mean `{nearest}`?"),
         None => format!("there is no key `{name}`"),

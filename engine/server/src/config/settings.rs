@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use corecast_driver::listener::ListenOptions;
 use corecast_hub::HubLimits;
+use corecast_hub::rules::Namespaces;
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::RingConfig;
 use corecast_shard::{OutboxLimits, ShardLimits};
 
 use super::layers::{Layers, Problem, Sources};
+use super::namespaces;
 
 /// Where operators connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,8 +80,8 @@ pub struct Settings {
     pub shard_limits: ShardLimits,
     /// What a hub enforces.
     pub hub_limits: HubLimits,
-    /// Whether names without a colon are channels.
-    pub has_default_namespace: bool,
+    /// What may be done where, and how messages are treated there.
+    pub namespaces: Namespaces,
 }
 
 impl Settings {
@@ -173,7 +175,7 @@ impl Reader {
             },
             shard_limits: shard_limits?,
             hub_limits: self.hub_limits(),
-            has_default_namespace: mode != Mode::Production,
+            namespaces: self.namespaces(mode),
         })
     }
 
@@ -349,6 +351,13 @@ impl Reader {
             drain_timeout: self.duration("limits.drain_timeout_ms"),
             assembly_bytes: self.number("limits.assembly_bytes") as usize,
         })
+    }
+
+    fn namespaces(&mut self, mode: Mode) -> Namespaces {
+        let configured = self.layers.take_namespaces();
+        let message_bytes = self.number("limits.message_bytes");
+        let has_default = mode != Mode::Production;
+        namespaces::read(&configured, has_default, message_bytes, &mut self.layers.problems)
     }
 
     fn hub_limits(&self) -> HubLimits {
