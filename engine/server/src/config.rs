@@ -7,6 +7,6 @@ mod layers;
 mod namespaces;
 mod settings;
 
-pub use keys::names;
+pub use keys::{names, namespace_names};
 pub use layers::{ConfigFile, Problem, Sources};
 pub use settings::{Admin, DriverChoice, LogFormat, Settings};

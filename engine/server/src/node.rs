@@ -12,7 +12,6 @@ use corecast_driver::epoll::Epoll;
 use corecast_driver::listener::{is_free, listen};
 use corecast_driver::uring::Uring;
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
-use corecast_hub::rules::Namespaces;
 use corecast_hub::{Hub, HubConfig, ShardSet};
 use corecast_protocol::ws::handshake::Mode;
 use corecast_shard::rings::{Links, mesh};

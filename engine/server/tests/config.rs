@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use corecast_server::config::{ConfigFile, Settings, Sources, names};
+use corecast_server::config::{ConfigFile, Settings, Sources, names, namespace_names};
 use serde_json::Value;
 use support::configuration::{File, assert_contains, corecast, problems, run, valid};
 use support::{DEADLINE, Server, Start};
@@ -382,7 +382,8 @@ fn the_first_input_of_the_fuzz_target_names_every_key() {
             seen.push(format!("{section}{key}"));
         }
     }
-    let mut all: Vec<_> = names().map(str::to_owned).collect();
+    let of_namespaces = namespace_names().map(|name| format!("namespaces.chat.{name}"));
+    let mut all: Vec<_> = names().map(str::to_owned).chain(of_namespaces).collect();
     all.sort_unstable();
     seen.sort_unstable();
     assert_eq!(seen, all);

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 use support::configuration::{File, assert_contains, problems, valid};
-use support::{Server, Start, on_all_layouts};
+use support::{Start, on_all_layouts};
 
 on_all_layouts!(
     a_new_namespace_keeps_its_order,

@@ -188,7 +188,7 @@ pub(crate) fn of_namespace(name: &str) -> Option<&'static Key> {
 }
 
 /// The names of a namespace's keys.
-pub(crate) fn namespace_names() -> impl Iterator<Item = &'static str> {
+pub fn namespace_names() -> impl Iterator<Item = &'static str> {
     NAMESPACE_KEYS.iter().map(|key| key.name)
 }
 
