@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Access, ConnKey, Effect, Effects, Hub, HubConfig, HubLimits, Now, Open};
+use corecast_hub::{Access, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open};
 use corecast_protocol::envelope::{Scanner, parse};
 use corecast_protocol::ws::frame::{Opcode, encode, encode_masked};
 use corecast_protocol::ws::{AssemblyPool, Connection, Event, Limits, Role};
@@ -126,6 +126,7 @@ pub(crate) fn work(recipients: u32, publishes: u32) -> Result<()> {
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             channel: None,
             is_time_iso: false,
+            format: Format::Json,
         };
         hub.open(now, conn, open, &mut effects);
         let subscribe = parse(r#"{"type":"subscribe","channel":"conversation:42"}"#, &mut scanner);

@@ -7,13 +7,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use corecast_protocol::envelope::Format;
 use corecast_protocol::envelope::event::{self, Established};
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Refusal};
-use crate::hub::{Hub, Via, reply_fixed};
+use crate::format::Format;
+use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
 use crate::remote::{ToHome, base36};
 
@@ -23,7 +23,7 @@ pub(crate) enum Todo {
     /// One connection of this address less.
     ReleaseIp(IpAddr),
     /// One connection of this participant less.
-    ReleaseParticipant(Arc<str>),
+    ReleaseParticipant(Arc<str>, Format),
     /// An admission goes on from an answer that came through a ring.
     GoOn(ConnKey),
 }
@@ -44,6 +44,7 @@ impl Hub {
             access: open.access,
             admission: Admission::AwaitsIp,
             is_time_iso: open.is_time_iso,
+            format: open.format,
             invalid_in_a_row: 0,
             ip: open.ip,
             participant,
@@ -97,9 +98,10 @@ impl Hub {
         match member.admission {
             Admission::OfIp => {
                 member.admission = Admission::AwaitsParticipant;
-                let participant = member.participant.clone();
+                let (participant, format) = (member.participant.clone(), member.format);
                 let home = self.home(self.hasher.of(&*participant));
-                self.ask(now, home, &ToHome::AdmitParticipant { conn, participant: &participant }, fx);
+                let record = ToHome::AdmitParticipant { conn, participant: &participant, format };
+                self.ask(now, home, &record, fx);
             }
             Admission::Admitted => {
                 if let Some(channel) = member.path_channel.take() {
@@ -114,13 +116,13 @@ impl Hub {
         &mut self,
         now: Now,
         conn: ConnKey,
-        (participant, is_admitted): (&str, bool),
+        (participant, format, is_admitted): (&str, Format, bool),
         via: Via,
         fx: &mut Effects,
     ) {
         let Some(member) = self.members.find_mut(conn) else {
             if is_admitted {
-                self.todo.push_back(Todo::ReleaseParticipant(participant.into()));
+                self.todo.push_back(Todo::ReleaseParticipant(participant.into(), format));
             }
             return;
         };
@@ -133,13 +135,14 @@ impl Hub {
         }
         member.admission = Admission::Admitted;
         self.iso_members += usize::from(member.is_time_iso);
+        self.msgpack_members += usize::from(member.format == Format::MessagePack);
         let has_path = member.path_channel.is_some();
         let hash = self.hasher.of(participant);
         member.place = self.participants.arrive(hash, &member.participant, conn);
         let client_id = member.client_id;
         fx.list.push(Effect::Admitted { conn });
         let config = &self.config;
-        reply_fixed(fx, conn, |out| {
+        self.reply_fixed(fx, conn, |out, format| {
             let mut buffer = [0; 13];
             let established = Established {
                 client_id: base36(client_id, &mut buffer),
@@ -152,7 +155,7 @@ impl Hub {
                 max_message_bytes: config.message_bytes,
                 version: &config.version,
             };
-            event::connection_established(out, Format::Json, &established);
+            event::connection_established(out, format, &established);
         });
         if has_path {
             self.go_on_or_later(now, conn, via, fx);
@@ -166,11 +169,12 @@ impl Hub {
             if canary::strikes(Canary::MemberRemembered) {
                 continue;
             }
-            self.drop_subscription(conn, subscription);
+            self.drop_subscription(conn, member.format, subscription);
         }
         // What was asked but not answered is taken back when the answer finds nobody.
         if member.admission == Admission::Admitted {
             self.iso_members -= usize::from(member.is_time_iso);
+            self.msgpack_members -= usize::from(member.format == Format::MessagePack);
             let hash = self.hasher.of(&*member.participant);
             if let Some(moved) = self.participants.depart(hash, &member.participant, member.place)
                 && let Some(moved) = self.members.find_mut(moved)
@@ -178,9 +182,10 @@ impl Hub {
                 moved.place = member.place;
             }
             if self.home(hash) == self.config.shard {
-                self.participants.release(hash, &member.participant, self.config.shard);
+                let whose = (self.config.shard, member.format);
+                self.participants.release(hash, &member.participant, whose);
             } else {
-                self.todo.push_back(Todo::ReleaseParticipant(member.participant));
+                self.todo.push_back(Todo::ReleaseParticipant(member.participant, member.format));
             }
         }
         if member.admission != Admission::AwaitsIp && !canary::strikes(Canary::AddressRemembered) {
@@ -203,8 +208,8 @@ impl Hub {
             if let Some(todo) = self.todo.pop_front() {
                 self.act_on(now, todo, fx);
             } else if let Some(settled) = self.channels.settle_one() {
-                if let Some((channel, is_pattern)) = settled {
-                    self.leave(now, &channel, is_pattern, fx);
+                if let Some(left) = settled {
+                    self.leave(now, &left, fx);
                 }
             } else {
                 return false;
@@ -219,9 +224,10 @@ impl Hub {
                 let home = self.home(self.hasher.of(ip));
                 self.ask(now, home, &ToHome::ReleaseIp { ip }, fx);
             }
-            Todo::ReleaseParticipant(participant) => {
+            Todo::ReleaseParticipant(participant, format) => {
                 let home = self.home(self.hasher.of(&*participant));
-                self.ask(now, home, &ToHome::ReleaseParticipant { participant: &participant }, fx);
+                let record = ToHome::ReleaseParticipant { participant: &participant, format };
+                self.ask(now, home, &record, fx);
             }
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
         }

@@ -8,8 +8,12 @@
 //!   behind it on the same ordered path, so the home ends up with the interest on.
 //! - An answer to a subscription from before `Leave` finds no subscription with its serial, and activates nothing:
 //!   between the two the home's interest may have been off.
+//!
+//! All of it holds for each encoding by itself: the home is told as soon as nobody of one is left, or messages would
+//! be transcoded for nobody.
 
 use crate::effect::ConnKey;
+use crate::format::{FORMATS, Format, Formats, PerFormat};
 use crate::registry::{Named, Registry};
 
 /// A channel or pattern with subscribers on this shard, or with requests for it on their way.
@@ -21,9 +25,21 @@ pub(crate) struct LocalChannel {
     pub(crate) rule: u16,
     /// In the list of channels whose home may be told that nobody is left.
     pub(crate) is_dirty: bool,
+    /// Encodings that the home was asked for, and not yet told that nobody wants them any more.
+    asked: Formats,
     /// Subscriptions that await their home's answer.
-    pub(crate) pending: u32,
-    pub(crate) subscribers: Vec<ConnKey>,
+    pub(crate) pending: PerFormat<u32>,
+    /// Apart by encoding, so that a delivery copies a list and looks at nobody.
+    pub(crate) subscribers: PerFormat<Vec<ConnKey>>,
+}
+
+/// What a home is to be told: nobody here wants the channel in these encodings any more.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) name: Box<str>,
+    pub(crate) hash: u64,
+    pub(crate) is_pattern: bool,
+    pub(crate) formats: Formats,
 }
 
 impl Named for LocalChannel {
@@ -34,11 +50,35 @@ impl Named for LocalChannel {
 
 impl LocalChannel {
     pub(crate) fn new(name: &str, hash: u64, rule: u16) -> Self {
-        Self { name: name.into(), hash, rule, is_dirty: false, pending: 0, subscribers: Vec::new() }
+        Self {
+            name: name.into(),
+            hash,
+            rule,
+            is_dirty: false,
+            asked: Formats::default(),
+            pending: PerFormat::default(),
+            subscribers: PerFormat::default(),
+        }
     }
 
-    pub(crate) fn is_unused(&self) -> bool {
-        self.pending == 0 && self.subscribers.is_empty()
+    /// One more subscription, for which the home is going to be asked.
+    pub(crate) fn await_home(&mut self, format: Format) {
+        *self.pending.of_mut(format) += 1;
+        *self.asked.of_mut(format) = true;
+    }
+
+    pub(crate) fn contains(&self, conn: ConnKey) -> bool {
+        FORMATS.iter().any(|format| self.subscribers.of(*format).contains(&conn))
+    }
+
+    fn is_used(&self, format: Format) -> bool {
+        *self.pending.of(format) > 0 || !self.subscribers.of(format).is_empty()
+    }
+
+    /// Encodings that the home believes to be wanted, and that nobody uses.
+    fn unused(&self) -> Formats {
+        let unused = |format| *self.asked.of(format) && !self.is_used(format);
+        Formats { json: unused(Format::Json), msgpack: unused(Format::MessagePack) }
     }
 }
 
@@ -125,33 +165,107 @@ impl LocalChannels {
         index & 1 == 1
     }
 
-    /// Notes that a channel may be unused now.
+    /// Notes that a channel may be unused now, in one encoding or altogether.
     pub(crate) fn mark(&mut self, index: u32) {
         let Some(channel) = self.get_mut(index) else { return };
-        if channel.is_unused() && !channel.is_dirty {
+        if !channel.is_dirty && !channel.unused().is_empty() {
             channel.is_dirty = true;
             self.dirty.push(index);
         }
     }
 
-    /// Takes the next channel that is to be settled out of the tables, if it is still unused.
-    pub(crate) fn settle_one(&mut self) -> Option<Option<(LocalChannel, bool)>> {
+    /// What is to be told of the next channel that is to be settled, if it is still unused; out of the tables it goes
+    /// when it is unused altogether.
+    pub(crate) fn settle_one(&mut self) -> Option<Option<Left>> {
         let index = self.dirty.pop()?;
         let Some(channel) = self.get_mut(index) else { return Some(None) };
         channel.is_dirty = false;
         // Somebody may have come back meanwhile: then the home's interest stays right as it is.
-        if !channel.is_unused() {
+        let formats = channel.unused();
+        if formats.is_empty() {
             return Some(None);
         }
-        let (hash, length) = (channel.hash, channel.name.len());
-        if Self::is_pattern(index) {
-            self.lengths.remove(length);
-            return Some(self.patterns.remove(hash, index >> 1).map(|channel| (channel, true)));
+        let (hash, is_pattern) = (channel.hash, Self::is_pattern(index));
+        if FORMATS.iter().any(|format| channel.is_used(*format)) {
+            let asked = |format| *channel.asked.of(format) && !*formats.of(format);
+            channel.asked = Formats { json: asked(Format::Json), msgpack: asked(Format::MessagePack) };
+            return Some(Some(Left { name: channel.name.clone(), hash, is_pattern, formats }));
         }
-        Some(self.exact.remove(hash, index >> 1).map(|channel| (channel, false)))
+        let length = channel.name.len();
+        let removed = if is_pattern {
+            self.lengths.remove(length);
+            self.patterns.remove(hash, index >> 1)
+        } else {
+            self.exact.remove(hash, index >> 1)
+        };
+        Some(removed.map(|channel| Left { name: channel.name, hash, is_pattern, formats }))
     }
 }
 
 fn index(slot: u32, is_pattern: bool) -> u32 {
     slot << 1 | u32::from(is_pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who subscribes and is answered at once.
+    fn arrive(channels: &mut LocalChannels, index: u32, format: Format, number: u32) {
+        let channel = channels.get_mut(index).expect("it was inserted");
+        channel.await_home(format);
+        *channel.pending.of_mut(format) -= 1;
+        channel.subscribers.of_mut(format).push(ConnKey { index: number, generation: 1 });
+    }
+
+    fn go(channels: &mut LocalChannels, index: u32, format: Format) {
+        channels.get_mut(index).expect("it was inserted").subscribers.of_mut(format).pop();
+        channels.mark(index);
+    }
+
+    fn settled(channels: &mut LocalChannels) -> Vec<(Formats, bool)> {
+        let mut told = Vec::new();
+        while let Some(left) = channels.settle_one() {
+            told.extend(left.map(|left| (left.formats, left.is_pattern)));
+        }
+        told
+    }
+
+    #[test]
+    fn each_encoding_is_given_up_when_nobody_uses_it_and_only_once() {
+        for is_pattern in [false, true] {
+            let mut channels = LocalChannels::new();
+            let index = channels.find_or_insert(7, "room", 0, is_pattern);
+            arrive(&mut channels, index, Format::Json, 1);
+            arrive(&mut channels, index, Format::MessagePack, 2);
+            arrive(&mut channels, index, Format::MessagePack, 3);
+            go(&mut channels, index, Format::MessagePack);
+            assert_eq!(settled(&mut channels), [], "another one is left");
+            go(&mut channels, index, Format::MessagePack);
+            assert_eq!(settled(&mut channels), [(Formats::only(Format::MessagePack), is_pattern)]);
+            channels.mark(index);
+            assert_eq!(settled(&mut channels), [], "the home knows");
+            arrive(&mut channels, index, Format::MessagePack, 4);
+            go(&mut channels, index, Format::MessagePack);
+            arrive(&mut channels, index, Format::MessagePack, 5);
+            assert_eq!(settled(&mut channels), [], "somebody came back before it was told");
+            go(&mut channels, index, Format::Json);
+            go(&mut channels, index, Format::MessagePack);
+            assert_eq!(settled(&mut channels), [(Formats { json: true, msgpack: true }, is_pattern)]);
+            assert!(channels.exact.is_empty() && channels.patterns.is_empty());
+        }
+    }
+
+    #[test]
+    fn who_awaits_the_home_uses_its_encoding() {
+        let mut channels = LocalChannels::new();
+        let index = channels.find_or_insert(7, "room", 0, false);
+        arrive(&mut channels, index, Format::Json, 1);
+        channels.get_mut(index).expect("it was inserted").await_home(Format::MessagePack);
+        channels.mark(index);
+        assert_eq!(settled(&mut channels), []);
+        *channels.get_mut(index).expect("it was inserted").pending.of_mut(Format::MessagePack) -= 1;
+        channels.mark(index);
+        assert_eq!(settled(&mut channels), [(Formats::only(Format::MessagePack), false)]);
+    }
 }

@@ -1,9 +1,10 @@
 //! From a written message to its recipients on this shard, each once.
 
-use corecast_protocol::envelope::{Format, event, name};
+use corecast_protocol::envelope::{event, name};
 
 use crate::canary::{self, Canary};
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy};
+use crate::format::{FORMATS, Format};
 use crate::hub::Hub;
 use crate::remote::Written;
 
@@ -31,23 +32,35 @@ impl Hub {
         }
         // The usual case copies the whole list and looks at nobody.
         let slot = written.slot.or_else(|| self.channels.exact.find(written.hash, written.target));
-        let Some(channel) = slot.and_then(|slot| self.channels.exact.get(slot)) else { return };
+        let Some(slot) = slot else { return };
+        for format in FORMATS {
+            if !written.forms.of(format).is_empty() {
+                self.deliver_to_all(slot, format, written, fx);
+            }
+        }
+    }
+
+    /// A message for all of a channel's subscribers of one encoding.
+    #[inline(always)]
+    fn deliver_to_all(&mut self, slot: u32, format: Format, written: &Written<'_>, fx: &mut Effects) {
+        let Some(channel) = self.channels.exact.get(slot) else { return };
         debug_assert_eq!(*channel.name, *written.target, "a slot is passed on within one call");
         let delivery = self.delivery(channel.rule, written);
         let start = fx.recipients.len();
-        fx.recipients.extend_from_slice(&channel.subscribers);
+        fx.recipients.extend_from_slice(channel.subscribers.of(format));
         leave_out(fx, start, written.exclude);
         if canary::strikes(Canary::MessageToNonSubscriber) {
-            let mut all = self.members.admitted().map(|(conn, _)| conn);
-            fx.recipients.extend(all.find(|conn| !channel.subscribers.contains(conn)));
+            let mut all = self.members.admitted().filter(|(_, it)| it.format == format).map(|(conn, _)| conn);
+            fx.recipients.extend(all.find(|conn| !channel.contains(*conn)));
         }
         if fx.recipients.len() > start && canary::strikes(Canary::RecipientForgotten) {
             fx.recipients.pop();
         }
         if self.iso_members > 0 {
-            return self.push_variants(fx, start, written, None, delivery);
+            return self.push_variants(fx, start, format, written, None, delivery);
         }
-        push(fx, start, delivery, |out| out.extend_from_slice(written.json));
+        let form = written.forms.of(format);
+        push(fx, start, format, delivery, |out| out.extend_from_slice(form.bytes));
     }
 
     /// Notes which patterns match the channel; whether there are any.
@@ -74,59 +87,99 @@ impl Hub {
         let exact = self.channels.exact.find(written.hash, written.target);
         let exact = exact.map(|slot| (slot, false));
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
-            let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
-            let Some(channel) = registry.get(slot) else { continue };
-            let delivery = self.delivery(channel.rule, written);
-            // Whoever subscribed by name knows the epoch from the answer.
-            untold.take_if(|conn| !is_pattern && channel.subscribers.contains(conn));
-            let mut start = fx.recipients.len();
-            for conn in &channel.subscribers {
-                if let Some(member) = self.members.find_mut(*conn)
-                    && (member.chosen_for != self.choices || canary::strikes(Canary::PatternServedTwice))
-                {
-                    member.chosen_for = self.choices;
-                    fx.recipients.push(*conn);
-                }
+            for format in FORMATS {
+                let text = &mut scratch.pattern;
+                self.deliver_to_chosen(slot, (is_pattern, text), format, written, &mut untold, fx);
             }
-            scratch.pattern.clear();
-            scratch.pattern.push_str(&channel.name);
-            scratch.pattern.push('*');
-            let pattern = is_pattern.then_some(scratch.pattern.as_str());
-            if is_pattern && let Some((epoch, offset)) = written.reborn {
-                // Told under the message's own policy, or it might be overtaken.
-                let end = fx.recipients.len();
-                fx.recipients.extend(untold.take_if(|conn| channel.subscribers.contains(conn)));
-                push(fx, start, delivery, |out| {
-                    event::subscribed(out, Format::Json, None, written.target, Some((epoch.text(), offset)));
-                });
-                let told = fx.recipients.len();
-                fx.recipients.extend_from_within(start..end);
-                start = told;
-            }
-            self.push_variants(fx, start, written, pattern, delivery);
         }
         self.deliver_scratch = scratch;
     }
 
+    /// A message for those of a channel's or pattern's subscribers of one encoding who have not got it yet.
+    fn deliver_to_chosen(
+        &mut self,
+        slot: u32,
+        (is_pattern, text): (bool, &mut String),
+        format: Format,
+        written: &Written<'_>,
+        untold: &mut Option<ConnKey>,
+        fx: &mut Effects,
+    ) {
+        let registry = if is_pattern { &self.channels.patterns } else { &self.channels.exact };
+        let Some(channel) = registry.get(slot) else { return };
+        let subscribers = channel.subscribers.of(format);
+        if subscribers.is_empty() {
+            return;
+        }
+        let delivery = self.delivery(channel.rule, written);
+        let mut untold = untold.take_if(|conn| subscribers.contains(conn));
+        let mut start = fx.recipients.len();
+        for conn in subscribers {
+            if let Some(member) = self.members.find_mut(*conn)
+                && (member.chosen_for != self.choices || canary::strikes(Canary::PatternServedTwice))
+            {
+                member.chosen_for = self.choices;
+                fx.recipients.push(*conn);
+            }
+        }
+        text.clear();
+        text.push_str(&channel.name);
+        text.push('*');
+        let pattern = is_pattern.then_some(text.as_str());
+        // Whoever subscribed by name knows the epoch from the answer.
+        if is_pattern && let Some((epoch, offset)) = written.reborn {
+            // Told under the message's own policy, or it might be overtaken.
+            let end = fx.recipients.len();
+            fx.recipients.extend(untold.take());
+            push(fx, start, format, delivery, |out| {
+                event::subscribed(out, format, None, written.target, Some((epoch.text(), offset)));
+            });
+            let told = fx.recipients.len();
+            fx.recipients.extend_from_within(start..end);
+            start = told;
+        }
+        self.push_variants(fx, start, format, written, pattern, delivery);
+    }
+
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
-        let start = fx.recipients.len();
-        fx.recipients.extend(self.members.admitted().map(|(conn, _)| conn));
-        self.deliver_apart(start, written, SYSTEM_CHANNEL, fx);
+        for format in self.formats_here() {
+            let start = fx.recipients.len();
+            let of_format = self.members.admitted().filter(|(_, member)| member.format == format);
+            fx.recipients.extend(of_format.map(|(conn, _)| conn));
+            self.deliver_apart(start, format, written, SYSTEM_CHANNEL, fx);
+        }
     }
 
     /// A message for all connections of a participant.
     pub(crate) fn deliver_direct(&mut self, written: &Written<'_>, fx: &mut Effects) {
-        let start = fx.recipients.len();
-        fx.recipients.extend_from_slice(self.participants.conns(written.hash, written.target));
-        self.deliver_apart(start, written, INBOX_CHANNEL, fx);
+        for format in self.formats_here() {
+            let start = fx.recipients.len();
+            let conns = self.participants.conns(written.hash, written.target).iter();
+            let is_of_format = |conn: ConnKey| self.members.find(conn).is_some_and(|it| it.format == format);
+            fx.recipients.extend(conns.filter(|conn| is_of_format(**conn)));
+            self.deliver_apart(start, format, written, INBOX_CHANNEL, fx);
+        }
+    }
+
+    /// The encodings that members here may be sent.
+    fn formats_here(&self) -> impl Iterator<Item = Format> + use<> {
+        let has_msgpack = self.msgpack_members > 0;
+        FORMATS.into_iter().filter(move |format| *format == Format::Json || has_msgpack)
     }
 
     /// A message outside of the shard's channels.
-    fn deliver_apart(&mut self, start: usize, written: &Written<'_>, channel: u32, fx: &mut Effects) {
+    fn deliver_apart(
+        &mut self,
+        start: usize,
+        format: Format,
+        written: &Written<'_>,
+        channel: u32,
+        fx: &mut Effects,
+    ) {
         leave_out(fx, start, written.exclude);
         let policy = SlowPolicy::Disconnect;
         let delivery = Delivery { priority: written.priority, policy, channel, conflate: 0 };
-        self.push_variants(fx, start, written, None, delivery);
+        self.push_variants(fx, start, format, written, None, delivery);
     }
 
     /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
@@ -137,23 +190,31 @@ impl Hub {
         Delivery { priority: written.priority, policy, channel, conflate: written.conflate }
     }
 
-    /// The recipients from `start` on get the message, those who want ISO 8601 times in a variant of its own.
+    /// The recipients from `start` on, all of one encoding, get the message; those who want ISO 8601 times in a variant
+    /// of its own.
     fn push_variants(
         &mut self,
         fx: &mut Effects,
         start: usize,
+        format: Format,
         written: &Written<'_>,
         pattern: Option<&str>,
         delivery: Delivery,
     ) {
+        let form = written.forms.of(format);
+        // Whoever is served here was announced to the home before.
+        debug_assert!(start == fx.recipients.len() || !form.is_empty(), "the home wrote what is wanted");
+        if form.is_empty() {
+            return fx.recipients.truncate(start);
+        }
         if self.iso_members > 0 {
             self.split_off_iso(fx, start);
         }
         match pattern {
-            None => push(fx, start, delivery, |out| out.extend_from_slice(written.json)),
+            None => push(fx, start, format, delivery, |out| out.extend_from_slice(form.bytes)),
             Some(_) => {
-                push(fx, start, delivery, |out| {
-                    event::variant(out, Format::Json, written.json, written.seams, pattern, None);
+                push(fx, start, format, delivery, |out| {
+                    event::variant(out, format, form.bytes, form.seams, pattern, None);
                 });
             }
         }
@@ -161,8 +222,8 @@ impl Hub {
             let start = fx.recipients.len();
             fx.recipients.append(&mut self.others);
             let time = Some(written.timestamp);
-            push(fx, start, delivery, |out| {
-                event::variant(out, Format::Json, written.json, written.seams, pattern, time)
+            push(fx, start, format, delivery, |out| {
+                event::variant(out, format, form.bytes, form.seams, pattern, time);
             });
         }
     }
@@ -197,11 +258,17 @@ fn leave_out(fx: &mut Effects, start: usize, conn: Option<ConnKey>) {
 
 /// One delivery to the recipients from `start` on, if there are any.
 #[inline(always)]
-fn push(fx: &mut Effects, start: usize, delivery: Delivery, write: impl FnOnce(&mut Vec<u8>)) {
+fn push(
+    fx: &mut Effects,
+    start: usize,
+    format: Format,
+    delivery: Delivery,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
     let end = fx.recipients.len();
     if start == end {
         return;
     }
     let message = fx.write(write);
-    fx.list.push(Effect::Deliver { message, recipients: (start as u32, end as u32), delivery });
+    fx.list.push(Effect::Deliver { message, format, recipients: (start as u32, end as u32), delivery });
 }

@@ -6,6 +6,8 @@
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::command::Priority;
 
+use crate::format::Format;
+
 /// A connection of this shard, as the hub knows it: the shard's slot and its generation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnKey {
@@ -128,6 +130,8 @@ pub enum Effect {
     Deliver {
         /// The message as the recipients get it.
         message: Span,
+        /// Its encoding.
+        format: Format,
         /// First and behind-last of [`Effects::recipients`].
         recipients: (u32, u32),
         /// How to queue it.
@@ -139,6 +143,8 @@ pub enum Effect {
         conn: ConnKey,
         /// The message.
         message: Span,
+        /// Its encoding.
+        format: Format,
         /// Whether messages may pass it.
         place: Place,
     },
@@ -217,12 +223,15 @@ impl Effects {
         let (bytes, recipients) = (self.bytes.len() as u32, self.recipients.len() as u32);
         let shift = |span: Span| Span { start: span.start + bytes, end: span.end + bytes };
         self.list.extend(other.list.iter().map(|effect| match *effect {
-            Effect::Deliver { message, recipients: (start, end), delivery } => Effect::Deliver {
+            Effect::Deliver { message, format, recipients: (start, end), delivery } => Effect::Deliver {
                 message: shift(message),
+                format,
                 recipients: (start + recipients, end + recipients),
                 delivery,
             },
-            Effect::Reply { conn, message, place } => Effect::Reply { conn, message: shift(message), place },
+            Effect::Reply { conn, message, format, place } => {
+                Effect::Reply { conn, message: shift(message), format, place }
+            }
             Effect::Forward { shards, class, record } => {
                 Effect::Forward { shards, class, record: shift(record) }
             }

@@ -1,4 +1,4 @@
-//! What a home knows: the epoch and offset of its channels, and which shards have subscribers.
+//! What a home knows: the epoch and offset of its channels, and which shards have subscribers of which encoding.
 //!
 //! Channels without subscribers are remembered, so that their offsets go on rising, in the order of their last use;
 //! beyond a bound the least recently used are forgotten and begin with a new epoch.
@@ -6,7 +6,7 @@
 use crate::canary::{self, Canary};
 use crate::channel::Lengths;
 use crate::config::Hasher;
-use crate::effect::ShardSet;
+use crate::format::{Format, Formats, Wanted};
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
 
@@ -21,7 +21,7 @@ pub(crate) struct HomeChannel {
     epoch: Epoch,
     offset: u64,
     /// Shards with subscribers.
-    shards: ShardSet,
+    wanted: Wanted,
     /// Whether it is to be remembered without subscribers: otherwise nothing of it is worth that.
     is_numbered: bool,
     /// Subscribers by pattern may know an earlier epoch, and have not been told of this one.
@@ -40,7 +40,7 @@ impl Named for HomeChannel {
 #[derive(Debug)]
 struct HomePattern {
     prefix: Box<str>,
-    shards: ShardSet,
+    wanted: Wanted,
 }
 
 impl Named for HomePattern {
@@ -73,7 +73,7 @@ pub(crate) struct Placed {
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
     /// Shards that want it.
-    pub(crate) shards: ShardSet,
+    pub(crate) wanted: Wanted,
     /// The channel begins an epoch that subscribers by pattern may not know.
     pub(crate) is_reborn: bool,
 }
@@ -133,7 +133,7 @@ impl Homes {
             hash,
             epoch,
             offset: 0,
-            shards: ShardSet::EMPTY,
+            wanted: Wanted::default(),
             is_numbered,
             is_unannounced: is_numbered && self.has_forgotten,
             older: NONE,
@@ -153,24 +153,30 @@ impl Homes {
         self.channels.get_mut(index).expect("indices are of channels that exist")
     }
 
-    /// A shard has a subscriber: the channel's position.
-    pub(crate) fn join(&mut self, hash: u64, name: &str, is_numbered: bool, shard: u16) -> (Epoch, u64) {
+    /// A shard has a subscriber of this encoding: the channel's position.
+    pub(crate) fn join(
+        &mut self,
+        hash: u64,
+        name: &str,
+        is_numbered: bool,
+        (shard, format): (u16, Format),
+    ) -> (Epoch, u64) {
         let index = self.channel(hash, name, is_numbered);
-        if self.at(index).shards.is_empty() {
+        if self.at(index).wanted.is_empty() {
             self.unlink(index);
         }
         let channel = self.at(index);
-        channel.shards.insert(shard);
+        channel.wanted.insert(shard, format);
         (channel.epoch, channel.offset)
     }
 
-    /// A shard has no subscriber left.
-    pub(crate) fn leave(&mut self, hash: u64, name: &str, shard: u16) {
+    /// A shard has no subscriber of these encodings left.
+    pub(crate) fn leave(&mut self, hash: u64, name: &str, shard: u16, formats: Formats) {
         let Some(index) = self.channels.find(hash, name) else { return };
         let channel = self.at(index);
-        let was_wanted = !channel.shards.is_empty();
-        channel.shards.remove(shard);
-        if !was_wanted || !channel.shards.is_empty() {
+        let was_wanted = !channel.wanted.is_empty();
+        channel.wanted.remove(shard, formats);
+        if !was_wanted || !channel.wanted.is_empty() {
             return;
         }
         if !channel.is_numbered {
@@ -181,22 +187,22 @@ impl Homes {
         self.forget_oldest();
     }
 
-    pub(crate) fn join_pattern(&mut self, hash: u64, prefix: &str, shard: u16) {
+    pub(crate) fn join_pattern(&mut self, hash: u64, prefix: &str, shard: u16, format: Format) {
         let index = match self.patterns.find(hash, prefix) {
             Some(index) => index,
             None => {
                 self.lengths.add(prefix.len());
-                self.patterns.insert(hash, HomePattern { prefix: prefix.into(), shards: ShardSet::EMPTY })
+                self.patterns.insert(hash, HomePattern { prefix: prefix.into(), wanted: Wanted::default() })
             }
         };
-        self.patterns.get_mut(index).expect("it was found or inserted").shards.insert(shard);
+        self.patterns.get_mut(index).expect("it was found or inserted").wanted.insert(shard, format);
     }
 
-    pub(crate) fn leave_pattern(&mut self, hash: u64, prefix: &str, shard: u16) {
+    pub(crate) fn leave_pattern(&mut self, hash: u64, prefix: &str, shard: u16, formats: Formats) {
         let Some(index) = self.patterns.find(hash, prefix) else { return };
         let pattern = self.patterns.get_mut(index).expect("it was found");
-        pattern.shards.remove(shard);
-        if pattern.shards.is_empty() {
+        pattern.wanted.remove(shard, formats);
+        if pattern.wanted.is_empty() {
             self.patterns.remove(hash, index);
             self.lengths.remove(prefix.len());
         }
@@ -205,8 +211,8 @@ impl Homes {
     /// A message on the channel gets its place.
     pub(crate) fn publish(&mut self, hash: u64, name: &str, numbering: Numbering, hasher: &Hasher) -> Placed {
         let known = self.channels.find(hash, name);
-        let (epoch, offset, mut shards, is_reborn) = match (known, numbering) {
-            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, ShardSet::EMPTY, false),
+        let (epoch, offset, mut wanted, is_reborn) = match (known, numbering) {
+            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, Wanted::default(), false),
             (known, _) => {
                 let index = known.unwrap_or_else(|| self.channel(hash, name, true));
                 if canary::strikes(Canary::EpochChangedSilently) {
@@ -221,7 +227,7 @@ impl Homes {
                     channel.offset -= 1;
                 }
                 let is_reborn = std::mem::take(&mut channel.is_unannounced);
-                let place = (channel.epoch, channel.offset, channel.shards, is_reborn);
+                let place = (channel.epoch, channel.offset, channel.wanted, is_reborn);
                 if place.2.is_empty() {
                     self.unlink(index);
                     self.link(index);
@@ -232,10 +238,10 @@ impl Homes {
         };
         for prefix in self.lengths.prefixes(name) {
             if let Some(index) = self.patterns.find(hasher.of(prefix), prefix) {
-                shards.0 |= self.patterns.get(index).expect("it was found").shards.0;
+                wanted.extend(self.patterns.get(index).expect("it was found").wanted);
             }
         }
-        Placed { epoch, offset, shards, is_reborn }
+        Placed { epoch, offset, wanted, is_reborn }
     }
 
     /// Puts an idle channel at the newest end.
@@ -291,7 +297,7 @@ mod tests {
 
     fn publish(homes: &mut Homes, name: &str) -> (Epoch, u64) {
         let placed = homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
-        assert!(placed.shards.is_empty());
+        assert!(placed.wanted.is_empty());
         (placed.epoch, placed.offset)
     }
 
@@ -299,22 +305,51 @@ mod tests {
     fn a_channel_without_numbers_is_forgotten_with_its_last_subscriber() {
         let mut homes = Homes::new(Random(1), 1);
         let hash = HASHER().of("conversation:1");
-        let numbered = homes.join(hash, "conversation:1", true, 0);
-        homes.leave(hash, "conversation:1", 0);
+        let numbered = homes.join(hash, "conversation:1", true, (0, Format::Json));
+        homes.leave(hash, "conversation:1", 0, Formats::only(Format::Json));
         let hash = HASHER().of("room");
-        let first = homes.join(hash, "room", false, 0);
-        homes.join(hash, "room", false, 1);
-        homes.leave(hash, "room", 0);
+        let first = homes.join(hash, "room", false, (0, Format::Json));
+        homes.join(hash, "room", false, (1, Format::Json));
+        homes.leave(hash, "room", 0, Formats::only(Format::Json));
         assert_eq!((homes.len(), homes.idle), (2, 1), "shard 1 still wants it");
-        homes.leave(hash, "room", 1);
+        homes.leave(hash, "room", 1, Formats::only(Format::Json));
         assert_eq!(
             (homes.len(), homes.idle),
             (1, 1),
             "and takes nobody's place among those that are remembered"
         );
-        assert_eq!(homes.join(hash, "room", false, 0), first, "nothing of it was worth remembering");
+        assert_eq!(
+            homes.join(hash, "room", false, (0, Format::Json)),
+            first,
+            "nothing of it was worth remembering"
+        );
         let hash = HASHER().of("conversation:1");
-        assert_eq!(homes.join(hash, "conversation:1", true, 0), numbered);
+        assert_eq!(homes.join(hash, "conversation:1", true, (0, Format::Json)), numbered);
+    }
+
+    #[test]
+    fn each_encoding_is_wanted_by_the_shards_that_said_so() {
+        let (mut homes, both) = (Homes::new(Random(1), 10), Formats { json: true, msgpack: true });
+        let hash = |name: &str| HASHER().of(name);
+        let wanted = |homes: &mut Homes| {
+            let placed = homes.publish(hash("agent:7"), "agent:7", Numbering::Numbered, &HASHER());
+            let shards = |format| placed.wanted.of(format).iter().collect::<Vec<_>>();
+            (shards(Format::Json), shards(Format::MessagePack))
+        };
+        homes.join(hash("agent:7"), "agent:7", true, (0, Format::Json));
+        homes.join(hash("agent:7"), "agent:7", true, (0, Format::MessagePack));
+        homes.join(hash("agent:7"), "agent:7", true, (1, Format::MessagePack));
+        homes.join_pattern(hash("agent:"), "agent:", 2, Format::MessagePack);
+        homes.join_pattern(hash("a"), "a", 2, Format::Json);
+        assert_eq!(wanted(&mut homes), (vec![0, 2], vec![0, 1, 2]));
+        homes.leave(hash("agent:7"), "agent:7", 0, Formats::only(Format::MessagePack));
+        homes.leave_pattern(hash("agent:"), "agent:", 2, Formats::only(Format::MessagePack));
+        assert_eq!(wanted(&mut homes), (vec![0, 2], vec![1]));
+        homes.leave(hash("agent:7"), "agent:7", 0, both);
+        homes.leave_pattern(hash("a"), "a", 2, both);
+        assert_eq!((wanted(&mut homes), homes.idle), ((vec![], vec![1]), 0));
+        homes.leave(hash("agent:7"), "agent:7", 1, both);
+        assert_eq!((wanted(&mut homes), homes.idle, homes.patterns_len()), ((vec![], vec![]), 1, 0));
     }
 
     #[test]
@@ -332,16 +367,16 @@ mod tests {
     fn channels_with_subscribers_are_never_forgotten() {
         let mut homes = Homes::new(Random(1), 2);
         let hash = HASHER().of("wanted");
-        let position = homes.join(hash, "wanted", true, 3);
+        let position = homes.join(hash, "wanted", true, (3, Format::Json));
         for round in 0..10 {
             publish(&mut homes, &format!("other{round}"));
         }
         assert_eq!((homes.len(), homes.idle), (3, 2));
-        assert_eq!(homes.join(hash, "wanted", true, 4), position);
-        homes.leave(hash, "wanted", 3);
-        homes.leave(hash, "wanted", 3);
+        assert_eq!(homes.join(hash, "wanted", true, (4, Format::Json)), position);
+        homes.leave(hash, "wanted", 3, Formats::only(Format::Json));
+        homes.leave(hash, "wanted", 3, Formats::only(Format::Json));
         assert_eq!(homes.idle, 2);
-        homes.leave(hash, "wanted", 4);
+        homes.leave(hash, "wanted", 4, Formats::only(Format::Json));
         assert_eq!((homes.len(), homes.idle), (2, 2));
         assert_eq!(publish(&mut homes, "wanted"), (position.0, 1));
     }
@@ -352,7 +387,7 @@ mod tests {
         let hash = HASHER().of("metrics:a");
         let placed = homes.publish(hash, "metrics:a", Numbering::Never, &HASHER());
         assert_eq!((placed.offset, homes.len()), (0, 0));
-        assert_eq!(homes.join(hash, "metrics:a", false, 0), (placed.epoch, 0));
+        assert_eq!(homes.join(hash, "metrics:a", false, (0, Format::Json)), (placed.epoch, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use corecast_protocol::envelope::command::{Call, Command, OwnedRequestId, Request, RequestId};
-use corecast_protocol::envelope::{Format, Rejection, event, name};
+use corecast_protocol::envelope::{Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
 
@@ -13,6 +13,7 @@ use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, Place, ShardSet};
+use crate::format::{Format, PerFormat};
 use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
@@ -38,15 +39,19 @@ pub struct Hub {
     pub(crate) awaited: HashMap<(ConnKey, u32), u16, foldhash::fast::FixedState>,
     /// Members that want times as ISO 8601: while there are none, nobody is asked.
     pub(crate) iso_members: usize,
+    /// Members that are sent MessagePack, likewise.
+    pub(crate) msgpack_members: usize,
     /// Names in the batch that is being acted on.
     pub(crate) batch_names: Option<usize>,
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
     /// A message in the making.
-    pub(crate) scratch: Vec<u8>,
+    pub(crate) scratch: PerFormat<Vec<u8>>,
     pub(crate) deliver_scratch: Scratch,
     /// Recipients who want another variant of a message in the making.
     pub(crate) others: Vec<ConnKey>,
+    /// Messages whose payload was written in the other encoding.
+    pub(crate) transcoded: u64,
     /// Records that could not be read: a defect of ours.
     malformed: u64,
 }
@@ -75,7 +80,7 @@ impl Hub {
         let random = |purpose: &str| Random(hasher.of((config.shard, purpose)));
         let mut homes = Homes::new(random("epochs of channels"), config.limits.idle_channels as usize);
         // Everybody is subscribed to it without asking: its home must never think that nobody is.
-        homes.join(hasher.of(name::SYSTEM), name::SYSTEM, true, config.shard);
+        homes.join(hasher.of(name::SYSTEM), name::SYSTEM, true, (config.shard, Format::Json));
         Self {
             members: Members::default(),
             channels: LocalChannels::new(),
@@ -85,9 +90,11 @@ impl Hub {
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
+            msgpack_members: 0,
             batch_names: None,
             choices: 0,
-            scratch: Vec::new(),
+            scratch: PerFormat::default(),
+            transcoded: 0,
             deliver_scratch: Scratch::default(),
             others: Vec::new(),
             malformed: 0,
@@ -124,7 +131,7 @@ impl Hub {
             // Alone it would have been fine: it is not counted as one that was not understood.
             let why =
                 "the messages of this batch name more than 256 channels or participants: send the rest apart";
-            error(fx, conn, id, None, ErrorCode::Overloaded, why);
+            self.error(fx, conn, id, None, ErrorCode::Overloaded, why);
             return false;
         }
         *names += count;
@@ -149,25 +156,25 @@ impl Hub {
             Command::Subscribe(subscribe) => self.subscribe(now, conn, id, subscribe, fx),
             Command::Unsubscribe { channels } => self.unsubscribe(conn, id, channels, fx),
             Command::Ping => {
-                reply(fx, conn, |out| event::pong(out, Format::Json, id, now.unix_ms, is_time_iso))
+                self.reply(fx, conn, |out, format| event::pong(out, format, id, now.unix_ms, is_time_iso))
             }
             Command::Pong => {}
             Command::Ack { channel, .. } => self.ack(conn, id, channel, fx),
             Command::Call(call) => self.call(conn, id, call, fx),
             Command::Cancel | Command::Response { .. } => {
-                error(fx, conn, id, None, ErrorCode::NotFound, "there is no such open call");
+                self.error(fx, conn, id, None, ErrorCode::NotFound, "there is no such open call");
             }
             Command::Authenticate { .. } | Command::Refresh { .. } => {
                 let why = "this server runs without authentication: tokens are neither needed nor checked";
-                error(fx, conn, id, None, ErrorCode::Forbidden, why);
+                self.error(fx, conn, id, None, ErrorCode::Forbidden, why);
             }
             Command::Resume { .. } => {
                 let why = "this server keeps no sessions: subscribe again";
-                error(fx, conn, id, None, ErrorCode::Unrecoverable, why);
+                self.error(fx, conn, id, None, ErrorCode::Unrecoverable, why);
             }
             Command::Register { .. } => {
                 let why = "registering capabilities needs a permission that nobody has on this server";
-                error(fx, conn, id, None, ErrorCode::Forbidden, why);
+                self.error(fx, conn, id, None, ErrorCode::Forbidden, why);
             }
             Command::Batch { .. } => self.invalid(conn, id, "a batch holds no batches", fx),
         }
@@ -200,7 +207,7 @@ impl Hub {
         member.invalid_in_a_row += 1;
         let is_last = member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX;
         let id = rejection.id.as_ref().map(OwnedRequestId::as_id);
-        error(fx, conn, id, None, rejection.code, &rejection.message);
+        self.error(fx, conn, id, None, rejection.code, &rejection.message);
         if is_last {
             let reason = fx.write(|out| {
                 out.extend_from_slice(rejection.code.as_str().as_bytes());
@@ -225,6 +232,12 @@ impl Hub {
     /// Records of other shards that could not be read, since the start: always 0, or this program has a defect.
     pub fn malformed(&self) -> u64 {
         self.malformed
+    }
+
+    /// Messages whose payload was transcoded here, since the start: at their home, once, if anybody wants the other
+    /// encoding.
+    pub fn transcoded(&self) -> u64 {
+        self.transcoded
     }
 
     /// Connections, admitted or not yet.
@@ -274,10 +287,11 @@ impl Hub {
     /// What a home does with a request. It causes records to shards, and never further requests.
     fn at_home(&mut self, now: Now, from: u16, record: &ToHome<'_>, fx: &mut Effects) {
         match *record {
-            ToHome::Subscribe { conn, serial, channel, id } => {
+            ToHome::Subscribe { conn, serial, channel, id, format } => {
                 let space = channel.split_once(':').map_or(channel, |(space, _)| space);
                 let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers);
-                let (epoch, offset) = self.homes.join(self.hasher.of(channel), channel, is_numbered, from);
+                let hash = self.hasher.of(channel);
+                let (epoch, offset) = self.homes.join(hash, channel, is_numbered, (from, format));
                 self.answer_to(
                     now,
                     from,
@@ -285,12 +299,16 @@ impl Hub {
                     fx,
                 );
             }
-            ToHome::SubscribePattern { conn, serial, prefix, id } => {
-                self.homes.join_pattern(self.hasher.of(prefix), prefix, from);
+            ToHome::SubscribePattern { conn, serial, prefix, id, format } => {
+                self.homes.join_pattern(self.hasher.of(prefix), prefix, from, format);
                 self.answer_to(now, from, &FromHome::PatternSubscribed { conn, serial, prefix, id }, fx);
             }
-            ToHome::Leave { channel } => self.homes.leave(self.hasher.of(channel), channel, from),
-            ToHome::LeavePattern { prefix } => self.homes.leave_pattern(self.hasher.of(prefix), prefix, from),
+            ToHome::Leave { channel, formats } => {
+                self.homes.leave(self.hasher.of(channel), channel, from, formats);
+            }
+            ToHome::LeavePattern { prefix, formats } => {
+                self.homes.leave_pattern(self.hasher.of(prefix), prefix, from, formats);
+            }
             ToHome::Publish(ref published) => self.publish_at_home(now, from, published, fx),
             ToHome::Direct(ref published) => self.direct_at_home(now, from, published, fx),
             ToHome::AdmitIp { conn, ip } => {
@@ -298,19 +316,15 @@ impl Hub {
                 self.answer_to(now, from, &FromHome::IpAdmitted { conn, ip, is_admitted }, fx);
             }
             ToHome::ReleaseIp { ip } => self.participants.release_ip(ip),
-            ToHome::AdmitParticipant { conn, participant } => {
+            ToHome::AdmitParticipant { conn, participant, format } => {
                 let limit = self.config.limits.connections_per_participant;
-                let is_admitted =
-                    self.participants.admit(self.hasher.of(participant), participant, from, limit);
-                self.answer_to(
-                    now,
-                    from,
-                    &FromHome::ParticipantAdmitted { conn, participant, is_admitted },
-                    fx,
-                );
+                let hash = self.hasher.of(participant);
+                let is_admitted = self.participants.admit(hash, participant, (from, format), limit);
+                let answer = FromHome::ParticipantAdmitted { conn, participant, format, is_admitted };
+                self.answer_to(now, from, &answer, fx);
             }
-            ToHome::ReleaseParticipant { participant } => {
-                self.participants.release(self.hasher.of(participant), participant, from);
+            ToHome::ReleaseParticipant { participant, format } => {
+                self.participants.release(self.hasher.of(participant), participant, (from, format));
             }
         }
     }
@@ -328,16 +342,14 @@ impl Hub {
             FromHome::Direct(ref written) => self.written(written, true, fx),
             FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
             FromHome::Nobody { conn, id, participant } => {
-                if self.members.find(conn).is_some() {
-                    let why = format!("nobody is connected as {participant}");
-                    error(fx, conn, id, None, ErrorCode::NotFound, &why);
-                }
+                let why = format!("nobody is connected as {participant}");
+                self.error(fx, conn, id, None, ErrorCode::NotFound, &why);
             }
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
                 self.ip_admitted(now, conn, (ip, is_admitted), via, fx);
             }
-            FromHome::ParticipantAdmitted { conn, participant, is_admitted } => {
-                self.participant_admitted(now, conn, (participant, is_admitted), via, fx);
+            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted } => {
+                self.participant_admitted(now, conn, (participant, format, is_admitted), via, fx);
             }
         }
     }
@@ -355,8 +367,10 @@ impl Hub {
     }
 
     fn accepted(&self, it: &Receipt<'_>, fx: &mut Effects) {
-        if self.members.find(it.conn).is_some() && !canary::strikes(Canary::AnswerForgotten) {
-            reply(fx, it.conn, |out| event::published(out, Format::Json, it.id, it.epoch.text(), it.offset));
+        if !canary::strikes(Canary::AnswerForgotten) {
+            self.reply(fx, it.conn, |out, format| {
+                event::published(out, format, it.id, it.epoch.text(), it.offset)
+            });
         }
     }
 
@@ -371,7 +385,14 @@ impl Hub {
         };
         let is_everybodys = channel == name::INBOX || channel == name::SYSTEM;
         if !is_everybodys && !member.subscriptions.iter().any(is_subscribed) {
-            error(fx, conn, id, Some(channel), ErrorCode::NotSubscribed, "subscribe before acknowledging");
+            self.error(
+                fx,
+                conn,
+                id,
+                Some(channel),
+                ErrorCode::NotSubscribed,
+                "subscribe before acknowledging",
+            );
         }
     }
 
@@ -381,7 +402,7 @@ impl Hub {
         } else {
             "this server answers no queries of this name"
         };
-        reply(fx, conn, |out| event::response_error(out, Format::Json, id, ErrorCode::NoHandler, why));
+        self.reply(fx, conn, |out, format| event::response_error(out, format, id, ErrorCode::NoHandler, why));
     }
 }
 
@@ -396,26 +417,46 @@ pub(crate) fn forward(fx: &mut Effects, shards: ShardSet, class: Class, write: i
     fx.list.push(Effect::Forward { shards, class, record });
 }
 
-/// An answer for one connection.
-pub(crate) fn reply(fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>)) {
-    let message = fx.write(write);
-    fx.list.push(Effect::Reply { conn, message, place: Place::Liftable });
-}
+impl Hub {
+    /// An answer for one connection, in its encoding.
+    pub(crate) fn reply(&self, fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>, Format)) {
+        self.reply_at(fx, conn, Place::Liftable, write);
+    }
 
-/// A message for one connection that nothing passes: what begins or ends a subscription, or all of them.
-pub(crate) fn reply_fixed(fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>)) {
-    let message = fx.write(write);
-    fx.list.push(Effect::Reply { conn, message, place: Place::Fixed });
-}
+    /// A message for one connection that nothing passes: what begins or ends a subscription, or all of them.
+    pub(crate) fn reply_fixed(
+        &self,
+        fx: &mut Effects,
+        conn: ConnKey,
+        write: impl FnOnce(&mut Vec<u8>, Format),
+    ) {
+        self.reply_at(fx, conn, Place::Fixed, write);
+    }
 
-/// An error for one connection.
-pub(crate) fn error(
-    fx: &mut Effects,
-    conn: ConnKey,
-    id: Option<RequestId<'_>>,
-    channel: Option<&str>,
-    code: ErrorCode,
-    why: &str,
-) {
-    reply(fx, conn, |out| event::error(out, Format::Json, id, channel, code, why, None));
+    fn reply_at(
+        &self,
+        fx: &mut Effects,
+        conn: ConnKey,
+        place: Place,
+        write: impl FnOnce(&mut Vec<u8>, Format),
+    ) {
+        // Who is gone hears nothing more.
+        let Some(member) = self.members.find(conn) else { return };
+        let format = member.format;
+        let message = fx.write(|out| write(out, format));
+        fx.list.push(Effect::Reply { conn, message, format, place });
+    }
+
+    /// An error for one connection.
+    pub(crate) fn error(
+        &self,
+        fx: &mut Effects,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        channel: Option<&str>,
+        code: ErrorCode,
+        why: &str,
+    ) {
+        self.reply(fx, conn, |out, format| event::error(out, format, id, channel, code, why, None));
+    }
 }

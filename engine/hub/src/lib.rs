@@ -11,6 +11,7 @@ mod channel;
 mod config;
 mod deliver;
 pub mod effect;
+mod format;
 mod home;
 mod hub;
 mod member;
@@ -23,5 +24,6 @@ mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now};
 pub use effect::{Class, ConnKey, Delivery, Effect, Effects, Place, Refusal, ShardSet, SlowPolicy, Span};
+pub use format::{Format, Formats, PerFormat};
 pub use hub::Hub;
 pub use member::{Access, Open};

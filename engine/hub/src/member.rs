@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
+use crate::format::Format;
 
 /// What a connection may, before any permissions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,8 @@ pub struct Open<'a> {
     pub channel: Option<&'a str>,
     /// Whether it wants times as ISO 8601.
     pub is_time_iso: bool,
+    /// What it is sent.
+    pub format: Format,
 }
 
 /// How far the admission is.
@@ -49,6 +52,7 @@ pub(crate) struct Member {
     pub(crate) access: Access,
     pub(crate) admission: Admission,
     pub(crate) is_time_iso: bool,
+    pub(crate) format: Format,
     pub(crate) invalid_in_a_row: u8,
     pub(crate) ip: IpAddr,
     pub(crate) participant: Arc<str>,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::config::Hasher;
-use crate::effect::{ConnKey, ShardSet};
+use crate::effect::ConnKey;
+use crate::format::{FORMATS, Format, PerFormat, Wanted};
 use crate::home::Random;
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
@@ -31,8 +32,8 @@ pub(crate) struct HomeParticipant {
     /// Of the inbox; it ends with the last connection.
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
-    /// Connections per shard, of which there are some.
-    counts: Vec<(u16, u32)>,
+    /// Connections per shard and encoding, of which there are some.
+    counts: Vec<(u16, PerFormat<u32>)>,
 }
 
 impl Named for HomeParticipant {
@@ -42,16 +43,20 @@ impl Named for HomeParticipant {
 }
 
 impl HomeParticipant {
-    pub(crate) fn shards(&self) -> ShardSet {
-        let mut shards = ShardSet::EMPTY;
-        for (shard, _) in &self.counts {
-            shards.insert(*shard);
+    pub(crate) fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (shard, counts) in &self.counts {
+            for format in FORMATS {
+                if *counts.of(format) > 0 {
+                    wanted.insert(*shard, format);
+                }
+            }
         }
-        shards
+        wanted
     }
 
     fn total(&self) -> u32 {
-        self.counts.iter().map(|(_, count)| count).sum()
+        self.counts.iter().map(|(_, counts)| counts.json + counts.msgpack).sum()
     }
 }
 
@@ -104,10 +109,16 @@ impl Participants {
     }
 
     /// At its home: one more connection, unless that is over `limit` (0 for none).
-    pub(crate) fn admit(&mut self, hash: u64, name: &str, shard: u16, limit: u32) -> bool {
+    pub(crate) fn admit(
+        &mut self,
+        hash: u64,
+        name: &str,
+        (shard, format): (u16, Format),
+        limit: u32,
+    ) -> bool {
         let Some(index) = self.home.find(hash, name) else {
             let epoch = Epoch::new(self.epochs.next());
-            let counts = vec![(shard, 1)];
+            let counts = vec![(shard, one(format))];
             self.home.insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, counts });
             return true;
         };
@@ -116,20 +127,21 @@ impl Participants {
             return false;
         }
         match participant.counts.iter_mut().find(|(it, _)| *it == shard) {
-            Some((_, count)) => *count += 1,
-            None => participant.counts.push((shard, 1)),
+            Some((_, counts)) => *counts.of_mut(format) += 1,
+            None => participant.counts.push((shard, one(format))),
         }
         true
     }
 
-    pub(crate) fn release(&mut self, hash: u64, name: &str, shard: u16) {
+    pub(crate) fn release(&mut self, hash: u64, name: &str, (shard, format): (u16, Format)) {
         let found = self.home.find(hash, name);
         debug_assert!(found.is_some(), "only what was counted is released");
         let Some(index) = found else { return };
         let participant = self.home.get_mut(index).expect("it was found");
         if let Some(at) = participant.counts.iter().position(|(it, _)| *it == shard) {
-            participant.counts[at].1 -= 1;
-            if participant.counts[at].1 == 0 {
+            let counts = &mut participant.counts[at].1;
+            *counts.of_mut(format) -= 1;
+            if *counts == PerFormat::default() {
                 participant.counts.swap_remove(at);
             }
         }
@@ -167,4 +179,11 @@ impl Participants {
     pub(crate) fn is_empty(&self) -> bool {
         self.local.is_empty() && self.home.is_empty() && self.ips.is_empty()
     }
+}
+
+/// One connection of this encoding.
+fn one(format: Format) -> PerFormat<u32> {
+    let mut counts = PerFormat::default();
+    *counts.of_mut(format) = 1;
+    counts
 }

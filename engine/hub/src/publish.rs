@@ -5,15 +5,16 @@ use std::sync::Arc;
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, Target};
 use corecast_protocol::envelope::event::{self, Message};
-use corecast_protocol::envelope::{Format, name};
+use corecast_protocol::envelope::name;
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
+use crate::format::{FORMATS, Format, Formats, PerFormat, Wanted};
 use crate::home::{Numbering, Placed};
-use crate::hub::{Hub, error, forward, one};
+use crate::hub::{Hub, forward, one};
 use crate::member::Access;
-use crate::remote::{Epoch, FromHome, Published, Receipt, ToHome, Written};
+use crate::remote::{Epoch, Form, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
 use crate::subscribe::Refused;
 
@@ -51,7 +52,7 @@ impl Hub {
         let payload_bytes = publish.payload.bytes().len() as u64;
         let (rule, is_numbered, publisher) = match self.may_publish(conn, slot, channel, payload_bytes) {
             Ok(found) => found,
-            Err(refused) => return error(fx, conn, id, Some(channel), refused.code, &refused.why),
+            Err(refused) => return self.error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
         let target = Addressed { conn, id, target: channel, hash, slot, rule, is_ephemeral };
@@ -103,7 +104,7 @@ impl Hub {
             return;
         }
         if let Err(refused) = self.may_send_direct(conn, names, publish) {
-            return error(fx, conn, id, None, refused.code, &refused.why);
+            return self.error(fx, conn, id, None, refused.code, &refused.why);
         }
         let Some(member) = self.members.find(conn) else { return };
         let publisher = member.participant.clone();
@@ -176,20 +177,21 @@ impl Hub {
             (true, true) => Numbering::Ephemeral,
             (true, false) => Numbering::Numbered,
         };
-        let Placed { epoch, offset, mut shards, is_reborn } =
+        let Placed { epoch, offset, mut wanted, is_reborn } =
             self.homes.publish(it.hash, it.target, numbering, &self.hasher);
         if it.target == name::SYSTEM {
-            shards = ShardSet::first(usize::from(self.config.shards));
+            let all = ShardSet::first(usize::from(self.config.shards));
+            wanted = Wanted { json: all, msgpack: all };
         }
         if canary::strikes(Canary::PublishDroppedAtHome) {
-            shards = ShardSet::EMPTY;
+            wanted = Wanted::default();
         }
         let conflates = rule.policy == SlowPolicy::Conflate;
         let spread = Spread {
             epoch,
             offset,
             reborn_at: is_reborn.then(|| offset - u64::from(!it.is_ephemeral)),
-            shards,
+            wanted,
             from,
             channel: it.target,
             to: None,
@@ -210,7 +212,7 @@ impl Hub {
             epoch: participant.epoch,
             offset: participant.offset,
             reborn_at: None,
-            shards: participant.shards(),
+            wanted: participant.wanted(),
             from,
             channel: name::INBOX,
             to: Some(it.target),
@@ -220,34 +222,19 @@ impl Hub {
         self.spread(now, it, &spread, fx);
     }
 
-    /// Writes the message and sends one record to each shard: all get the same, but for the publisher's shard if the
-    /// publisher is to be told something or left out.
+    /// Writes the message and sends one record to each shard, with the encodings that it wants: all that want the same
+    /// get the same, but for the publisher's shard if the publisher is to be told something or left out.
     #[inline(always)]
     fn spread(&mut self, now: Now, it: &Published<'_>, to: &Spread<'_>, fx: &mut Effects) {
         let receipt = it.id.map(|id| Receipt { conn: it.conn, id, epoch: to.epoch, offset: to.offset });
-        if to.shards.is_empty() {
+        if to.wanted.is_empty() {
             if let Some(receipt) = receipt {
                 self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
             }
             return;
         }
-        let mut json = std::mem::take(&mut self.scratch);
-        json.clear();
-        let seams = event::message(
-            &mut json,
-            Format::Json,
-            &Message {
-                channel: to.channel,
-                event: it.event,
-                payload: it.payload,
-                publisher: Some(it.publisher),
-                epoch: to.epoch.text(),
-                offset: to.offset,
-                timestamp: it.timestamp,
-                priority: it.priority,
-                to: to.to,
-            },
-        );
+        let mut buffers = std::mem::take(&mut self.scratch);
+        let forms = self.write_forms(it, to, &mut buffers);
         let exclude = (!it.echoes).then_some(it.conn);
         let is_told = receipt.is_some() || exclude.is_some();
         let mut written = Written {
@@ -260,27 +247,72 @@ impl Hub {
             exclude,
             receipt,
             reborn: to.reborn_at.map(|offset| (to.epoch, offset)),
-            seams,
             timestamp: it.timestamp,
-            json: &json,
+            forms,
         };
-        let mut others = to.shards;
-        if is_told && others.contains(to.from) {
-            others.remove(to.from);
-            self.hand_over(one(to.from), to, &written, fx);
+        let mut others = to.wanted;
+        let formats = others.by(to.from);
+        if is_told && !formats.is_empty() {
+            others.remove(to.from, formats);
+            self.hand_over(one(to.from), formats, to, &written, fx);
         } else if let Some(receipt) = receipt {
             self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
         }
-        if !others.is_empty() {
-            (written.exclude, written.receipt) = (None, None);
-            self.hand_over(others, to, &written, fx);
+        (written.exclude, written.receipt) = (None, None);
+        for (shards, formats) in others.apart() {
+            if !shards.is_empty() {
+                self.hand_over(shards, formats, to, &written, fx);
+            }
         }
-        self.scratch = json;
+        self.scratch = buffers;
+    }
+
+    /// The message in each encoding that anybody wants.
+    #[inline(always)]
+    fn write_forms<'b>(
+        &mut self,
+        it: &Published<'_>,
+        to: &Spread<'_>,
+        buffers: &'b mut PerFormat<Vec<u8>>,
+    ) -> PerFormat<Form<'b>> {
+        let mut forms = PerFormat { json: Form::NONE, msgpack: Form::NONE };
+        let message = Message {
+            channel: to.channel,
+            event: it.event,
+            payload: it.payload,
+            publisher: Some(it.publisher),
+            epoch: to.epoch.text(),
+            offset: to.offset,
+            timestamp: it.timestamp,
+            priority: it.priority,
+            to: to.to,
+        };
+        if !to.wanted.json.is_empty() {
+            let bytes = &mut buffers.json;
+            bytes.clear();
+            let seams = event::message(bytes, Format::Json, &message);
+            forms.json = Form { bytes, seams };
+        }
+        forms
     }
 
     /// One record to each shard, this one last and without encoding it.
     #[inline(always)]
-    fn hand_over(&mut self, shards: ShardSet, to: &Spread<'_>, written: &Written<'_>, fx: &mut Effects) {
+    fn hand_over(
+        &mut self,
+        shards: ShardSet,
+        formats: Formats,
+        to: &Spread<'_>,
+        written: &Written<'_>,
+        fx: &mut Effects,
+    ) {
+        let mut forms = written.forms;
+        for format in FORMATS {
+            if !*formats.of(format) {
+                *forms.of_mut(format) = Form::NONE;
+            }
+        }
+        let written = &Written { forms, ..*written };
         let mut elsewhere = shards;
         elsewhere.remove(self.config.shard);
         if !elsewhere.is_empty() {
@@ -319,6 +351,7 @@ impl<'a> Addressed<'a> {
             slot: self.slot,
             rule: self.rule,
             event: publish.event.as_deref(),
+            format: Format::Json,
             payload: publish.payload.bytes(),
             publisher,
             priority: publish.priority,
@@ -336,7 +369,7 @@ struct Spread<'a> {
     offset: u64,
     /// Where the channel's new epoch begins, if it is one that subscribers may not know.
     reborn_at: Option<u64>,
-    shards: ShardSet,
+    wanted: Wanted,
     /// The publisher's shard.
     from: u16,
     channel: &'a str,

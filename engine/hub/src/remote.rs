@@ -9,6 +9,7 @@ use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::Seams;
 
 use crate::effect::ConnKey;
+use crate::format::{Format, Formats, PerFormat};
 
 mod read;
 mod write;
@@ -33,7 +34,9 @@ pub struct Published<'a> {
     pub rule: u16,
     /// The event's name.
     pub event: Option<&'a str>,
-    /// A validated JSON value.
+    /// Of `payload`.
+    pub format: Format,
+    /// A validated value.
     pub payload: &'a [u8],
     /// Who publishes.
     pub publisher: &'a str,
@@ -52,13 +55,19 @@ pub struct Published<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToHome<'a> {
     /// A connection wants a channel.
-    Subscribe { conn: ConnKey, serial: u32, channel: &'a str, id: Option<RequestId<'a>> },
+    Subscribe { conn: ConnKey, serial: u32, channel: &'a str, id: Option<RequestId<'a>>, format: Format },
     /// A connection wants all channels with a prefix; every home is asked.
-    SubscribePattern { conn: ConnKey, serial: u32, prefix: &'a str, id: Option<RequestId<'a>> },
-    /// The shard has no subscriber of the channel left.
-    Leave { channel: &'a str },
-    /// The shard has no subscriber of the pattern left.
-    LeavePattern { prefix: &'a str },
+    SubscribePattern {
+        conn: ConnKey,
+        serial: u32,
+        prefix: &'a str,
+        id: Option<RequestId<'a>>,
+        format: Format,
+    },
+    /// The shard has no subscriber of the channel left who is sent these.
+    Leave { channel: &'a str, formats: Formats },
+    /// The shard has no subscriber of the pattern left who is sent these.
+    LeavePattern { prefix: &'a str, formats: Formats },
     /// A publish to a channel.
     Publish(Published<'a>),
     /// A publish to a participant.
@@ -68,9 +77,9 @@ pub enum ToHome<'a> {
     /// One connection of this address less.
     ReleaseIp { ip: IpAddr },
     /// May this participant have one more connection?
-    AdmitParticipant { conn: ConnKey, participant: &'a str },
+    AdmitParticipant { conn: ConnKey, participant: &'a str, format: Format },
     /// One connection of this participant less.
-    ReleaseParticipant { participant: &'a str },
+    ReleaseParticipant { participant: &'a str, format: Format },
 }
 
 /// A publish was accepted.
@@ -106,12 +115,30 @@ pub struct Written<'a> {
     pub receipt: Option<Receipt<'a>>,
     /// The channel begins this epoch behind this offset, and whoever is subscribed by a pattern may know another one.
     pub reborn: Option<(Epoch, u64)>,
-    /// Where its variants differ.
-    pub seams: Seams,
     /// Milliseconds since the Unix epoch.
     pub timestamp: u64,
-    /// The complete message.
-    pub json: &'a [u8],
+    /// The message in the encodings that the receiving shard wants.
+    pub forms: PerFormat<Form<'a>>,
+}
+
+/// A complete message in one encoding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Form<'a> {
+    /// Its bytes; none where nobody wants it.
+    pub bytes: &'a [u8],
+    /// Where its variants differ.
+    pub seams: Seams,
+}
+
+impl Form<'_> {
+    /// Nobody wants it.
+    pub const NONE: Self = Self { bytes: &[], seams: Seams { pattern: 0, time: (0, 0) } };
+
+    /// Whether nobody wants it.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
 }
 
 /// From a home.
@@ -140,7 +167,7 @@ pub enum FromHome<'a> {
     /// The answer to `AdmitIp`.
     IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
     /// The answer to `AdmitParticipant`.
-    ParticipantAdmitted { conn: ConnKey, participant: &'a str, is_admitted: bool },
+    ParticipantAdmitted { conn: ConnKey, participant: &'a str, format: Format, is_admitted: bool },
 }
 
 /// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.
@@ -185,23 +212,27 @@ mod tests {
         #[test]
         fn records_survive(
             index in any::<u32>(), number in any::<u64>(), name in "\\PC{0,40}", other in "\\PC{0,12}",
-            payload in proptest::collection::vec(any::<u8>(), 0..300), flag in any::<bool>(), kind in 0u8..4,
+            payload in proptest::collection::vec(any::<u8>(), 1..300), flag in any::<bool>(), kind in 0u8..4,
         ) {
             let conn = ConnKey { index, generation: !index };
             let ids = [RequestId::Number(number), RequestId::Text(&other), RequestId::Plain(&other)];
             let id = ids.get(usize::from(kind)).copied();
+            let format = if flag { Format::MessagePack } else { Format::Json };
+            let formats = [Formats::only(format), Formats { json: true, msgpack: true }][usize::from(kind % 2)];
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let publish = Published {
-                conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()), payload: &payload, publisher: &other,
+                conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
+                format, payload: &payload, publisher: &other,
                 priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
             };
             for record in [
-                ToHome::Subscribe { conn, serial: index, channel: &name, id },
-                ToHome::SubscribePattern { conn, serial: index, prefix: &name, id },
-                ToHome::Leave { channel: &name }, ToHome::LeavePattern { prefix: &name },
+                ToHome::Subscribe { conn, serial: index, channel: &name, id, format },
+                ToHome::SubscribePattern { conn, serial: index, prefix: &name, id, format },
+                ToHome::Leave { channel: &name, formats }, ToHome::LeavePattern { prefix: &name, formats },
                 ToHome::Publish(publish), ToHome::Direct(publish),
                 ToHome::AdmitIp { conn, ip }, ToHome::ReleaseIp { ip },
-                ToHome::AdmitParticipant { conn, participant: &name }, ToHome::ReleaseParticipant { participant: &name },
+                ToHome::AdmitParticipant { conn, participant: &name, format },
+                ToHome::ReleaseParticipant { participant: &name, format },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
@@ -212,10 +243,16 @@ mod tests {
             }
             let receipt = id.map(|id| Receipt { conn, id, epoch: Epoch::new(!number), offset: number });
             let cut = payload.len() as u32;
+            let form = Form { bytes: &payload, seams: Seams { pattern: cut / 2, time: (cut / 2, cut) } };
+            let forms = [
+                PerFormat { json: form, msgpack: form },
+                PerFormat { json: form, msgpack: Form::NONE },
+                PerFormat { json: Form::NONE, msgpack: form },
+            ][usize::from(kind % 3)];
             let written = Written {
                 target: &name, hash: number, slot: None, conflate: number, priority: Priority::Critical,
                 exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch::new(number), number)),
-                seams: Seams { pattern: cut / 2, time: (cut / 2, cut) }, timestamp: !number, json: &payload,
+                timestamp: !number, forms,
             };
             for record in [
                 FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch::new(number), offset: 3 },
@@ -224,7 +261,7 @@ mod tests {
                 FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
-                FromHome::ParticipantAdmitted { conn, participant: &name, is_admitted: flag },
+                FromHome::ParticipantAdmitted { conn, participant: &name, format, is_admitted: flag },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);

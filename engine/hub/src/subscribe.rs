@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
-use corecast_protocol::envelope::{Format, event, name};
+use corecast_protocol::envelope::{event, name};
 
 use crate::canary::{self, Canary};
-use crate::channel::LocalChannel;
+use crate::channel::Left;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
-use crate::hub::{Hub, error, reply_fixed};
+use crate::format::Format;
+use crate::hub::Hub;
 use crate::member::Subscription;
 use crate::remote::{Epoch, ToHome};
 use crate::rules::{Act, Denied, Request};
@@ -54,13 +55,14 @@ impl Hub {
     ) {
         let (rule, stem, is_pattern) = match self.may_subscribe(conn, text) {
             Ok(found) => found,
-            Err(denied) => return error(fx, conn, id, Some(text), denied.code, &denied.why),
+            Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
         let hash = self.hasher.of(stem);
         let Some(member) = self.members.find_mut(conn) else { return };
+        let format = member.format;
         if stem == name::SYSTEM {
             // Everybody has it already: only its position is asked for.
-            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id };
+            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format };
             return self.ask(now, self.home(hash), &record, fx);
         }
         let known = self.channels.find(hash, stem, is_pattern);
@@ -69,7 +71,8 @@ impl Hub {
         let serial = match own {
             // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
             Some(own) if is_pattern && own.place.is_some() => {
-                return reply_fixed(fx, conn, |out| event::subscribed(out, Format::Json, id, text, None));
+                return self
+                    .reply_fixed(fx, conn, |out, format| event::subscribed(out, format, id, text, None));
             }
             Some(own) if !is_pattern => own.serial,
             Some(_) => member.next_serial(),
@@ -77,12 +80,12 @@ impl Hub {
                 let why = format!(
                     "{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first"
                 );
-                return error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &why);
+                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &why);
             }
             None => {
                 let serial = member.next_serial();
                 let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
-                self.channels.get_mut(channel).expect("it was found or inserted").pending += 1;
+                self.channels.get_mut(channel).expect("it was found or inserted").await_home(format);
                 member.subscriptions.push(Subscription { channel, place: None, serial });
                 serial
             }
@@ -93,10 +96,15 @@ impl Hub {
         if is_pattern {
             self.awaited.insert((conn, serial), self.config.shards);
             for home in 0..self.config.shards {
-                self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix: stem, id }, fx);
+                self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix: stem, id, format }, fx);
             }
         } else {
-            self.ask(now, self.home(hash), &ToHome::Subscribe { conn, serial, channel: stem, id }, fx);
+            self.ask(
+                now,
+                self.home(hash),
+                &ToHome::Subscribe { conn, serial, channel: stem, id, format },
+                fx,
+            );
         }
     }
 
@@ -132,11 +140,11 @@ impl Hub {
             return;
         }
         if channel != name::SYSTEM && !self.activate(conn, serial, channel, false) {
-            return overtaken(fx, conn, id, channel);
+            return self.overtaken(fx, conn, id, channel);
         }
         let (epoch, offset) = position;
-        reply_fixed(fx, conn, |out| {
-            event::subscribed(out, Format::Json, id, channel, Some((epoch.text(), offset)))
+        self.reply_fixed(fx, conn, |out, format| {
+            event::subscribed(out, format, id, channel, Some((epoch.text(), offset)))
         });
     }
 
@@ -160,9 +168,17 @@ impl Hub {
         }
         let text = format!("{prefix}*");
         if self.activate(conn, serial, prefix, true) {
-            reply_fixed(fx, conn, |out| event::subscribed(out, Format::Json, id, &text, None));
+            self.reply_fixed(fx, conn, |out, format| event::subscribed(out, format, id, &text, None));
         } else {
-            overtaken(fx, conn, id, &text);
+            self.overtaken(fx, conn, id, &text);
+        }
+    }
+
+    /// Tells the client that its subscription was taken back before it became active.
+    fn overtaken(&self, fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
+        if id.is_some() {
+            let why = "it was unsubscribed before it became active";
+            self.error(fx, conn, id, Some(text), ErrorCode::Cancelled, why);
         }
     }
 
@@ -181,9 +197,10 @@ impl Hub {
         }
         if subscription.place.is_none() {
             let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
-            subscription.place = Some(channel.subscribers.len() as u32);
-            channel.subscribers.push(conn);
-            channel.pending -= 1;
+            let subscribers = channel.subscribers.of_mut(member.format);
+            subscription.place = Some(subscribers.len() as u32);
+            subscribers.push(conn);
+            *channel.pending.of_mut(member.format) -= 1;
         }
         true
     }
@@ -202,7 +219,7 @@ impl Hub {
         for text in names {
             if text == name::SYSTEM {
                 let why = "everybody gets `system`: it can't be unsubscribed";
-                error(fx, conn, id, Some(text), ErrorCode::Forbidden, why);
+                self.error(fx, conn, id, Some(text), ErrorCode::Forbidden, why);
                 continue;
             }
             let (stem, is_pattern) = text.strip_suffix('*').map_or((&**text, false), |stem| (stem, true));
@@ -213,11 +230,14 @@ impl Hub {
                 Some(at) => {
                     if !canary::strikes(Canary::UnsubscribedStillServed) {
                         let subscription = member.subscriptions.swap_remove(at);
-                        self.drop_subscription(conn, &subscription);
+                        let format = member.format;
+                        self.drop_subscription(conn, format, &subscription);
                     }
-                    reply_fixed(fx, conn, |out| event::unsubscribed(out, Format::Json, id, text, None));
+                    self.reply_fixed(fx, conn, |out, format| {
+                        event::unsubscribed(out, format, id, text, None)
+                    });
                 }
-                None => error(
+                None => self.error(
                     fx,
                     conn,
                     id,
@@ -230,15 +250,16 @@ impl Hub {
     }
 
     /// Takes a subscription, already removed from its member, out of its channel.
-    pub(crate) fn drop_subscription(&mut self, conn: ConnKey, subscription: &Subscription) {
+    pub(crate) fn drop_subscription(&mut self, conn: ConnKey, format: Format, subscription: &Subscription) {
         let Some(channel) = self.channels.get_mut(subscription.channel) else { return };
         match subscription.place {
-            None => channel.pending -= 1,
+            None => *channel.pending.of_mut(format) -= 1,
             Some(place) => {
-                debug_assert_eq!(channel.subscribers[place as usize], conn, "a place is its subscriber's");
-                channel.subscribers.swap_remove(place as usize);
-                // The last subscriber moved into the place.
-                if let Some(moved) = channel.subscribers.get(place as usize).copied()
+                let subscribers = channel.subscribers.of_mut(format);
+                debug_assert_eq!(subscribers[place as usize], conn, "a place is its subscriber's");
+                subscribers.swap_remove(place as usize);
+                // The last subscriber of this encoding moved into the place.
+                if let Some(moved) = subscribers.get(place as usize).copied()
                     && let Some(member) = self.members.find_mut(moved)
                     && let Some(own) =
                         member.subscriptions.iter_mut().find(|it| it.channel == subscription.channel)
@@ -251,23 +272,16 @@ impl Hub {
     }
 
     /// Tells the home, or all of them, that nobody on this shard is left.
-    pub(crate) fn leave(&mut self, now: Now, channel: &LocalChannel, is_pattern: bool, fx: &mut Effects) {
-        if is_pattern {
+    pub(crate) fn leave(&mut self, now: Now, left: &Left, fx: &mut Effects) {
+        let formats = left.formats;
+        if left.is_pattern {
             for home in 0..self.config.shards {
-                self.ask(now, home, &ToHome::LeavePattern { prefix: &channel.name }, fx);
+                self.ask(now, home, &ToHome::LeavePattern { prefix: &left.name, formats }, fx);
             }
         } else {
-            let home = self.home(channel.hash);
-            self.ask(now, home, &ToHome::Leave { channel: &channel.name }, fx);
+            let home = self.home(left.hash);
+            self.ask(now, home, &ToHome::Leave { channel: &left.name, formats }, fx);
         }
-    }
-}
-
-/// Tells the client that its subscription was taken back before it became active.
-fn overtaken(fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
-    if id.is_some() {
-        let why = "it was unsubscribed before it became active";
-        error(fx, conn, id, Some(text), ErrorCode::Cancelled, why);
     }
 }
 

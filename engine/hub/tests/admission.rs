@@ -4,7 +4,7 @@ mod harness;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use corecast_hub::{Access, Class, HubLimits, Open, Refusal};
+use corecast_hub::{Access, Class, Format, HubLimits, Open, Refusal};
 use harness::{Client, Net, Random, Seen, demo, development, unlimited};
 
 fn limits(per_ip: u32, per_participant: u32) -> HubLimits {
@@ -114,7 +114,9 @@ fn an_admission_in_flight_leaks_no_count() {
             let name = ["ann", "bob", "eve"][random.below(3)];
             let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, random.below(3) as u8));
             let (access, channel) = (Access::Development, random.chance(2).then_some("conversation:1"));
-            let it = Open { access, as_name: Some(name), ip, channel, is_time_iso: random.chance(3) };
+            let is_time_iso = random.chance(3);
+            let format = if random.chance(3) { Format::MessagePack } else { Format::Json };
+            let it = Open { access, as_name: Some(name), ip, channel, is_time_iso, format };
             open.push(net.open_with(random.below(shards) as u16, slot, it));
             for _ in 0..random.below(4) {
                 match random.below(4) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::ConnId;
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{ConnKey, Delivery, Effect, Effects, Hub, Now};
+use corecast_hub::{ConnKey, Delivery, Effect, Effects, Format, Hub, Now};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
 
@@ -107,15 +107,15 @@ impl Core {
 
     fn carry_out_one(&mut self, fx: &Effects, effect: Effect) {
         match effect {
-            Effect::Deliver { message, recipients, delivery } => {
+            Effect::Deliver { message, format, recipients, delivery } => {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
-                self.deliver(fx.span(message), recipients, delivery);
+                self.deliver(opcode(format), fx.span(message), recipients, delivery);
             }
-            Effect::Reply { conn, message, place } => {
+            Effect::Reply { conn, message, format, place } => {
                 if let Some(conn) = self.conns.find(id_of(conn))
                     && matches!(conn.phase, Phase::Open(_))
                 {
-                    let frame = self.out.encode(Opcode::Text, fx.span(message));
+                    let frame = self.out.encode(opcode(format), fx.span(message));
                     self.out.reply_at(conn, frame, place);
                 }
             }
@@ -129,8 +129,8 @@ impl Core {
         }
     }
 
-    fn deliver(&mut self, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
-        let frame = self.out.encode(Opcode::Text, message);
+    fn deliver(&mut self, opcode: Opcode, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
+        let frame = self.out.encode(opcode, message);
         if canary::strikes(Canary::FrameLeaked) {
             std::mem::forget(frame.clone());
         }
@@ -164,5 +164,13 @@ impl Core {
         if !canary::strikes(Canary::DeliveryUncounted) {
             self.counters.deliveries.add(queued);
         }
+    }
+}
+
+/// The frames that carry an encoding.
+pub(crate) fn opcode(format: Format) -> Opcode {
+    match format {
+        Format::Json => Opcode::Text,
+        Format::MessagePack => Opcode::Binary,
     }
 }

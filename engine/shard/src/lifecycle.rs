@@ -121,6 +121,7 @@ impl Core {
             ip,
             channel: channel.as_deref(),
             is_time_iso: upgrade.is_time_iso,
+            format: upgrade.format,
         };
         let now = self.hub_now();
         self.hub.open(now, key, open, &mut self.fx);

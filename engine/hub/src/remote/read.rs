@@ -6,7 +6,8 @@ use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::Seams;
 
 use crate::effect::ConnKey;
-use crate::remote::{Epoch, FromHome, Malformed, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+use crate::format::{Format, Formats, PerFormat};
+use crate::remote::{Epoch, Form, FromHome, Malformed, PRIORITY_NONE, Published, Receipt, ToHome, Written};
 
 impl<'a> ToHome<'a> {
     /// Reads a record.
@@ -16,21 +17,28 @@ impl<'a> ToHome<'a> {
     pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
         let mut it = Input(record);
         let record = match it.byte()? {
-            1 => Self::Subscribe { conn: it.key()?, serial: it.u32()?, channel: it.text()?, id: it.id()? },
+            1 => Self::Subscribe {
+                conn: it.key()?,
+                serial: it.u32()?,
+                channel: it.text()?,
+                id: it.id()?,
+                format: it.format()?,
+            },
             2 => Self::SubscribePattern {
                 conn: it.key()?,
                 serial: it.u32()?,
                 prefix: it.text()?,
                 id: it.id()?,
+                format: it.format()?,
             },
-            3 => Self::Leave { channel: it.text()? },
-            4 => Self::LeavePattern { prefix: it.text()? },
+            3 => Self::Leave { channel: it.text()?, formats: it.formats()? },
+            4 => Self::LeavePattern { prefix: it.text()?, formats: it.formats()? },
             5 => Self::Publish(it.published()?),
             6 => Self::Direct(it.published()?),
             7 => Self::AdmitIp { conn: it.key()?, ip: it.address()? },
             8 => Self::ReleaseIp { ip: it.address()? },
-            9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()? },
-            10 => Self::ReleaseParticipant { participant: it.text()? },
+            9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()?, format: it.format()? },
+            10 => Self::ReleaseParticipant { participant: it.text()?, format: it.format()? },
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -67,6 +75,7 @@ impl<'a> FromHome<'a> {
             8 => Self::ParticipantAdmitted {
                 conn: it.key()?,
                 participant: it.text()?,
+                format: it.format()?,
                 is_admitted: it.flag()?,
             },
             _ => return Err(Malformed),
@@ -103,6 +112,22 @@ impl<'a> Input<'a> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Some, never none: what nobody wants is not recorded.
+    fn formats(&mut self) -> Result<Formats, Malformed> {
+        match self.byte()? {
+            bits @ 1..=3 => Ok(Formats { json: bits & 1 != 0, msgpack: bits & 2 != 0 }),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn format(&mut self) -> Result<Format, Malformed> {
+        match self.formats()? {
+            Formats { json: true, msgpack: false } => Ok(Format::Json),
+            Formats { json: false, msgpack: true } => Ok(Format::MessagePack),
             _ => Err(Malformed),
         }
     }
@@ -180,6 +205,7 @@ impl<'a> Input<'a> {
             slot: None,
             rule,
             event: has_event.then_some(event),
+            format: self.format()?,
             payload: self.bytes()?,
             publisher: self.text()?,
             priority: self.priority()?,
@@ -204,16 +230,10 @@ impl<'a> Input<'a> {
         let exclude = if self.flag()? { Some(self.key()?) } else { None };
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
         let reborn = if self.flag()? { Some((self.epoch()?, self.u64()?)) } else { None };
-        let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
         let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
-        let json = self.bytes()?;
-        // The seams are where the message is cut into variants: in order and inside of it.
-        let are_inside = seams.pattern <= seams.time.0
-            && seams.time.0 <= seams.time.1
-            && seams.time.1 as usize <= json.len();
-        if !are_inside {
-            return Err(Malformed);
-        }
+        let formats = self.formats()?;
+        let json = if formats.json { self.form()? } else { Form::NONE };
+        let msgpack = if formats.msgpack { self.form()? } else { Form::NONE };
         Ok(Written {
             target,
             hash,
@@ -223,9 +243,18 @@ impl<'a> Input<'a> {
             exclude,
             receipt,
             reborn,
-            seams,
             timestamp,
-            json,
+            forms: PerFormat { json, msgpack },
         })
+    }
+
+    fn form(&mut self) -> Result<Form<'a>, Malformed> {
+        let seams = Seams { pattern: self.u32()?, time: (self.u32()?, self.u32()?) };
+        let bytes = self.bytes()?;
+        // The seams are where the message is cut into variants: in order and inside of it.
+        let are_inside = seams.pattern <= seams.time.0
+            && seams.time.0 <= seams.time.1
+            && seams.time.1 as usize <= bytes.len();
+        if are_inside && !bytes.is_empty() { Ok(Form { bytes, seams }) } else { Err(Malformed) }
     }
 }

@@ -6,27 +6,32 @@ use corecast_protocol::envelope::command::RequestId;
 
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
+use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{Epoch, FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
 
 impl ToHome<'_> {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Subscribe { conn, serial, channel, id } => {
+            Self::Subscribe { conn, serial, channel, id, format } => {
                 out.push(1);
                 subscription(out, conn, serial, channel, id);
+                out.push(format_byte(format));
             }
-            Self::SubscribePattern { conn, serial, prefix, id } => {
+            Self::SubscribePattern { conn, serial, prefix, id, format } => {
                 out.push(2);
                 subscription(out, conn, serial, prefix, id);
+                out.push(format_byte(format));
             }
-            Self::Leave { channel } => {
+            Self::Leave { channel, formats } => {
                 out.push(3);
                 bytes(out, channel.as_bytes());
+                out.push(formats_byte(formats));
             }
-            Self::LeavePattern { prefix } => {
+            Self::LeavePattern { prefix, formats } => {
                 out.push(4);
                 bytes(out, prefix.as_bytes());
+                out.push(formats_byte(formats));
             }
             Self::Publish(it) => {
                 out.push(5);
@@ -45,14 +50,16 @@ impl ToHome<'_> {
                 out.push(8);
                 address(out, ip);
             }
-            Self::AdmitParticipant { conn, participant } => {
+            Self::AdmitParticipant { conn, participant, format } => {
                 out.push(9);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
+                out.push(format_byte(format));
             }
-            Self::ReleaseParticipant { participant } => {
+            Self::ReleaseParticipant { participant, format } => {
                 out.push(10);
                 bytes(out, participant.as_bytes());
+                out.push(format_byte(format));
             }
         }
     }
@@ -89,11 +96,11 @@ impl FromHome<'_> {
                 address(out, ip);
                 out.push(u8::from(is_admitted));
             }
-            Self::ParticipantAdmitted { conn, participant, is_admitted } => {
+            Self::ParticipantAdmitted { conn, participant, format, is_admitted } => {
                 out.push(8);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
-                out.push(u8::from(is_admitted));
+                out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
             }
         }
     }
@@ -104,6 +111,10 @@ impl Written<'_> {
     pub(crate) fn encode(&self, is_direct: bool, out: &mut Vec<u8>) {
         out.push(if is_direct { 4 } else { 3 });
         written(out, self);
+    }
+
+    fn wanted(&self) -> Formats {
+        Formats { json: !self.forms.json.is_empty(), msgpack: !self.forms.msgpack.is_empty() }
     }
 }
 
@@ -146,6 +157,15 @@ fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
     }
 }
 
+/// One bit each, so that several make a byte of their own.
+fn format_byte(format: Format) -> u8 {
+    formats_byte(Formats::only(format))
+}
+
+fn formats_byte(formats: Formats) -> u8 {
+    u8::from(formats.json) | u8::from(formats.msgpack) << 1
+}
+
 fn address(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
@@ -174,6 +194,7 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
     out.extend_from_slice(&it.rule.to_le_bytes());
     out.push(u8::from(it.event.is_some()));
     bytes(out, it.event.unwrap_or_default().as_bytes());
+    out.push(format_byte(it.format));
     bytes(out, it.payload);
     bytes(out, it.publisher.as_bytes());
     out.push(it.priority.map_or(PRIORITY_NONE, |priority| priority as u8));
@@ -202,13 +223,20 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     if let Some((epoch, offset)) = it.reborn {
         position(out, epoch, offset);
     }
-    for seam in [it.seams.pattern, it.seams.time.0, it.seams.time.1] {
-        out.extend_from_slice(&seam.to_le_bytes());
-    }
     u64s(out, &[it.hash, it.conflate, it.timestamp]);
-    bytes(out, it.json);
-    if canary::strikes(Canary::RecordCorrupted) {
-        let start = out.len() - it.json.len();
-        canary::change_payload(&mut out[start..]);
+    out.push(formats_byte(it.wanted()));
+    for format in FORMATS {
+        let form = it.forms.of(format);
+        if form.is_empty() {
+            continue;
+        }
+        for seam in [form.seams.pattern, form.seams.time.0, form.seams.time.1] {
+            out.extend_from_slice(&seam.to_le_bytes());
+        }
+        bytes(out, form.bytes);
+        if format == Format::Json && canary::strikes(Canary::RecordCorrupted) {
+            let start = out.len() - form.bytes.len();
+            canary::change_payload(&mut out[start..]);
+        }
     }
 }

@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Access, Class, ConnKey, Effect, Effects, Hub, HubConfig, HubLimits, Now, Open, Refusal};
+use corecast_hub::{
+    Access, Class, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
+};
 use corecast_protocol::envelope::{Scanner, parse};
 use serde_json::Value;
 
@@ -60,6 +62,7 @@ pub(crate) struct Net {
     rings: BTreeMap<(bool, u16, u16), VecDeque<Vec<u8>>>,
     pub(crate) seen: BTreeMap<Client, Vec<Seen>>,
     generations: BTreeMap<(u16, u32), u32>,
+    formats: BTreeMap<Client, Format>,
     fx: Effects,
     started: Instant,
     pub(crate) records: u64,
@@ -84,6 +87,7 @@ impl Net {
             rings: BTreeMap::new(),
             seen: BTreeMap::new(),
             generations: BTreeMap::new(),
+            formats: BTreeMap::new(),
             fx: Effects::default(),
             started: Instant::now(),
             records: 0,
@@ -101,6 +105,7 @@ impl Net {
         *generation += 1;
         let key = ConnKey { index: slot, generation: *generation };
         self.seen.insert((shard, key), Vec::new());
+        self.formats.insert((shard, key), open.format);
         let now = self.now();
         self.hubs[usize::from(shard)].open(now, key, open, &mut self.fx);
         self.carry_out(shard, Cause::Call);
@@ -203,15 +208,18 @@ impl Net {
         let mut delivers_to = vec![0; self.hubs.len()];
         for effect in &fx.list {
             match *effect {
-                Effect::Deliver { message, recipients, delivery } => {
-                    let value = json(fx.span(message));
+                Effect::Deliver { message, format, recipients, delivery } => {
+                    let value = self.read(format, fx.span(message));
                     for key in &fx.recipients[recipients.0 as usize..recipients.1 as usize] {
                         self.delivers.push(((shard, *key), delivery));
+                        self.is_of_format(shard, *key, format);
                         self.see(shard, *key, Seen::Message(value.clone()));
                     }
                 }
-                Effect::Reply { conn, message, .. } => {
-                    self.see(shard, conn, Seen::Message(json(fx.span(message))))
+                Effect::Reply { conn, message, format, .. } => {
+                    let value = self.read(format, fx.span(message));
+                    self.is_of_format(shard, conn, format);
+                    self.see(shard, conn, Seen::Message(value));
                 }
                 Effect::Forward { shards, class, record } => {
                     assert!(!shards.contains(shard) && !shards.is_empty(), "others only, and some");
@@ -241,6 +249,18 @@ impl Net {
         self.fx.clear();
     }
 
+    /// A message as whoever is sent this encoding reads it.
+    fn read(&self, format: Format, bytes: &[u8]) -> Value {
+        match format {
+            Format::Json => serde_json::from_slice(bytes).expect("what the hub writes is JSON"),
+            Format::MessagePack => unpacked(bytes),
+        }
+    }
+
+    fn is_of_format(&self, shard: u16, key: ConnKey, format: Format) {
+        assert_eq!(self.formats.get(&(shard, key)), Some(&format), "everybody is sent one encoding");
+    }
+
     fn see(&mut self, shard: u16, key: ConnKey, seen: Seen) {
         self.seen.get_mut(&(shard, key)).expect("only who is connected gets something").push(seen);
     }
@@ -268,6 +288,7 @@ pub(crate) fn development(as_name: &str) -> Open<'_> {
         ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         channel: None,
         is_time_iso: false,
+        format: Format::Json,
     }
 }
 
@@ -278,6 +299,7 @@ pub(crate) fn demo(as_name: Option<&str>) -> Open<'_> {
         ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         channel: None,
         is_time_iso: false,
+        format: Format::Json,
     }
 }
 
@@ -290,6 +312,49 @@ pub(crate) fn unlimited() -> HubLimits {
     }
 }
 
-fn json(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).expect("what the hub writes is JSON")
+/// What the hub writes in MessagePack, to be compared with JSON. Only what the tests publish: binary, for example,
+/// shows as an array of numbers.
+pub(crate) fn unpacked(mut bytes: &[u8]) -> Value {
+    let value = rmpv::decode::read_value(&mut bytes).expect("what the hub writes is MessagePack");
+    assert!(bytes.is_empty(), "and nothing follows it");
+    plain(value)
+}
+
+fn plain(value: rmpv::Value) -> Value {
+    let text = |it: rmpv::Value| it.as_str().expect("text").to_owned();
+    match value {
+        rmpv::Value::Nil => Value::Null,
+        rmpv::Value::Boolean(is) => is.into(),
+        rmpv::Value::Integer(it) => it.as_u64().map_or_else(|| it.as_i64().into(), Value::from),
+        rmpv::Value::F32(it) => it.into(),
+        rmpv::Value::F64(it) => it.into(),
+        rmpv::Value::String(_) => text(value).into(),
+        rmpv::Value::Binary(bytes) => bytes.into(),
+        rmpv::Value::Array(values) => values.into_iter().map(plain).collect(),
+        rmpv::Value::Map(members) => members.into_iter().map(|(key, it)| (text(key), plain(it))).collect(),
+        rmpv::Value::Ext(kind, _) => panic!("an extension of type {kind}"),
+    }
+}
+
+/// A client's message in MessagePack.
+pub(crate) fn packed(value: &Value) -> Vec<u8> {
+    fn of(value: &Value) -> rmpv::Value {
+        match value {
+            Value::Null => rmpv::Value::Nil,
+            Value::Bool(is) => (*is).into(),
+            Value::Number(it) => match (it.as_u64(), it.as_i64()) {
+                (Some(it), _) => it.into(),
+                (_, Some(it)) => it.into(),
+                _ => it.as_f64().expect("a number").into(),
+            },
+            Value::String(text) => text.as_str().into(),
+            Value::Array(values) => rmpv::Value::Array(values.iter().map(of).collect()),
+            Value::Object(members) => {
+                rmpv::Value::Map(members.iter().map(|(key, it)| (key.as_str().into(), of(it))).collect())
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &of(value)).expect("memory takes it");
+    bytes
 }
