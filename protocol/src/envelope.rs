@@ -2,16 +2,26 @@
 
 pub mod command;
 pub mod event;
+mod fields;
 mod format;
 mod json;
 mod key;
+mod msgpack;
 pub mod name;
 mod pack;
+mod parse;
 mod scan;
+mod sink;
 mod special;
 mod text;
 mod time;
+mod transcode;
+mod unpack;
+mod value;
 
 pub use format::Format;
-pub use json::{BATCH_MESSAGES_MAX, Rejection, Scanner, batch_messages, parse};
+pub use parse::{
+    BATCH_MESSAGES_MAX, Rejection, Scanner, batch_messages, batch_messages_msgpack, parse, parse_msgpack,
+};
 pub use scan::DEPTH_MAX;
+pub use transcode::{transcode, transcoded_len};

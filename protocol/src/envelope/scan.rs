@@ -4,50 +4,10 @@
 //! The input is known to be valid UTF-8.
 
 use crate::envelope::special::skip_plain;
+use crate::envelope::value::{Fault, Kind, Problem, Value};
 
 /// Nested arrays and objects at most, whatever is configured: the bits of [`Cursor`]'s stack.
 pub const DEPTH_MAX: usize = 128;
-
-/// Where and why the text is not JSON, or nested too deep.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Fault {
-    pub(crate) at: usize,
-    pub(crate) what: Problem,
-}
-
-/// What was found or missed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Problem {
-    /// What would have been right here.
-    Expected(&'static str),
-    /// JSON, but no object.
-    NoObject,
-    /// Nested deeper than allowed.
-    TooDeep,
-}
-
-/// The type of a value; as wide as a position, so that a value has no gaps that are carried along.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub(crate) enum Kind {
-    Object,
-    Array,
-    Text,
-    /// A string that holds escapes.
-    EscapedText,
-    Number,
-    True,
-    False,
-    Null,
-}
-
-/// A validated value's place in the text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Value {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) kind: Kind,
-}
 
 /// A string's contents as they came, and whether there are escapes in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,7 +105,7 @@ impl<'a> Cursor<'a> {
 
     /// A string with what is in it.
     #[inline(always)]
-    fn string(&mut self) -> Result<Contents<'a>, Fault> {
+    pub(crate) fn string(&mut self) -> Result<Contents<'a>, Fault> {
         if !self.take(b'"') {
             return self.fault("a string");
         }
@@ -217,7 +177,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A number or a word.
-    fn literal(self) -> Result<(Self, Kind), Fault> {
+    pub(crate) fn literal(self) -> Result<(Self, Kind), Fault> {
         match self.rest {
             [b'-' | b'0'..=b'9', ..] => Ok((self.number()?, Kind::Number)),
             [b't', ..] => Ok((self.word("true")?, Kind::True)),

@@ -2,29 +2,34 @@
 
 use std::borrow::Cow;
 
+use crate::envelope::sink::Sink;
 use crate::envelope::special::{are_plain, is_special};
 
 /// The text of a validated string's contents. Lone surrogates become U+FFFD: a name is compared by its bytes and
 /// those have none.
 pub(crate) fn unescape(contents: &str) -> Cow<'_, str> {
-    let Some(first) = memchr::memchr(b'\\', contents.as_bytes()) else { return Cow::Borrowed(contents) };
-    let mut out = String::with_capacity(contents.len());
-    let mut rest = contents;
-    let mut next = first;
-    loop {
-        out.push_str(&rest[..next]);
-        rest = unescape_one(&rest[next..], &mut out);
-        match memchr::memchr(b'\\', rest.as_bytes()) {
-            Some(at) => next = at,
-            None => break,
-        }
+    if memchr::memchr(b'\\', contents.as_bytes()).is_none() {
+        return Cow::Borrowed(contents);
     }
-    out.push_str(rest);
+    let mut out = String::with_capacity(contents.len());
+    pieces(contents, |piece| out.push_str(piece));
     Cow::Owned(out)
 }
 
+/// The same, piece by piece.
+pub(crate) fn pieces(contents: &str, mut take: impl FnMut(&str)) {
+    let mut rest = contents;
+    while let Some(next) = memchr::memchr(b'\\', rest.as_bytes()) {
+        take(&rest[..next]);
+        let char;
+        (char, rest) = unescape_one(&rest[next..]);
+        take(char.encode_utf8(&mut [0; 4]));
+    }
+    take(rest);
+}
+
 /// Takes one escape, or two that form a surrogate pair, from the front of `rest`.
-fn unescape_one<'a>(rest: &'a str, out: &mut String) -> &'a str {
+fn unescape_one(rest: &str) -> (char, &str) {
     let plain = match rest.as_bytes().get(1) {
         Some(b'b') => '\u{8}',
         Some(b'f') => '\u{c}',
@@ -38,18 +43,15 @@ fn unescape_one<'a>(rest: &'a str, out: &mut String) -> &'a str {
                 let low = unit(rest);
                 if (0xdc00..0xe000).contains(&low) {
                     let point = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-                    out.push(char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER));
-                    return &rest[6..];
+                    return (char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER), &rest[6..]);
                 }
             }
-            out.push(char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER));
-            return rest;
+            return (char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER), rest);
         }
         Some(other) => char::from(*other),
-        None => return "",
+        None => char::REPLACEMENT_CHARACTER,
     };
-    out.push(plain);
-    &rest[2..]
+    (plain, rest.get(2..).unwrap_or_default())
 }
 
 /// The code unit of an escape `\uXXXX` at the front.
@@ -59,36 +61,36 @@ fn unit(escape: &str) -> u32 {
 
 /// Appends `text` as the contents of a JSON string.
 #[inline(always)]
-pub(crate) fn escape(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn escape(text: &str, out: &mut impl Sink) {
     if are_plain(text.as_bytes()) {
-        out.extend_from_slice(text.as_bytes());
+        out.put(text.as_bytes());
     } else {
         escape_each(text.as_bytes(), out);
     }
 }
 
 #[cold]
-fn escape_each(bytes: &[u8], out: &mut Vec<u8>) {
+fn escape_each(bytes: &[u8], out: &mut impl Sink) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| is_special(*byte)) {
-        out.extend_from_slice(&rest[..at]);
+        out.put(&rest[..at]);
         match rest[at] {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            8 => out.extend_from_slice(b"\\b"),
-            12 => out.extend_from_slice(b"\\f"),
+            b'"' => out.put(b"\\\""),
+            b'\\' => out.put(b"\\\\"),
+            b'\n' => out.put(b"\\n"),
+            b'\r' => out.put(b"\\r"),
+            b'\t' => out.put(b"\\t"),
+            8 => out.put(b"\\b"),
+            12 => out.put(b"\\f"),
             control => {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
                 let (high, low) = (HEX[usize::from(control >> 4)], HEX[usize::from(control & 15)]);
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+                out.put(&[b'\\', b'u', b'0', b'0', high, low]);
             }
         }
         rest = &rest[at + 1..];
     }
-    out.extend_from_slice(rest);
+    out.put(rest);
 }
 
 #[cfg(test)]
