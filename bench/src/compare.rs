@@ -4,18 +4,20 @@
 mod ratio;
 
 use std::fmt;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::hiccup::{self, Hiccups};
+use crate::machine::Machine;
 use crate::progress;
-use crate::report::{RunResult, write_json};
+use crate::report::RunResult;
 use crate::scenario::Scenario;
 use crate::server::is_bundled;
 
-use ratio::{MEASURES, Ratio, middle, ratio};
+use ratio::{MEASURES, middle, ratio};
+
+pub(crate) use ratio::{Ratio, interval, median};
 
 /// One of the servers, and how the first compares with it.
 #[derive(Debug, serde::Serialize)]
@@ -38,6 +40,7 @@ pub(crate) struct Comparison {
     pub(crate) failures: Vec<String>,
     /// What to keep in mind.
     pub(crate) caveats: Vec<String>,
+    pub(crate) machine: Machine,
     pub(crate) hiccups_before: Hiccups,
     pub(crate) hiccups_after: Hiccups,
     pub(crate) contenders: Vec<Contender>,
@@ -46,13 +49,8 @@ pub(crate) struct Comparison {
 /// Servers whose messages differ by more are not compared: half a byte is what rounding may do.
 const BYTES_APART_MAX: f64 = 0.5;
 
-/// Runs the rounds and prints the ratios; whether they are to be believed.
-pub(crate) fn run(
-    scenario: &Scenario,
-    servers: Vec<String>,
-    rounds: usize,
-    json: Option<&Path>,
-) -> Result<bool> {
+/// Runs the rounds, a line for each run.
+pub(crate) fn run(scenario: &Scenario, servers: Vec<String>, rounds: usize) -> Result<Comparison> {
     if servers.len() > 26 {
         bail!("at most 26 servers are compared: there are no more letters");
     }
@@ -71,19 +69,24 @@ pub(crate) fn run(
                 MEASURES.iter().filter_map(|measure| ratio(measure, &first.runs, &other.runs)).collect();
         }
     }
-    let it = Comparison {
+    Ok(Comparison {
         scenario: scenario.name,
         rounds,
         seconds,
         failures,
         caveats,
+        machine: Machine::here(),
         hiccups_before,
         hiccups_after: hiccup::measure(1),
         contenders,
-    };
-    print!("{it}");
-    write_json(json, &it)?;
-    Ok(it.failures.is_empty())
+    })
+}
+
+impl Comparison {
+    /// Whether nothing forbids it.
+    pub(crate) fn is_believable(&self) -> bool {
+        self.failures.is_empty()
+    }
 }
 
 fn play(scenario: &Scenario, contenders: &mut [Contender], rounds: usize) -> Result<()> {

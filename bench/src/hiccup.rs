@@ -15,6 +15,13 @@ struct Hiccup {
     worst_us: u64,
 }
 
+impl Hiccups {
+    /// Each core's number, share of late windows and longest gap in us.
+    pub(crate) fn cores(&self) -> impl Iterator<Item = (usize, f64, u64)> {
+        self.0.iter().map(|it| (it.core, it.late_share, it.worst_us))
+    }
+}
+
 impl fmt::Display for Hiccups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Hiccup { core, late_share, worst_us } in &self.0 {

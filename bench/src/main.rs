@@ -8,7 +8,9 @@ mod compare;
 mod cpu;
 mod hiccup;
 mod json_cost;
+mod machine;
 mod memory;
+mod page;
 mod progress;
 mod reference;
 mod report;
@@ -21,6 +23,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
+use machine::Machine;
+use page::Pictures;
+use report::Measured;
 use scenario::{Overrides, Scenario};
 
 /// Load generator and comparison runs of Corecast.
@@ -47,6 +52,8 @@ enum Command {
         /// Write the result as JSON
         #[arg(long)]
         json: Option<PathBuf>,
+        #[command(flatten)]
+        pictures: Pictures,
     },
     /// Every scenario, tiny: fails on any loss, duplicate or disorder
     Smoke,
@@ -66,6 +73,8 @@ enum Command {
         overrides: Overrides,
         #[arg(long)]
         json: Option<PathBuf>,
+        #[command(flatten)]
+        pictures: Pictures,
     },
     /// Run a reference server: floor, raw, tungstenite or tungstenite-tuned
     Reference {
@@ -87,14 +96,6 @@ enum Command {
     },
 }
 
-/// A run, and what the machine did by itself before and after.
-#[derive(Debug, serde::Serialize)]
-struct Measured {
-    hiccups_before: hiccup::Hiccups,
-    result: report::RunResult,
-    hiccups_after: hiccup::Hiccups,
-}
-
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -109,10 +110,10 @@ fn main() -> ExitCode {
 /// Whether everything that was promised arrived.
 fn run(command: Command) -> Result<bool> {
     match command {
-        Command::Run { scenario, server, overrides, json } if scenario == "json-cost" => {
-            if server.is_some() || overrides != Overrides::default() {
+        Command::Run { scenario, server, overrides, json, pictures } if scenario == "json-cost" => {
+            if server.is_some() || overrides != Overrides::default() || pictures != Pictures::default() {
                 bail!(
-                    "json-cost counts instructions in this very program: it takes no --server and no numbers"
+                    "json-cost counts instructions in this very program: it takes no --server, no numbers and no pictures"
                 );
             }
             json_cost::run(json.as_deref())
@@ -120,22 +121,28 @@ fn run(command: Command) -> Result<bool> {
         Command::JsonCostWork { recipients, publishes } => {
             json_cost::work(recipients, publishes).map(|()| true)
         }
-        Command::Run { scenario, server, overrides, json } => {
+        Command::Run { scenario, server, overrides, json, pictures } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides)?;
             let server = server.unwrap_or_else(|| "corecast".to_owned());
             let hiccups_before = hiccup::measure(1);
             let result = scenario.run(&server)?;
-            let it = Measured { hiccups_before, result, hiccups_after: hiccup::measure(1) };
+            let hiccups_after = hiccup::measure(1);
+            let it = Measured { machine: Machine::here(), hiccups_before, result, hiccups_after };
             print!("{}", it.result.text());
             println!("hiccups before: {}\nhiccups after:  {}", it.hiccups_before, it.hiccups_after);
             report::write_json(json.as_deref(), &it)?;
+            pictures.of_run(&it)?;
             Ok(it.result.is_clean())
         }
         Command::Smoke => scenario::smoke(),
-        Command::Compare { scenario, a, b, pairs, overrides, json } => {
+        Command::Compare { scenario, a, b, pairs, overrides, json, pictures } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides)?;
             let servers = std::iter::once(a).chain(b).collect();
-            compare::run(&scenario, servers, pairs as usize, json.as_deref())
+            let it = compare::run(&scenario, servers, pairs as usize)?;
+            print!("{it}");
+            report::write_json(json.as_deref(), &it)?;
+            pictures.of_comparison(&it)?;
+            Ok(it.is_believable())
         }
         Command::Reference { kind, port, cpu } => reference::run(&kind, port, cpu).map(|()| true),
         Command::Hiccup { seconds, json } => {

@@ -8,7 +8,18 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
 use crate::audit::Audit;
+use crate::hiccup::Hiccups;
+use crate::machine::Machine;
 use crate::memory::Memory;
+
+/// A run, where it ran, and what the machine did by itself before and after.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Measured {
+    pub(crate) machine: Machine,
+    pub(crate) hiccups_before: Hiccups,
+    pub(crate) result: RunResult,
+    pub(crate) hiccups_after: Hiccups,
+}
 
 /// One run's result.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -24,6 +35,8 @@ pub(crate) struct RunResult {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
+    /// Percentiles and their latencies in us, ten for each further nine.
+    pub(crate) latency_curve: Vec<(f64, f64)>,
     /// Of those that came in the measured window.
     pub(crate) deliveries_per_second: f64,
     /// Deliveries in the measured window, over which processor times are told.
@@ -95,6 +108,10 @@ impl RunResult {
         let at = |quantile: f64| latency_ns.value_at_quantile(quantile) as f64 / 1e3;
         (self.p50_us, self.p95_us, self.p99_us, self.p999_us) = (at(0.5), at(0.95), at(0.99), at(0.999));
         self.max_us = latency_ns.max() as f64 / 1e3;
+        let parts = (0..).map(|step| 10f64.powf(-f64::from(step) / 10.0));
+        // A percentile that fewer messages than one lie beyond would only repeat the last.
+        let told = parts.take_while(|part| part * latency_ns.len() as f64 >= 1.0);
+        self.latency_curve = told.map(|part| (100.0 * (1.0 - part), at(1.0 - part))).collect();
     }
 
     /// Decides whether publishing and reading was what limited this run.
