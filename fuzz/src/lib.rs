@@ -8,9 +8,13 @@ pub mod envelope;
 pub mod frames;
 pub mod handshake;
 pub mod hub;
+pub mod msgpack;
+pub mod transcode;
 
 #[path = "../../engine/hub/tests/harness/mod.rs"]
 mod harness;
+#[path = "../../protocol/tests/msgpack/mod.rs"]
+mod msgpack_twin;
 #[path = "../../protocol/tests/twin/mod.rs"]
 #[allow(dead_code, reason = "the tests of the protocol use more of it")]
 mod twin;

@@ -14,6 +14,11 @@ const LISTS: &[(&str, &str, &str, &str)] = &[
     ("frames", "reading", "bytes", "frames"),
     ("commands", "cases", "text", "envelope"),
     ("utf8", "cases", "bytes", "envelope"),
+    ("msgpack", "commands", "bytes", "msgpack"),
+    ("transcode", "both", "msgpack", "transcode"),
+    ("transcode", "to_json", "msgpack", "transcode"),
+    ("transcode", "both", "json", "transcode"),
+    ("transcode", "to_msgpack", "json", "transcode"),
     // Bytes are decisions for these two: some variety to begin with is all that they need.
     ("frames", "reading", "bytes", "assembly"),
     ("commands", "cases", "text", "hub"),

@@ -99,7 +99,7 @@ impl<'a> Members<'a> {
 }
 
 /// How deep arrays and objects are nested at most, up to where the text ends.
-fn depth(text: &str) -> usize {
+pub(crate) fn depth(text: &str) -> usize {
     let (mut open, mut most, mut in_string, mut is_escaped) = (0usize, 0, false, false);
     for byte in text.bytes() {
         match byte {

@@ -1,9 +1,11 @@
 //! `commands.json`: messages from clients, and the commands that they are or the errors that answer them.
 
+use std::ops::Range;
+
 use corecast_protocol::envelope::command::{
-    Call, Channels, Command, Position, Priority, Publish, RequestId, Subscribe, Target,
+    Call, Channels, Command, Position, Priority, Publish, Request, RequestId, Subscribe, Target,
 };
-use corecast_protocol::envelope::{Scanner, batch_messages, parse};
+use corecast_protocol::envelope::{Rejection, Scanner, batch_messages, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,15 +30,49 @@ impl Case for Message {
     fn check(&self) -> Result<(), String> {
         let text = self.text.read_text()?;
         let mut scanner = Scanner::new(self.depth.unwrap_or(64));
-        match (parse(&text, &mut scanner), &self.command, &self.error) {
+        let expected = Expected {
+            command: self.command.as_ref(),
+            error: self.error.as_deref(),
+            id: self.id.as_deref(),
+            mentions: self.mentions.as_deref(),
+        };
+        let parts = Parts {
+            span: |span| String::from_utf8_lossy(span).into_owned(),
+            messages: &|range| batch_messages(&text[range]).map(str::to_owned).collect(),
+        };
+        expected.check(parse(&text, &mut scanner), &parts)
+    }
+}
+
+/// What a case says must come out.
+pub(crate) struct Expected<'a> {
+    pub(crate) command: Option<&'a Value>,
+    pub(crate) error: Option<&'a str>,
+    pub(crate) id: Option<&'a str>,
+    pub(crate) mentions: Option<&'a str>,
+}
+
+/// How the parts of a message are written down that are passed on as they came.
+pub(crate) struct Parts<'a> {
+    pub(crate) span: fn(&[u8]) -> String,
+    pub(crate) messages: &'a dyn Fn(Range<usize>) -> Vec<String>,
+}
+
+impl Expected<'_> {
+    pub(crate) fn check(
+        &self,
+        parsed: Result<Request<'_>, Rejection>,
+        parts: &Parts<'_>,
+    ) -> Result<(), String> {
+        match (parsed, self.command, self.error) {
             (Ok(request), Some(expected), None) => {
-                same("id", request.id.map(id_text), self.id.clone())?;
-                same("command", &neutral(&request.command, &text), expected)
+                same("id", request.id.map(id_text).as_deref(), self.id)?;
+                same("command", &neutral(&request.command, parts), expected)
             }
             (Err(rejection), None, Some(expected)) => {
                 same("error", rejection.code.as_str(), expected)?;
-                same("id", rejection.id.as_ref().map(|id| id_text(id.as_id())), self.id.clone())?;
-                let mentioned = self.mentions.as_deref().unwrap_or_default();
+                same("id", rejection.id.as_ref().map(|id| id_text(id.as_id())).as_deref(), self.id)?;
+                let mentioned = self.mentions.unwrap_or_default();
                 let message = &rejection.message;
                 same(&format!("{mentioned:?} in {message:?}"), message.contains(mentioned), true)
             }
@@ -55,8 +91,8 @@ fn id_text(id: RequestId<'_>) -> String {
 }
 
 /// The command as the README describes it.
-fn neutral(command: &Command<'_>, text: &str) -> Value {
-    let span = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+fn neutral(command: &Command<'_>, parts: &Parts<'_>) -> Value {
+    let span = parts.span;
     match command {
         Command::Authenticate { token } => json!({"type": "authenticate", "token": token}),
         Command::Refresh { token } => json!({"type": "refresh", "token": token}),
@@ -67,7 +103,7 @@ fn neutral(command: &Command<'_>, text: &str) -> Value {
         }
         Command::Subscribe(subscribe) => neutral_subscribe(subscribe),
         Command::Unsubscribe { channels } => json!({"type": "unsubscribe", "channels": channels.as_slice()}),
-        Command::Publish(publish) => neutral_publish(publish),
+        Command::Publish(publish) => neutral_publish(publish, parts),
         Command::Ack { channel, position: Position { epoch, offset } } => {
             json!({"type": "ack", "channel": channel, "epoch": epoch, "offset": offset})
         }
@@ -75,7 +111,7 @@ fn neutral(command: &Command<'_>, text: &str) -> Value {
         Command::Pong => json!({"type": "pong"}),
         Command::Cancel => json!({"type": "cancel"}),
         Command::Batch { messages } => {
-            let messages: Vec<&str> = batch_messages(&text[messages.clone()]).collect();
+            let messages = (parts.messages)(messages.clone());
             let mut value = json!({"type": "batch", "count": messages.len()});
             if messages.len() <= 4 {
                 value["messages"] = json!(messages);
@@ -108,14 +144,14 @@ fn neutral_subscribe(it: &Subscribe<'_>) -> Value {
     value
 }
 
-fn neutral_publish(it: &Publish<'_>) -> Value {
+fn neutral_publish(it: &Publish<'_>, parts: &Parts<'_>) -> Value {
     let priority = it.priority.map(|priority| match priority {
         Priority::Low => "low",
         Priority::Normal => "normal",
         Priority::High => "high",
         Priority::Critical => "critical",
     });
-    let mut value = json!({"type": "publish", "payload": String::from_utf8_lossy(it.payload.bytes())});
+    let mut value = json!({"type": "publish", "payload": (parts.span)(it.payload.bytes())});
     match &it.target {
         Target::Channel(channel) => value["channel"] = json!(channel),
         Target::Participants(Channels::One(one)) => value["to"] = json!([one]),

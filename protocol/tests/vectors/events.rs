@@ -1,12 +1,12 @@
 //! `events.json`: what the hub sends, as it is written, and its variants.
 
 use corecast_protocol::ErrorCode;
-use corecast_protocol::envelope::Format;
 use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::{self, Established, Message};
+use corecast_protocol::envelope::{Format, transcode};
 use serde::Deserialize;
 
-use crate::runner::{Case, same, section_tests};
+use crate::runner::{Case, hex, same, section_tests};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +17,10 @@ pub(crate) struct Event {
     json_iso: Option<String>,
     json_pattern: Option<String>,
     json_pattern_iso: Option<String>,
+    msgpack: String,
+    msgpack_iso: Option<String>,
+    msgpack_pattern: Option<String>,
+    msgpack_pattern_iso: Option<String>,
 }
 
 /// The fields of all events; each case names those of its own.
@@ -71,7 +75,7 @@ impl Given {
         self.epoch.as_deref().unwrap_or_default().as_bytes()
     }
 
-    fn message(&self) -> Result<Message<'_>, String> {
+    fn message<'a>(&'a self, payload: &'a [u8]) -> Result<Message<'a>, String> {
         let priority = match self.priority.as_deref() {
             None => None,
             Some("low") => Some(Priority::Low),
@@ -83,7 +87,7 @@ impl Given {
         Ok(Message {
             channel: self.channel(),
             event: self.event_name.as_deref(),
-            payload: self.payload.as_bytes(),
+            payload,
             publisher: self.publisher.as_deref(),
             epoch: self.epoch(),
             offset: self.offset,
@@ -108,22 +112,20 @@ impl Given {
 }
 
 impl Event {
-    fn write(&self, is_time_iso: bool) -> Result<Vec<u8>, String> {
+    fn write(&self, format: Format, is_time_iso: bool) -> Result<Vec<u8>, String> {
         let (it, id) = (&self.given, self.given.id()?);
         let mut out = Vec::new();
         match self.event.as_str() {
-            "connection_established" => {
-                event::connection_established(&mut out, Format::Json, &it.established())
-            }
+            "connection_established" => event::connection_established(&mut out, format, &it.established()),
             "subscribed" => {
                 let position = it.epoch.as_deref().map(|epoch| (epoch.as_bytes(), it.offset));
-                event::subscribed(&mut out, Format::Json, id, it.channel(), position);
+                event::subscribed(&mut out, format, id, it.channel(), position);
             }
             "unsubscribed" => {
                 let why = it.code.is_some().then(|| it.code()).transpose()?;
                 event::unsubscribed(
                     &mut out,
-                    Format::Json,
+                    format,
                     id,
                     it.channel(),
                     why.map(|code| (code, it.reason.as_str())),
@@ -131,48 +133,92 @@ impl Event {
             }
             "error" | "request_error" => event::error(
                 &mut out,
-                Format::Json,
+                format,
                 id,
                 it.channel.as_deref(),
                 it.code()?,
                 &it.reason,
-                it.details.as_deref().map(str::as_bytes),
+                it.details.as_deref().map(|details| in_format(format, details)).as_deref(),
             ),
             "published" => {
-                event::published(&mut out, Format::Json, id.ok_or("an id is needed")?, it.epoch(), it.offset)
+                event::published(&mut out, format, id.ok_or("an id is needed")?, it.epoch(), it.offset)
             }
-            "response" => event::response(&mut out, Format::Json, id, it.result.as_bytes()),
-            "response_error" => event::response_error(&mut out, Format::Json, id, it.code()?, &it.reason),
-            "ping" => event::ping(&mut out, Format::Json, it.timestamp, is_time_iso),
-            "pong" => event::pong(&mut out, Format::Json, id, it.timestamp, is_time_iso),
-            "reconnect" => event::reconnect(&mut out, Format::Json, &it.reason, it.after_ms),
+            "response" => event::response(&mut out, format, id, &in_format(format, &it.result)),
+            "response_error" => event::response_error(&mut out, format, id, it.code()?, &it.reason),
+            "ping" => event::ping(&mut out, format, it.timestamp, is_time_iso),
+            "pong" => event::pong(&mut out, format, id, it.timestamp, is_time_iso),
+            "reconnect" => event::reconnect(&mut out, format, &it.reason, it.after_ms),
             other => return Err(format!("no event {other}")),
         }
         Ok(out)
     }
 
+    /// What is written without a variant, with its times as ISO 8601, for a pattern, and both.
+    fn expected(&self, format: Format) -> [Option<&str>; 4] {
+        match format {
+            Format::Json => [
+                Some(&self.json),
+                self.json_iso.as_deref(),
+                self.json_pattern.as_deref(),
+                self.json_pattern_iso.as_deref(),
+            ],
+            Format::MessagePack => [
+                Some(&self.msgpack),
+                self.msgpack_iso.as_deref(),
+                self.msgpack_pattern.as_deref(),
+                self.msgpack_pattern_iso.as_deref(),
+            ],
+        }
+    }
+
     /// A message, written behind other bytes, as it is in a buffer of many; its variants are spliced from it.
-    fn check_message(&self) -> Result<(), String> {
+    fn check_message(&self, format: Format) -> Result<(), String> {
+        let [plain, plain_iso, for_pattern, for_pattern_iso] = self.expected(format);
         let mut out = b"before".to_vec();
-        let seams = event::message(&mut out, Format::Json, &self.given.message()?);
-        let plain = out.split_off("before".len());
-        is_written("json", &plain, Some(&self.json))?;
+        let payload = in_format(format, &self.given.payload);
+        let seams = event::message(&mut out, format, &self.given.message(&payload)?);
+        let written = out.split_off("before".len());
+        is_written(format, "plain", &written, plain)?;
         let variant = |pattern: Option<&str>, iso_timestamp: Option<u64>| {
-            let mut out = Vec::new();
-            event::variant(&mut out, Format::Json, &plain, seams, pattern, iso_timestamp);
-            out
+            let mut out = b"before".to_vec();
+            event::variant(&mut out, format, &written, seams, pattern, iso_timestamp);
+            out.split_off("before".len())
         };
         let (pattern, iso) = (self.given.pattern.as_deref(), Some(self.given.timestamp));
-        is_written("json", &variant(None, None), Some(&self.json))?;
-        is_written("json_iso", &variant(None, iso), self.json_iso.as_ref())?;
-        is_written("json_pattern", &variant(pattern, None), self.json_pattern.as_ref())?;
-        is_written("json_pattern_iso", &variant(pattern, iso), self.json_pattern_iso.as_ref())
+        is_written(format, "spliced", &variant(None, None), plain)?;
+        is_written(format, "iso", &variant(None, iso), plain_iso)?;
+        is_written(format, "pattern", &variant(pattern, None), for_pattern)?;
+        is_written(format, "pattern_iso", &variant(pattern, iso), for_pattern_iso)
+    }
+
+    fn check_in(&self, format: Format) -> Result<(), String> {
+        if self.event == "message" {
+            return self.check_message(format);
+        }
+        let [plain, iso, for_pattern, for_pattern_iso] = self.expected(format);
+        is_written(format, "plain", &self.write(format, false)?, plain)?;
+        is_written(format, "iso", &self.write(format, true)?, iso.or(plain))?;
+        same("variants for patterns", (for_pattern, for_pattern_iso), (None, None))
     }
 }
 
-fn is_written(what: &str, bytes: &[u8], expected: Option<&String>) -> Result<(), String> {
+/// A value that is given as JSON.
+fn in_format(format: Format, json: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    match format {
+        Format::Json => out.extend_from_slice(json.as_bytes()),
+        Format::MessagePack => transcode(Format::Json, json.as_bytes(), &mut out),
+    }
+    out
+}
+
+fn is_written(format: Format, what: &str, bytes: &[u8], expected: Option<&str>) -> Result<(), String> {
+    let what = format!("{format:?}, {what}");
+    if format == Format::MessagePack {
+        return same(&what, Some(hex(bytes).as_str()), expected);
+    }
     let text = std::str::from_utf8(bytes).map_err(|error| format!("{what}: {error}"))?;
-    same(what, Some(text), expected.map(String::as_str))?;
+    same(&what, Some(text), expected)?;
     // Raw, because an id that is echoed may hold lone surrogates.
     serde_json::from_str::<&serde_json::value::RawValue>(text)
         .map(|_| ())
@@ -182,16 +228,20 @@ fn is_written(what: &str, bytes: &[u8], expected: Option<&String>) -> Result<(),
 impl Case for Event {
     const FILE: &'static str = "events";
     const SECTION: &'static str = "cases";
-    const EXPECTATIONS: &'static [&'static str] = &["json", "json_iso", "json_pattern", "json_pattern_iso"];
+    const EXPECTATIONS: &'static [&'static str] = &[
+        "json",
+        "json_iso",
+        "json_pattern",
+        "json_pattern_iso",
+        "msgpack",
+        "msgpack_iso",
+        "msgpack_pattern",
+        "msgpack_pattern_iso",
+    ];
 
     fn check(&self) -> Result<(), String> {
-        if self.event == "message" {
-            return self.check_message();
-        }
-        is_written("json", &self.write(false)?, Some(&self.json))?;
-        let iso = self.json_iso.as_ref().unwrap_or(&self.json);
-        is_written("json_iso", &self.write(true)?, Some(iso))?;
-        same("variants for patterns", (&self.json_pattern, &self.json_pattern_iso), (&None, &None))
+        self.check_in(Format::Json)?;
+        self.check_in(Format::MessagePack)
     }
 }
 

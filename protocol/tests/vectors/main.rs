@@ -7,5 +7,7 @@ mod deflate;
 mod events;
 mod frames;
 mod handshake;
+mod msgpack;
 mod runner;
+mod transcode;
 mod utf8;

@@ -76,6 +76,11 @@ fn from_hex(hex: &str) -> Result<Vec<u8>, String> {
     digits.chunks(2).map(byte).collect()
 }
 
+/// Bytes as the vectors write them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `Err` with both, unless they are equal.
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Result<(), String> {
     if got == expected { Ok(()) } else { Err(format!("{what}: got {got:?}, expected {expected:?}")) }
@@ -222,7 +227,9 @@ pub(crate) use section_tests;
 /// A section that nobody runs would look like one that passes.
 #[test]
 fn every_section_of_every_file_is_run() {
-    use crate::{channels, close_codes, commands, deflate, events, frames, handshake, utf8};
+    use crate::{
+        channels, close_codes, commands, deflate, events, frames, handshake, msgpack, transcode, utf8,
+    };
     fn of<C: Case>() -> (String, String) {
         (C::FILE.to_owned(), C::SECTION.to_owned())
     }
@@ -243,6 +250,10 @@ fn every_section_of_every_file_is_run() {
         of::<frames::Closing>(),
         of::<handshake::Request>(),
         of::<handshake::Refusing>(),
+        of::<msgpack::Message>(),
+        of::<transcode::Both>(),
+        of::<transcode::ToJson>(),
+        of::<transcode::ToMsgpack>(),
         of::<utf8::Utf8>(),
     ]);
     let mut there = HashSet::new();

@@ -1,0 +1,6 @@
+//! Messages from a client in MessagePack.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| corecast_fuzz::msgpack::check(bytes));
