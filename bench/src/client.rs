@@ -2,11 +2,16 @@
 //!
 //! It knows nothing of servers and scenarios, only a port and what to do there.
 
+mod dialect;
 mod effort;
 mod inbox;
+mod message;
 mod open;
+mod unpack;
+mod wire;
 mod worker;
 
+pub(crate) use dialect::{Dialect, Encoding, Payload};
 pub(crate) use inbox::{Tally, histogram};
-pub(crate) use open::{await_pong, is_open, open};
+pub(crate) use open::{Opened, await_pong, is_open, open};
 pub(crate) use worker::{Job, Outcome, Worker};

@@ -13,7 +13,6 @@ use crate::machine::Machine;
 use crate::progress;
 use crate::report::RunResult;
 use crate::scenario::Scenario;
-use crate::server::is_bundled;
 
 use ratio::{MEASURES, middle, ratio};
 
@@ -62,7 +61,7 @@ pub(crate) fn run(scenario: &Scenario, servers: Vec<String>, rounds: usize) -> R
     let begin = Instant::now();
     play(scenario, &mut contenders, rounds)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let (failures, caveats) = verdict(&contenders);
+    let (failures, caveats) = verdict(scenario, &contenders);
     if let Some((first, others)) = contenders.split_first_mut() {
         for other in others {
             other.ratios =
@@ -160,7 +159,7 @@ impl fmt::Display for Comparison {
 }
 
 /// What forbids a comparison, and what to keep in mind.
-fn verdict(contenders: &[Contender]) -> (Vec<String>, Vec<String>) {
+fn verdict(scenario: &Scenario, contenders: &[Contender]) -> (Vec<String>, Vec<String>) {
     let (mut failures, mut caveats) = (Vec::new(), Vec::new());
     for Contender { letter, runs, .. } in contenders {
         let failed = runs.iter().filter(|it| !it.is_clean()).count();
@@ -181,8 +180,11 @@ fn verdict(contenders: &[Contender]) -> (Vec<String>, Vec<String>) {
         let [a, b] = [first, other].map(|it| middle(&it.runs, |it| it.bytes_per_delivery));
         if (a - b).abs() > BYTES_APART_MAX {
             let apart = format!("A sends {a:.1} bytes per delivery, {} {b:.1}", other.letter);
-            let is_same_protocol = is_bundled(&first.server) && is_bundled(&other.server);
-            if is_same_protocol { failures.push(apart) } else { caveats.push(apart) }
+            if scenario.is_same_protocol([&first.server, &other.server]) {
+                failures.push(apart)
+            } else {
+                caveats.push(apart)
+            }
         }
     }
     (failures, caveats)
@@ -197,6 +199,10 @@ mod tests {
         Contender { letter, server: server.to_owned(), ratios: Vec::new(), runs }
     }
 
+    fn judged(all: &[Contender]) -> (Vec<String>, Vec<String>) {
+        verdict(&Scenario::find("rooms-1k").expect("it is there"), all)
+    }
+
     fn three() -> Vec<Contender> {
         ["corecast", "corecast --driver epoll", "floor"]
             .into_iter()
@@ -208,9 +214,9 @@ mod tests {
     #[test]
     fn a_lossy_run_forbids_the_comparison() {
         let mut all = three();
-        assert_eq!(verdict(&all), (vec![], vec![]));
+        assert_eq!(judged(&all), (vec![], vec![]));
         all[2].runs[1].audit.lost = 1;
-        let (failures, _) = verdict(&all);
+        let (failures, _) = judged(&all);
         assert!(failures.len() == 1 && failures[0].contains("1 of 3 runs of C"), "{failures:?}");
     }
 
@@ -218,17 +224,21 @@ mod tests {
     fn servers_that_send_more_are_not_compared() {
         let mut all = three();
         all[1] = contender('B', "corecast --driver epoll", 206.0);
-        assert_eq!(verdict(&all).0, ["A sends 200.0 bytes per delivery, B 206.0"]);
+        assert_eq!(judged(&all).0, ["A sends 200.0 bytes per delivery, B 206.0"]);
         all[1] = contender('B', "hub {port}", 206.0);
-        let (failures, caveats) = verdict(&all);
+        let (failures, caveats) = judged(&all);
         assert_eq!((failures.len(), caveats.len()), (0, 1), "another protocol has other messages");
+        for words in ["corecast @msgpack", "corecast @deflate"] {
+            all[1] = contender('B', words, 106.0);
+            assert_eq!(judged(&all).0.len(), 0, "{words}");
+        }
     }
 
     #[test]
     fn a_client_that_limited_a_run_is_told() {
         let mut all = three();
         all[0].runs[0].is_client_bound = true;
-        let (failures, caveats) = verdict(&all);
+        let (failures, caveats) = judged(&all);
         assert!(failures.is_empty() && caveats[0].contains("1 of 3 runs of A"), "{caveats:?}");
     }
 

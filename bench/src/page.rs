@@ -69,25 +69,12 @@ impl Pictures {
 
     /// Of a comparison.
     pub(crate) fn of_comparison(&self, it: &Comparison) -> Result<()> {
-        let sides = it.contenders.iter().map(|it| Side {
-            letter: Some(it.letter),
-            server: &it.server,
-            runs: &it.runs,
-            ratios: &it.ratios,
-        });
-        let rounds = it.rounds;
-        self.write(&Report {
-            scenario: it.scenario,
-            about: format!(
-                "{} servers in {rounds} interleaved rounds; medians of the rounds.",
-                it.contenders.len()
-            ),
-            failures: it.failures.iter().map(String::as_str).collect(),
-            caveats: it.caveats.iter().map(String::as_str).collect(),
-            sides: sides.collect(),
-            hiccups: [&it.hiccups_before, &it.hiccups_after],
-            machine: &it.machine,
-        })
+        self.write(&Report::of_comparison(it))
+    }
+
+    /// A comparison's page, wherever it may be wanted.
+    pub(crate) fn page_of(it: &Comparison) -> String {
+        page(&Report::of_comparison(it))
     }
 
     fn write(&self, report: &Report<'_>) -> Result<()> {
@@ -102,6 +89,30 @@ impl Pictures {
             put(path, chart.file(CHART_STYLE))?;
         }
         Ok(())
+    }
+}
+
+impl<'a> Report<'a> {
+    fn of_comparison(it: &'a Comparison) -> Self {
+        let sides = it.contenders.iter().map(|it| Side {
+            letter: Some(it.letter),
+            server: &it.server,
+            runs: &it.runs,
+            ratios: &it.ratios,
+        });
+        let rounds = it.rounds;
+        Self {
+            scenario: it.scenario,
+            about: format!(
+                "{} servers in {rounds} interleaved rounds; medians of the rounds.",
+                it.contenders.len()
+            ),
+            failures: it.failures.iter().map(String::as_str).collect(),
+            caveats: it.caveats.iter().map(String::as_str).collect(),
+            sides: sides.collect(),
+            hiccups: [&it.hiccups_before, &it.hiccups_after],
+            machine: &it.machine,
+        }
     }
 }
 

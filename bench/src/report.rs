@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
 use crate::audit::Audit;
+use crate::client::Dialect;
 use crate::hiccup::Hiccups;
 use crate::machine::Machine;
 use crate::memory::Memory;
@@ -45,7 +46,13 @@ pub(crate) struct RunResult {
     pub(crate) backlog: u64,
     pub(crate) published: u64,
     pub(crate) audit: Audit,
+    /// On the wire, with the frame's head.
     pub(crate) bytes_per_delivery: f64,
+    pub(crate) bytes_per_publish: f64,
+    /// Of the deliveries.
+    pub(crate) compressed_share: f64,
+    /// How clients talked.
+    pub(crate) dialect: Dialect,
     pub(crate) server_cpu_seconds: f64,
     /// Of the server's cores, interrupts and kernel threads included; none where the client runs there too.
     pub(crate) core_busy_seconds: Option<f64>,
@@ -238,6 +245,15 @@ impl RunResult {
             self.bytes_per_delivery,
             self.backlog,
             self.errors
+        );
+        let _ = writeln!(
+            text,
+            "messages: {:?} in {:?}; on the wire {:.1} bytes a publish, {:.1} a delivery, {:.0}% of them compressed",
+            self.dialect.payload,
+            self.dialect.format,
+            self.bytes_per_publish,
+            self.bytes_per_delivery,
+            self.compressed_share * 100.0
         );
         let told = |it: Option<f64>| it.map_or("not told".to_owned(), |it| format!("{it:.2} us"));
         let _ = writeln!(

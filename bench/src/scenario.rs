@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use crate::client::Job;
+use crate::client::{Dialect, Encoding, Job, Payload};
 use crate::report::RunResult;
-use crate::server::Placement;
+use crate::server::{Placement, is_bundled, is_corecast};
 
 pub(crate) use smoke::smoke;
 
@@ -33,6 +33,7 @@ pub(crate) struct Scenario {
     workers: usize,
     /// The channels' namespace, with its colon.
     namespace: &'static str,
+    dialect: Dialect,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +72,8 @@ pub(crate) struct Overrides {
     /// 0.1 ms to latencies, and the whole core's time is then left out of the result
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    dialect: Dialect,
 }
 
 const fn load(name: &'static str, connections: usize, room: usize, rate: f64) -> Scenario {
@@ -85,6 +88,7 @@ const fn load(name: &'static str, connections: usize, room: usize, rate: f64) ->
         shards: 1,
         workers: 1,
         namespace: "",
+        dialect: Dialect { format: Encoding::Json, payload: Payload::Padding, is_deflated: false },
     }
 }
 
@@ -123,6 +127,7 @@ impl Scenario {
         self.seconds = it.seconds.unwrap_or(self.seconds);
         self.shards = it.shards.unwrap_or(self.shards);
         self.workers = it.workers.unwrap_or(self.workers);
+        self.dialect = it.dialect;
         if [self.connections, self.room, self.shards, self.workers].contains(&0) {
             bail!("--connections, --room, --shards and --workers are at least 1");
         }
@@ -134,6 +139,28 @@ impl Scenario {
 
     /// Starts the server, runs the load, ends the server.
     pub(crate) fn run(&self, server: &str) -> Result<RunResult> {
+        let (words, dialect) = self.dialect.of(server)?;
+        let is_plain = dialect == Dialect { payload: dialect.payload, ..Dialect::default() };
+        if !is_plain && is_bundled(&words) && !is_corecast(&words) {
+            bail!("{words} speaks plain JSON only");
+        }
+        if dialect != Dialect::default() && matches!(self.kind, Kind::Idle | Kind::Connect) {
+            bail!("{} sends no messages: it takes no --format, --payload or --deflate", self.name);
+        }
+        let mut result = Self { dialect, ..self.clone() }.run_as_told(&words)?;
+        // With the words about its client.
+        server.clone_into(&mut result.server);
+        Ok(result)
+    }
+
+    /// Whether these servers' clients hear equally many bytes of each message.
+    pub(crate) fn is_same_protocol(&self, servers: [&str; 2]) -> bool {
+        let [a, b] = servers.map(|it| self.dialect.of(it).ok());
+        let (Some((a, ours)), Some((b, theirs))) = (a, b) else { return false };
+        is_bundled(&a) && is_bundled(&b) && ours == theirs && !ours.is_deflated
+    }
+
+    fn run_as_told(&self, server: &str) -> Result<RunResult> {
         match self.kind {
             Kind::Connect => self.run_connect(server),
             Kind::Idle => self.run_idle(server),
@@ -173,6 +200,7 @@ impl Scenario {
                     name: format!("{}bench{worker}-", self.namespace),
                     rate: self.rate * own as f64 / rooms as f64,
                     size: self.size,
+                    dialect: self.dialect,
                     warmup: self.warmup(),
                     time: self.time(),
                     is_echo: self.kind == Kind::Echo,

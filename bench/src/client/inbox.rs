@@ -4,10 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use corecast_protocol::ws::frame::{self, Header, Opcode};
+use corecast_protocol::envelope::Format;
+use corecast_protocol::ws::frame::{self, Header, Opcode, Reserved};
 use hdrhistogram::Histogram;
 use memchr::memmem;
 
+use super::dialect::Dialect;
+use super::message::{self, Composer};
+use super::unpack::{Shared, unpacked};
+use super::wire;
 use crate::audit::{Audit, Seen};
 
 /// A histogram of nanoseconds up to a minute.
@@ -19,16 +24,18 @@ pub(crate) fn histogram() -> Histogram<u64> {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(crate) seen: Seen,
-    /// `"channel":"NAME"` of the channel it subscribed to.
+    /// `"channel":"NAME"` of the channel it subscribed to, as it stands in a message.
     channel: Box<[u8]>,
+    /// Where the server may compress.
+    unpacker: Option<Shared>,
     /// Bytes to be sent to the server.
     pub(crate) out: Vec<u8>,
 }
 
 impl Inbox {
-    pub(crate) fn new(channel: &str) -> Self {
-        let channel = format!("\"channel\":\"{channel}\"").into_bytes().into_boxed_slice();
-        Self { seen: Seen::default(), channel, out: Vec::new() }
+    pub(crate) fn new(channel: &str, dialect: Dialect, unpacker: Option<Shared>) -> Self {
+        let channel = wire::member(dialect.format(), "channel", channel).into_boxed_slice();
+        Self { seen: Seen::default(), channel, unpacker, out: Vec::new() }
     }
 }
 
@@ -40,15 +47,21 @@ pub(crate) struct Tally {
     pub(crate) audit: Audit,
     /// Messages that came in the window.
     pub(crate) measured: u64,
-    /// Bytes of the frames of all messages.
+    /// Bytes of the frames of all messages, as they came.
     pub(crate) bytes: u64,
+    /// Messages that came compressed.
+    pub(crate) compressed: u64,
     /// `error` messages, and the first of them.
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
     /// Close frames by their code; 1005 where there is none.
     pub(crate) closes: BTreeMap<u16, u64>,
-    /// Frames that no server of these scenarios should send: broken, fragmented or binary.
+    /// Frames that no server of these scenarios should send: broken, fragmented or of the other encoding.
     pub(crate) unreadable: u64,
+    format: Format,
+    /// What stands before a payload's sequence number, and what an error holds.
+    payload: Vec<u8>,
+    error: Vec<u8>,
     /// The window that is measured, in nanoseconds since the start.
     from: u64,
     to: u64,
@@ -57,12 +70,16 @@ pub(crate) struct Tally {
     payload_at: usize,
 }
 
-const PAYLOAD: &[u8] = b"\"payload\":{\"s\":";
 const NO_CODE: u16 = 1005;
 
 impl Tally {
-    pub(crate) fn new(from: u64, to: u64) -> Self {
+    pub(crate) fn new(from: u64, to: u64, dialect: Dialect) -> Self {
+        let format = dialect.format();
         Self {
+            format,
+            payload: Composer::mark(dialect),
+            error: wire::member(format, "type", "error"),
+            compressed: 0,
             latency_ns: histogram(),
             audit: Audit::default(),
             measured: 0,
@@ -84,6 +101,7 @@ impl Tally {
         self.audit.add(other.audit);
         self.measured += other.measured;
         self.bytes += other.bytes;
+        self.compressed += other.compressed;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
         for (code, count) in &other.closes {
@@ -95,8 +113,9 @@ impl Tally {
     /// Acts on the whole frames; returns how many bytes they were.
     pub(crate) fn frames(&mut self, bytes: &[u8], inbox: &mut Inbox, now: u64) -> usize {
         let mut at = 0;
+        let reserved = if inbox.unpacker.is_some() { Reserved::Deflate } else { Reserved::Unused };
         loop {
-            let (header, length) = match Header::parse(&bytes[at..]) {
+            let (header, length) = match Header::parse_with(&bytes[at..], reserved) {
                 Ok(Some(it)) => it,
                 Ok(None) => return at,
                 Err(_) => {
@@ -108,8 +127,18 @@ impl Tally {
             let (start, end) = (at + length, at + length + header.length as usize);
             let Some(payload) = bytes.get(start..end) else { return at };
             match header.opcode {
-                Opcode::Text if header.is_final => {
-                    if self.message(payload, inbox, now) {
+                it if it == wire::opcode(self.format) && header.is_final => {
+                    let is_audited = if header.is_compressed {
+                        let unpacker = inbox.unpacker.clone();
+                        let frame = &bytes[at..end];
+                        let message = unpacked(unpacker.as_deref(), frame, |it| self.message(it, inbox, now));
+                        self.compressed += u64::from(message == Some(true));
+                        self.unreadable += u64::from(message.is_none());
+                        message.unwrap_or(false)
+                    } else {
+                        self.message(payload, inbox, now)
+                    };
+                    if is_audited {
                         self.bytes += (end - at) as u64;
                     }
                 }
@@ -131,17 +160,17 @@ impl Tally {
     fn message(&mut self, text: &[u8], inbox: &mut Inbox, now: u64) -> bool {
         let found = find_from(text, &inbox.channel, self.channel_at).and_then(|channel| {
             let rest = channel + inbox.channel.len();
-            let payload = find_from(&text[rest..], PAYLOAD, self.payload_at)?;
+            let payload = find_from(&text[rest..], &self.payload, self.payload_at)?;
             (self.channel_at, self.payload_at) = (channel, payload);
-            Some(rest + payload + PAYLOAD.len())
+            Some(rest + payload + self.payload.len())
         });
         let Some(at) = found else {
             self.other(text);
             return false;
         };
-        let (sequence, rest) = number(&text[at..]);
-        // Behind the number: ,"t":
-        let (due, _) = number(rest.get(5..).unwrap_or_default());
+        let (sequence, rest) = wire::number(self.format, &text[at..]);
+        let behind = message::between(self.format).len();
+        let (due, _) = wire::number(self.format, rest.get(behind..).unwrap_or_default());
         self.audit.message(&mut inbox.seen, sequence);
         self.measured += u64::from((self.from..self.to).contains(&now));
         if due >= self.from {
@@ -152,9 +181,9 @@ impl Tally {
 
     #[cold]
     fn other(&mut self, text: &[u8]) {
-        if memmem::find(text, PAYLOAD).is_some() {
+        if memmem::find(text, &self.payload).is_some() {
             self.audit.misdelivered += 1;
-        } else if memmem::find(text, b"\"type\":\"error\"").is_some() {
+        } else if memmem::find(text, &self.error).is_some() {
             self.errors += 1;
             self.first_error.get_or_insert_with(|| String::from_utf8_lossy(text).into_owned());
         }
@@ -169,20 +198,15 @@ fn find_from(text: &[u8], needle: &[u8], likely: usize) -> Option<usize> {
     memmem::find(text, needle)
 }
 
-fn number(bytes: &[u8]) -> (u64, &[u8]) {
-    let mut value = 0u64;
-    for (index, byte) in bytes.iter().enumerate() {
-        if !byte.is_ascii_digit() {
-            return (value, &bytes[index..]);
-        }
-        value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
-    }
-    (value, &[])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::dialect::Encoding;
+
+    fn both(from: u64, to: u64, channel: &str) -> (Tally, Inbox) {
+        let plain = Dialect::default();
+        (Tally::new(from, to, plain), Inbox::new(channel, plain, None))
+    }
 
     fn message(channel: &str, sequence: u64, due: u64) -> Vec<u8> {
         let text = format!(
@@ -201,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_arrives_in_the_window_is_measured_whenever_it_was_due() {
-        let (mut tally, mut inbox) = (Tally::new(100, 200), Inbox::new("a"));
+        let (mut tally, mut inbox) = both(100, 200, "a");
         for (sequence, due, now) in [(0, 10, 50), (1, 50, 150), (2, 120, 160), (3, 190, 900)] {
             let bytes = message("a", sequence, due);
             assert_eq!(tally.frames(&bytes, &mut inbox, now), bytes.len());
@@ -221,7 +245,7 @@ mod tests {
         let bytes = [message("a", 0, 0), message("a", 1, 0)].concat();
         let whole = bytes.len() / 2;
         for cut in 0..bytes.len() {
-            let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("a"));
+            let (mut tally, mut inbox) = both(0, 1, "a");
             let used = tally.frames(&bytes[..cut], &mut inbox, 0);
             assert_eq!(used, cut / whole * whole, "at {cut}");
             assert_eq!(tally.frames(&bytes[used..], &mut inbox, 0), bytes.len() - used, "at {cut}");
@@ -231,7 +255,7 @@ mod tests {
 
     #[test]
     fn another_rooms_message_is_no_delivery() {
-        let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("room-1"));
+        let (mut tally, mut inbox) = both(0, 1, "room-1");
         tally.frames(&message("room-1", 0, 0), &mut inbox, 0);
         tally.frames(&message("room-11", 1, 0), &mut inbox, 0);
         assert_eq!((tally.audit.delivered, tally.audit.misdelivered), (1, 1));
@@ -240,7 +264,7 @@ mod tests {
 
     #[test]
     fn fields_may_be_in_any_place() {
-        let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("a"));
+        let (mut tally, mut inbox) = both(0, 1, "a");
         tally.frames(&message("a", 0, 0), &mut inbox, 0);
         let other = r#"{"channel":"a","offset":0,"payload":{"s":1,"t":0,"x":""},"type":"message"}"#;
         tally.frames(&text(other), &mut inbox, 0);
@@ -250,7 +274,7 @@ mod tests {
 
     #[test]
     fn pings_are_answered_with_their_payload() {
-        let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("a"));
+        let (mut tally, mut inbox) = both(0, 1, "a");
         let mut bytes = Vec::new();
         frame::encode(Opcode::Ping, b"beat", &mut bytes);
         tally.frames(&bytes, &mut inbox, 7);
@@ -263,7 +287,7 @@ mod tests {
 
     #[test]
     fn closes_errors_and_nonsense_are_counted() {
-        let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("a"));
+        let (mut tally, mut inbox) = both(0, 1, "a");
         let mut bytes = text(r#"{"type":"error","code":"FORBIDDEN"}"#);
         bytes.extend(text(r#"{"type":"connection_established"}"#));
         frame::encode(Opcode::Binary, b"?", &mut bytes);
@@ -273,12 +297,34 @@ mod tests {
         assert_eq!((tally.errors, tally.unreadable), (1, 1));
         assert_eq!(tally.closes, BTreeMap::from([(1005, 1), (4000, 1)]));
         assert!(tally.first_error.is_some_and(|it| it.contains("FORBIDDEN")));
-        let (mut tally, mut inbox) = (Tally::new(0, 1), Inbox::new("a"));
+        let (mut tally, mut inbox) = both(0, 1, "a");
         assert_eq!(
             tally.frames(&[0xff, 0xff, 1, 2], &mut inbox, 0),
             4,
             "reserved bits: all of it is skipped"
         );
         assert_eq!(tally.unreadable, 1);
+    }
+
+    #[test]
+    fn messages_in_msgpack_are_audited_too() {
+        let dialect = Dialect { format: Encoding::Msgpack, ..Dialect::default() };
+        let (mut tally, mut inbox) = (Tally::new(0, 1000, dialect), Inbox::new("a", dialect, None));
+        let mut bytes = Vec::new();
+        for json in [
+            r#"{"type":"message","channel":"a","payload":{"s":0,"t":70,"x":""},"offset":3}"#,
+            r#"{"type":"message","channel":"a","payload":{"s":2,"t":70000,"x":""},"offset":3}"#,
+            r#"{"type":"message","channel":"b","payload":{"s":3,"t":70,"x":""},"offset":3}"#,
+            r#"{"type":"error","code":"FORBIDDEN"}"#,
+        ] {
+            frame::encode(Opcode::Binary, &wire::value(Format::MessagePack, json), &mut bytes);
+        }
+        assert_eq!(tally.frames(&bytes, &mut inbox, 100), bytes.len());
+        let audit = Audit { delivered: 2, lost: 1, misdelivered: 1, ..Audit::default() };
+        assert_eq!((tally.audit, tally.errors, tally.unreadable), (audit, 1, 0));
+        let mut text = Vec::new();
+        frame::encode(Opcode::Text, b"{}", &mut text);
+        tally.frames(&text, &mut inbox, 100);
+        assert_eq!(tally.unreadable, 1, "the other encoding");
     }
 }

@@ -2,22 +2,53 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use corecast_protocol::ws::frame::{Header, Opcode};
-use corecast_protocol::ws::handshake::{parse_client_response, write_client_request};
+use corecast_protocol::ws::deflate::{ClientWindow, Negotiated, Offer};
+use corecast_protocol::ws::frame::{Header, Opcode, Reserved};
+use corecast_protocol::ws::handshake::{SUBPROTOCOL_MSGPACK, parse_client_answer, write_client_request};
 use memchr::memmem;
 
+use super::dialect::{Dialect, Encoding};
+use super::unpack::{Unpacker, unpacked};
+
+/// As browsers do.
+const OFFER: Offer = Offer {
+    server_no_context_takeover: false,
+    client_no_context_takeover: false,
+    server_max_window_bits: None,
+    client_max_window_bits: ClientWindow::Any,
+};
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A connection behind its handshake, from an address of its own share of 127.0.0.0/8, and what came behind the
-/// answer's head. `recv_buffer` is `SO_RCVBUF` in bytes, where it is not the kernel's choice.
-pub(crate) fn open(
+/// Nobody takes longer for an answer to the handshake or a subscription.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection behind its handshake.
+pub(crate) struct Opened {
+    pub(crate) stream: TcpStream,
+    /// What came behind the answer's head.
+    pub(crate) bytes: Vec<u8>,
+    /// Where compression was agreed on.
+    pub(super) negotiated: Option<Negotiated>,
+}
+
+/// A connection that is about nothing but itself.
+pub(crate) fn open(port: u16, number: usize, path: &str) -> Result<Opened> {
+    open_as(port, number, path, None, Dialect::default())
+}
+
+/// A connection from an address of its own share of 127.0.0.0/8. `recv_buffer` is `SO_RCVBUF` in bytes, where it is
+/// not the kernel's choice.
+pub(super) fn open_as(
     port: u16,
     number: usize,
     path: &str,
     recv_buffer: Option<usize>,
-) -> Result<(TcpStream, Vec<u8>)> {
+    dialect: Dialect,
+) -> Result<Opened> {
     let socket =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).context("no socket")?;
     let source =
@@ -29,8 +60,14 @@ pub(crate) fn open(
     socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).context("connecting")?;
     socket.set_tcp_nodelay(true).context("nodelay")?;
     let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).context("patience")?;
+    let offer = dialect.is_deflated.then_some(OFFER);
+    let mut headers = offer.as_ref().map(Offer::line).unwrap_or_default();
+    if dialect.format == Encoding::Msgpack {
+        headers.push_str(&format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_MSGPACK}\r\n"));
+    }
     let mut request = Vec::new();
-    write_client_request(&format!("127.0.0.1:{port}"), path, KEY, "", &mut request);
+    write_client_request(&format!("127.0.0.1:{port}"), path, KEY, &headers, &mut request);
     stream.write_all(&request).context("handshake")?;
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
@@ -40,10 +77,13 @@ pub(crate) fn open(
             bail!("the server closed the connection during the handshake");
         }
         answer.extend_from_slice(&piece[..length]);
-        match parse_client_response(&answer, KEY) {
-            Ok(Some(head)) => {
+        match parse_client_answer(&answer, KEY, offer.as_ref()) {
+            Ok(Some((_, None))) if dialect.is_deflated => {
+                bail!("the server does not compress: corecast does with --set compression.mode=standard")
+            }
+            Ok(Some((head, negotiated))) => {
                 answer.drain(..head);
-                return Ok((stream, answer));
+                return Ok(Opened { stream, bytes: answer, negotiated });
             }
             Ok(None) => {}
             Err(error) => bail!("the handshake was refused: {error:?}"),
@@ -52,23 +92,32 @@ pub(crate) fn open(
 }
 
 /// Reads until a frame holds `mark`; `bytes` begin with what was read already and end as what is behind that frame.
-pub(super) fn await_text(stream: &mut TcpStream, bytes: &mut Vec<u8>, mark: &[u8]) -> Result<()> {
-    await_frame(stream, bytes, |_, payload| memmem::find(payload, mark).is_some())
+pub(super) fn await_text(
+    stream: &mut TcpStream,
+    bytes: &mut Vec<u8>,
+    mark: &[u8],
+    unpacker: Option<&Mutex<Unpacker>>,
+) -> Result<()> {
+    let is_in = |payload: &[u8]| memmem::find(payload, mark).is_some();
+    await_frame(stream, bytes, |header, frame, payload| match header.is_compressed {
+        true => unpacked(unpacker, frame, is_in).unwrap_or(false),
+        false => is_in(payload),
+    })
 }
 
 fn await_frame(
     stream: &mut TcpStream,
     bytes: &mut Vec<u8>,
-    is_it: impl Fn(&Header, &[u8]) -> bool,
+    is_it: impl Fn(&Header, &[u8], &[u8]) -> bool,
 ) -> Result<()> {
     let mut piece = [0; 4096];
     loop {
-        while let Ok(Some((header, length))) = Header::parse(bytes) {
+        while let Ok(Some((header, length))) = Header::parse_with(bytes, Reserved::Deflate) {
             let end = length + header.length as usize;
             if bytes.len() < end {
                 break;
             }
-            let is_found = is_it(&header, &bytes[length..end]);
+            let is_found = is_it(&header, &bytes[..end], &bytes[length..end]);
             bytes.drain(..end);
             if is_found {
                 return Ok(());
@@ -84,7 +133,7 @@ fn await_frame(
 
 /// Reads until a pong; `bytes` as with `await_text`.
 pub(crate) fn await_pong(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<()> {
-    await_frame(stream, bytes, |header, _| header.opcode == Opcode::Pong)
+    await_frame(stream, bytes, |header, _, _| header.opcode == Opcode::Pong)
 }
 
 /// Whether the server has not closed a connection. What it sent meanwhile is thrown away.

@@ -8,13 +8,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use corecast_protocol::ws::frame::{self, Opcode};
+use corecast_protocol::ws::frame;
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
 
+use super::dialect::Dialect;
 use super::effort::Effort;
 use super::inbox::{Inbox, Tally, histogram};
-use super::open::{await_text, open};
+use super::message::Composer;
+use super::open::{Opened, await_text, open_as};
+use super::unpack::Unpacker;
+use super::wire;
 use crate::cpu;
 
 /// What a worker does.
@@ -31,6 +35,7 @@ pub(crate) struct Job {
     /// Publishes per second of this worker, over all its rooms.
     pub(crate) rate: f64,
     pub(crate) size: usize,
+    pub(crate) dialect: Dialect,
     pub(crate) warmup: Duration,
     pub(crate) time: Duration,
     /// `/ws/echo`: each connection sends and hears itself.
@@ -51,6 +56,8 @@ pub(crate) struct Outcome {
     /// What one turn's reading took.
     pub(crate) reading_ns: Histogram<u64>,
     pub(crate) published: u64,
+    /// Bytes of their frames.
+    pub(crate) published_bytes: u64,
     /// Deliveries that were still to come when the schedule ended.
     pub(crate) backlog: u64,
     /// Connections that the server closed.
@@ -77,7 +84,8 @@ pub(crate) struct Worker {
     /// Connections whose socket did not take all.
     unsent: Vec<usize>,
     buffer: Vec<u8>,
-    text: String,
+    composer: Composer,
+    published_bytes: u64,
 }
 
 /// What is known during a run.
@@ -111,18 +119,22 @@ impl Worker {
     pub(crate) fn connect(job: Job, mut progress: impl FnMut()) -> Result<Self> {
         let poll = Poll::new().context("no poll")?;
         let mut conns = Vec::with_capacity(job.connections);
+        let (format, mut common) = (job.dialect.format(), None);
+        let answer = wire::member(format, "type", "subscribed");
         for index in 0..job.connections {
             let is_deaf = index + job.deaf >= job.connections;
             let channel = format!("{}{}", job.name, index / job.members());
             let path = if job.is_echo { "/ws/echo" } else { "/ws" };
             let recv_buffer = is_deaf.then_some(DEAF_BUFFER_BYTES);
-            let (mut stream, mut partial) = open(job.port, job.first + index, path, recv_buffer)?;
+            let Opened { mut stream, bytes: mut partial, negotiated } =
+                open_as(job.port, job.first + index, path, recv_buffer, job.dialect)?;
+            let unpacker = negotiated.map(|it| Unpacker::of(it, &mut common));
             if !job.is_echo {
                 let text = format!("{{\"type\":\"subscribe\",\"id\":1,\"channel\":\"{channel}\"}}");
-                let mut out = Vec::new();
-                frame::encode_masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4], &mut out);
+                let (mut out, command) = (Vec::new(), wire::value(format, &text));
+                frame::encode_masked(wire::opcode(format), &command, [1, 2, 3, 4], &mut out);
                 stream.write_all(&out).context("subscribing")?;
-                await_text(&mut stream, &mut partial, b"\"subscribed\"")?;
+                await_text(&mut stream, &mut partial, &answer, unpacker.as_deref())?;
             }
             stream.set_nonblocking(true).context("nonblocking")?;
             let mut stream = mio::net::TcpStream::from_std(stream);
@@ -131,11 +143,18 @@ impl Worker {
                     .register(&mut stream, Token(index), Interest::READABLE)
                     .context("register")?;
             }
-            conns.push(Conn { stream, partial, inbox: Inbox::new(&channel), is_deaf, is_closed: false });
+            conns.push(Conn {
+                stream,
+                partial,
+                inbox: Inbox::new(&channel, job.dialect, unpacker),
+                is_deaf,
+                is_closed: false,
+            });
             progress();
         }
         let buffer = vec![0; READ_BYTES];
-        Ok(Self { job, poll, conns, unsent: Vec::new(), buffer, text: String::new() })
+        let composer = Composer::new(job.dialect, &job.name, job.is_echo, job.size);
+        Ok(Self { job, poll, conns, unsent: Vec::new(), buffer, composer, published_bytes: 0 })
     }
 
     /// Publishes on schedule from `start` on and reads until everything has arrived or the time is up. The
@@ -185,6 +204,7 @@ impl Worker {
             tally: it.tally,
             slip_ns: it.slip_ns,
             published: it.published,
+            published_bytes: self.published_bytes,
             backlog: backlog.unwrap_or(0),
             closed: self.conns.iter().filter(|conn| conn.is_closed).count(),
         })
@@ -204,7 +224,7 @@ impl Worker {
             published: 0,
             interval: 1e9 / self.job.rate.max(1e-9),
             slip_ns: histogram(),
-            tally: Tally::new(from, from + time),
+            tally: Tally::new(from, from + time, self.job.dialect),
             effort: Effort::new(from, from + time),
         }
     }
@@ -239,25 +259,13 @@ impl Worker {
     }
 
     fn publish(&mut self, number: u64, rooms: u64, due: u64) {
-        use std::fmt::Write;
         let (room, sequence) = (number % rooms, number / rooms);
-        let text = &mut self.text;
-        text.clear();
-        let command = if self.job.is_echo { "" } else { "\"type\":\"publish\"," };
-        let _ = write!(text, "{{{command}\"channel\":\"{}{room}\",\"payload\":", self.job.name);
-        let payload = text.len();
-        let _ = write!(text, "{{\"s\":{sequence},\"t\":{due},\"x\":\"");
-        let pad = self.job.size.saturating_sub(text.len() - payload + 2);
-        text.extend(std::iter::repeat_n('x', pad));
-        text.push_str("\"}}");
+        let (opcode, message) = self.composer.compose(room, sequence, due);
         let index = room as usize * self.job.members();
         let conn = &mut self.conns[index];
-        frame::encode_masked(
-            Opcode::Text,
-            text.as_bytes(),
-            (number as u32).to_ne_bytes(),
-            &mut conn.inbox.out,
-        );
+        let before = conn.inbox.out.len();
+        frame::encode_masked(opcode, message, (number as u32).to_ne_bytes(), &mut conn.inbox.out);
+        self.published_bytes += (conn.inbox.out.len() - before) as u64;
         if !conn.send() {
             self.unsent.push(index);
         }

@@ -11,19 +11,24 @@ use crate::report::RunResult;
 /// A figure of a run, what it is called and where it is in JSON.
 type Figure = (&'static str, &'static str, fn(&RunResult) -> f64);
 
-const FIGURES: [Figure; 11] = [
-    ("p50 µs", "p50_us", |it| told(it, it.p50_us)),
-    ("p95 µs", "p95_us", |it| told(it, it.p95_us)),
-    ("p99 µs", "p99_us", |it| told(it, it.p99_us)),
-    ("p99.9 µs", "p999_us", |it| told(it, it.p999_us)),
-    ("max µs", "max_us", |it| told(it, it.max_us)),
-    ("deliveries/s", "deliveries_per_second", |it| told(it, it.deliveries_per_second)),
-    ("bytes each", "bytes_per_delivery", |it| told(it, it.bytes_per_delivery)),
-    ("connections", "connections", |it| it.connections as f64),
-    ("connected in s", "connect_seconds", |it| it.connect_seconds),
-    ("resident KiB", "resident_kib", |it| it.resident_kib as f64),
-    ("descriptors", "descriptors", |it| it.descriptors as f64),
-];
+const FIGURES: [Figure; 13] =
+    [
+        ("p50 µs", "p50_us", |it| told(it, it.p50_us)),
+        ("p95 µs", "p95_us", |it| told(it, it.p95_us)),
+        ("p99 µs", "p99_us", |it| told(it, it.p99_us)),
+        ("p99.9 µs", "p999_us", |it| told(it, it.p999_us)),
+        ("max µs", "max_us", |it| told(it, it.max_us)),
+        ("deliveries/s", "deliveries_per_second", |it| told(it, it.deliveries_per_second)),
+        ("bytes a delivery", "bytes_per_delivery", |it| told(it, it.bytes_per_delivery)),
+        ("bytes a publish", "bytes_per_publish", |it| told(it, it.bytes_per_publish)),
+        ("compressed", "compressed_share", |it| {
+            if it.dialect.is_deflated { it.compressed_share } else { f64::NAN }
+        }),
+        ("connections", "connections", |it| it.connections as f64),
+        ("connected in s", "connect_seconds", |it| it.connect_seconds),
+        ("resident KiB", "resident_kib", |it| it.resident_kib as f64),
+        ("descriptors", "descriptors", |it| it.descriptors as f64),
+    ];
 
 /// Of a run without publishes nothing about deliveries is told.
 fn told(run: &RunResult, value: f64) -> f64 {

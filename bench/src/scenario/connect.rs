@@ -60,7 +60,7 @@ fn open_all(port: u16, numbers: &[usize], core: usize, bar: &ProgressBar) -> Res
     let mut streams = Vec::with_capacity(numbers.len());
     for numbers in numbers.chunks(STRIDE) {
         for number in numbers {
-            streams.push(open(port, *number, "/ws", None)?.0);
+            streams.push(open(port, *number, "/ws")?.stream);
         }
         bar.inc(numbers.len() as u64);
     }

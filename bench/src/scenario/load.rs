@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 
 use super::Scenario;
-use crate::client::{Outcome, Tally, Worker, histogram};
+use crate::client::{Dialect, Outcome, Tally, Worker, histogram};
 use crate::report::RunResult;
 use crate::server::{Placement, Server};
 use crate::{cpu, progress};
@@ -85,6 +85,7 @@ impl Scenario {
         }
         let mut result = RunResult::new(self.name, what, connections, self.size);
         result.rate = self.rate;
+        result.dialect = self.dialect;
         result.collect(outcomes, self.seconds);
         result.server_cpu_seconds = after.process.ran - before.process.ran;
         let span = (after.at - before.at).as_secs_f64();
@@ -108,12 +109,15 @@ impl Scenario {
 impl RunResult {
     /// What the workers found.
     fn collect(&mut self, outcomes: Vec<Outcome>, seconds: f64) {
-        let (mut slip, mut reading, mut tally) = (histogram(), histogram(), Tally::new(0, 0));
+        let mut published_bytes = 0;
+        let (mut slip, mut reading, mut tally) =
+            (histogram(), histogram(), Tally::new(0, 0, Dialect::default()));
         for outcome in outcomes {
             slip.add(&outcome.slip_ns).expect("the same bounds");
             reading.add(&outcome.reading_ns).expect("the same bounds");
             tally.add(&outcome.tally);
             self.published += outcome.published;
+            published_bytes += outcome.published_bytes;
             self.backlog += outcome.backlog;
             self.client_idle_share = self.client_idle_share.min(outcome.idle_share);
             self.client_delayed_share = self.client_delayed_share.max(outcome.delayed_share);
@@ -126,6 +130,8 @@ impl RunResult {
         self.measured = tally.measured;
         self.deliveries_per_second = tally.measured as f64 / seconds;
         self.bytes_per_delivery = tally.bytes as f64 / tally.audit.delivered.max(1) as f64;
+        self.bytes_per_publish = published_bytes as f64 / self.published.max(1) as f64;
+        self.compressed_share = tally.compressed as f64 / tally.audit.delivered.max(1) as f64;
         self.errors = tally.errors;
         self.closes = tally.closes;
         if self.closed > 0 {

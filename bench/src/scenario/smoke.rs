@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 
 use super::{ALL, Kind, Scenario};
-use crate::json_cost;
+use crate::client::{Dialect, Payload};
+use crate::page::Pictures;
+use crate::{compare, json_cost};
 
 /// Whether all was clean.
 pub(crate) fn smoke() -> Result<bool> {
@@ -22,9 +24,17 @@ pub(crate) fn smoke() -> Result<bool> {
     }
     let rooms = tiny(&ALL[1]);
     run(&Scenario { workers: 2, ..rooms.clone() }, "corecast")?;
+    for payload in [Payload::Chat, Payload::Metrics, Payload::Random] {
+        let dialect = Dialect { payload, ..rooms.dialect };
+        run(&Scenario { dialect, ..rooms.clone() }, "corecast")?;
+    }
     for reference in ["floor", "raw", "tungstenite", "tungstenite-tuned"] {
         run(&rooms, reference)?;
     }
+    let comparison = compare::run(&rooms, ["corecast", "floor", "raw"].map(str::to_owned).to_vec(), 2)?;
+    print!("{comparison}");
+    is_clean &= comparison.is_believable();
+    println!("a page of it has {} bytes", Pictures::page_of(&comparison).len());
     match json_cost::smoke()? {
         Some(line) => println!("json-cost      {line}"),
         None => println!("json-cost      left out: there is no valgrind"),
