@@ -86,7 +86,9 @@ mod tests {
 
     fn packed(compressor: &mut Compressor, text: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        frame::encode(Opcode::Text, compressor.pack(text), &mut bytes);
+        let mut packed = Vec::new();
+        compressor.pack(text, &mut packed);
+        frame::encode(Opcode::Text, &packed, &mut bytes);
         frame::mark_compressed(&mut bytes);
         bytes
     }

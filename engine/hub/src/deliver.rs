@@ -178,7 +178,8 @@ impl Hub {
     ) {
         leave_out(fx, start, written.exclude);
         let policy = SlowPolicy::Disconnect;
-        let delivery = Delivery { priority: written.priority, policy, channel, conflate: 0 };
+        let namespace = u16::MAX;
+        let delivery = Delivery { priority: written.priority, policy, namespace, channel, conflate: 0 };
         self.push_variants(fx, start, format, written, None, delivery);
     }
 
@@ -187,7 +188,7 @@ impl Hub {
     fn delivery(&self, rule: u16, written: &Written<'_>) -> Delivery {
         let policy = self.config.namespaces.at(rule).policy;
         let channel = written.hash as u32;
-        Delivery { priority: written.priority, policy, channel, conflate: written.conflate }
+        Delivery { priority: written.priority, policy, namespace: rule, channel, conflate: written.conflate }
     }
 
     /// The recipients from `start` on, all of one encoding, get the message; those who want ISO 8601 times in a variant

@@ -108,6 +108,8 @@ pub struct Delivery {
     pub priority: Priority,
     /// When the outbox is full.
     pub policy: SlowPolicy,
+    /// Index of the channel's namespace: messages of one resemble each other. `u16::MAX` for direct messages.
+    pub namespace: u16,
     /// Identifies the channel within this shard, for lifting what it has queued; stable while subscribed.
     pub channel: u32,
     /// Equal for messages of which the later replaces the earlier (channel and event), under `Conflate`.

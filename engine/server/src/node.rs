@@ -316,7 +316,13 @@ fn shard_config(settings: &Settings, shard: usize, shards: usize, capacity: &Cap
     let mut limits = settings.shard_limits.clone();
     limits.connections = capacity.connections;
     limits.connections_here = capacity.table - capacity.margin;
-    ShardConfig { shard: shard as u16, shards: shards as u16, policy: settings.policy.clone(), limits }
+    ShardConfig {
+        shard: shard as u16,
+        shards: shards as u16,
+        policy: settings.policy.clone(),
+        limits,
+        compression: settings.compression,
+    }
 }
 
 fn hub_config(settings: &Settings, shard: usize, shards: usize, seed: u64) -> HubConfig {

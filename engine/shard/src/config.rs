@@ -19,6 +19,37 @@ pub struct ShardConfig {
     pub policy: Policy,
     /// Sizes, counts and times.
     pub limits: ShardLimits,
+    /// What is sent compressed to those who offer it.
+    pub compression: CompressionConfig,
+}
+
+/// Whether permessage-deflate is negotiated at all, and what for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CompressionMode {
+    /// Nowhere, for nothing.
+    #[default]
+    Off,
+    /// Every message from the threshold on.
+    Standard,
+    /// Of these, those of namespaces whose messages become smaller by a quarter.
+    Adaptive,
+}
+
+/// What is sent compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompressionConfig {
+    /// To whom it is offered.
+    pub mode: CompressionMode,
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+    /// Smaller messages are sent as they are.
+    pub threshold_bytes: usize,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self { mode: CompressionMode::Off, level: 1, threshold_bytes: 256 }
+    }
 }
 
 /// Bounds of one shard's connections.

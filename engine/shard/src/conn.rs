@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::{ConnId, Frame};
 use corecast_hub::ConnKey;
+use corecast_protocol::ws::deflate::Negotiated;
 use corecast_protocol::ws::{self, Heartbeat};
 
+use crate::compression::OwnContext;
 use crate::config::ShardLimits;
 use crate::outbox::{Outbox, OutboxLimits};
 
@@ -21,6 +23,8 @@ pub(crate) struct Conn {
     /// The codec, from the handshake on; taken out while it reads.
     pub(crate) codec: Option<ws::Connection>,
     pub(crate) outbox: Outbox,
+    /// What was agreed about compression.
+    pub(crate) deflate: Option<Negotiated>,
     /// In the list of outboxes to flush.
     pub(crate) is_dirty: bool,
     /// In the list of connections with held-back input.
@@ -83,6 +87,8 @@ pub(crate) struct Client {
     pub(crate) pings: Pings,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) last_message: Instant,
+    /// What compressed messages to `/ws/echo` refer to.
+    pub(crate) own_context: Option<Box<OwnContext>>,
 }
 
 /// A connection on its way out.
@@ -106,6 +112,7 @@ impl Conn {
             phase: Phase::Handshake { until },
             codec: None,
             outbox: Outbox::default(),
+            deflate: None,
             is_dirty: false,
             is_stalled: false,
             is_paused: false,
@@ -116,6 +123,14 @@ impl Conn {
 
     pub(crate) fn key(&self) -> ConnKey {
         ConnKey { index: self.id.index, generation: self.id.generation }
+    }
+
+    /// A codec for what was agreed.
+    pub(crate) fn new_codec(&self, limits: ws::Limits) -> ws::Connection {
+        match self.deflate {
+            None => ws::Connection::new(ws::Role::Server, limits),
+            Some(negotiated) => ws::Connection::with_deflate(ws::Role::Server, limits, negotiated),
+        }
     }
 
     pub(crate) fn client(&mut self) -> Option<&mut Client> {
@@ -158,7 +173,7 @@ impl Client {
         let heartbeat = (!limits.heartbeat_interval.is_zero()).then(|| {
             Heartbeat::new(limits.heartbeat_interval, limits.pong_timeout, limits.missed_pongs, now)
         });
-        Self { is_echo, pings, heartbeat, last_message: now }
+        Self { is_echo, pings, heartbeat, last_message: now, own_context: None }
     }
 }
 

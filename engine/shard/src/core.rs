@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use corecast_driver::ConnId;
+use corecast_driver::{ConnId, Frame};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::{ConnKey, Delivery, Effect, Effects, Format, Hub, Now};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
 
+use crate::compression::{Compression, Forms, Kind, window_bytes};
 use crate::config::{Node, ShardConfig};
 use crate::conn::{Conn, Phase, id_of};
 use crate::counters::Counters;
@@ -33,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) links: Links,
     pub(crate) conns: Slab<Conn>,
     pub(crate) out: Output,
+    pub(crate) compression: Compression,
     pub(crate) fx: Effects,
     pub(crate) scanner: Scanner,
     pub(crate) batch_scanner: Scanner,
@@ -58,6 +60,7 @@ impl Core {
         now: Instant,
     ) -> Self {
         let depth = config.limits.json_depth;
+        let compression = Compression::new(config.compression);
         Self {
             config,
             node,
@@ -66,6 +69,7 @@ impl Core {
             links,
             conns: Slab::new(),
             out: Output::new(),
+            compression,
             fx: Effects::default(),
             scanner: Scanner::new(depth),
             batch_scanner: Scanner::new(depth),
@@ -115,7 +119,8 @@ impl Core {
                 if let Some(conn) = self.conns.find(id_of(conn))
                     && matches!(conn.phase, Phase::Open(_))
                 {
-                    let frame = self.out.encode(opcode(format), fx.span(message));
+                    let message = (opcode(format), fx.span(message), Kind::Reply);
+                    let frame = reply_frame(&mut self.compression, message, conn, &self.out, &self.counters);
                     self.out.reply_at(conn, frame, place);
                 }
             }
@@ -129,10 +134,23 @@ impl Core {
         }
     }
 
+    /// A message in the forms that its recipients take.
+    fn forms(&mut self, opcode: Opcode, message: &[u8], recipients: &[ConnKey], delivery: Delivery) -> Forms {
+        if !self.compression.is_on() {
+            return Forms { plain: Some(self.out.encode(opcode, message)), packed: None };
+        }
+        let conns = &mut self.conns;
+        let windows = recipients
+            .iter()
+            .filter_map(|key| conns.find(id_of(*key)).map(|conn| window_bytes(conn.deflate)));
+        let message = (opcode, message, Kind::Of(delivery.namespace));
+        self.compression.forms(message, windows, &self.out, &self.counters)
+    }
+
     fn deliver(&mut self, opcode: Opcode, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
-        let frame = self.out.encode(opcode, message);
+        let forms = self.forms(opcode, message, recipients, delivery);
         if canary::strikes(Canary::FrameLeaked) {
-            std::mem::forget(frame.clone());
+            std::mem::forget(forms.plain.clone());
         }
         let limits = self.config.limits.outbox;
         let mut queued = 0;
@@ -141,7 +159,10 @@ impl Core {
             if !matches!(conn.phase, Phase::Open(_)) {
                 continue;
             }
-            match conn.outbox.push(&mut self.out.queues, &frame, delivery, limits) {
+            let is_packed = forms.packed.is_some() && window_bytes(conn.deflate) >= message.len();
+            let form = if is_packed { &forms.packed } else { &forms.plain };
+            let Some(frame) = form else { continue };
+            match conn.outbox.push(&mut self.out.queues, frame, delivery, limits) {
                 Pushed::Queued => queued += 1,
                 Pushed::Replaced if canary::strikes(Canary::ConflationUncounted) => {}
                 Pushed::Replaced => self.counters.conflated.add(1),
@@ -173,4 +194,20 @@ pub(crate) fn opcode(format: Format) -> Opcode {
         Format::Json => Opcode::Text,
         Format::MessagePack => Opcode::Binary,
     }
+}
+
+/// What no policy drops, as one connection takes it.
+pub(crate) fn reply_frame(
+    compression: &mut Compression,
+    message: (Opcode, &[u8], Kind),
+    conn: &Conn,
+    out: &Output,
+    counters: &Counters,
+) -> Frame {
+    if conn.deflate.is_none() {
+        return out.encode(message.0, message.1);
+    }
+    let windows = std::iter::once(window_bytes(conn.deflate));
+    let forms = compression.forms(message, windows, out, counters);
+    forms.packed.or(forms.plain).expect("one of both is made")
 }

@@ -79,6 +79,18 @@ counters! {
     dropped: "counter",
     /// Messages replaced by later ones for slow consumers.
     conflated: "counter",
+    /// Messages compressed: once, however many get them.
+    compressed_messages: "counter",
+    /// Bytes of these messages before.
+    compression_bytes_in: "counter",
+    /// And after.
+    compression_bytes_out: "counter",
+    /// Messages that somebody would have taken compressed, and that were not: too small, or in vain.
+    compression_skipped: "counter",
+    /// Bytes that compressed messages from clients became.
+    inflated_bytes: "counter",
+    /// Inflaters and compressors that connections own.
+    deflate_contexts: "gauge",
     /// Turns of the loop.
     ticks: "counter",
     /// Times the shard announced its sleep to the others.

@@ -10,8 +10,9 @@ use corecast_protocol::envelope::{self, command::Command};
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::{AssemblyPool, Event};
 
+use crate::compression::Kind;
 use crate::conn::Phase;
-use crate::core::Core;
+use crate::core::{Core, reply_frame};
 
 impl Core {
     /// Bytes arrived: act on them, or keep them for later.
@@ -224,10 +225,19 @@ impl Core {
     }
 
     fn echo(&mut self, id: ConnId, opcode: Opcode, payload: &[u8]) {
-        let frame = self.out.encode(opcode, payload);
-        if let Some(conn) = self.conns.find(id) {
-            self.out.reply(conn, frame);
-        }
+        let Some(conn) = self.conns.find(id) else { return };
+        let own = conn.client().and_then(|client| client.own_context.as_mut());
+        let frame = match own {
+            Some(own) if !payload.is_empty() => {
+                self.compression.pack_own(own, (opcode, payload), &self.out, &self.counters)
+            }
+            Some(_) => self.out.encode(opcode, payload),
+            None => {
+                let message = (opcode, payload, Kind::Reply);
+                reply_frame(&mut self.compression, message, conn, &self.out, &self.counters)
+            }
+        };
+        self.out.reply(conn, frame);
     }
 
     fn binary(&mut self, id: ConnId, bytes: &[u8]) {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod compression;
 mod config;
 mod conn;
 mod core;
@@ -22,7 +23,7 @@ mod timer;
 
 pub use corecast_hub::canary;
 
-pub use config::{Node, Order, ShardConfig, ShardLimits};
+pub use config::{CompressionConfig, CompressionMode, Node, Order, ShardConfig, ShardLimits};
 pub use counters::{Counter, Counters};
 pub use outbox::OutboxLimits;
 pub use run::ShardLoop;

@@ -5,6 +5,7 @@ use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Access, ConnKey, Open, Refusal as Limit};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::{Format, event, name};
+use corecast_protocol::ws::deflate::Contexts;
 use corecast_protocol::ws::frame::{self, Opcode};
 use corecast_protocol::ws::handshake::{
     Endpoint, HttpRequest, Mode, Parsed, Refusal, Route, Upgrade, parse, route, write_accept, write_plain,
@@ -64,7 +65,7 @@ impl Core {
 
     fn complete_request(&mut self, id: ConnId, request: &HttpRequest<'_>) {
         match route(request, &self.config.policy) {
-            Ok(Route::Upgrade(upgrade)) => self.upgrade(id, &upgrade),
+            Ok(Route::Upgrade(upgrade)) => self.upgrade(id, upgrade),
             Ok(Route::Health) => self.respond(id, 200, "OK", "ok\n"),
             Ok(Route::Ready) if self.drain.is_on() => {
                 self.respond(id, 503, "Service Unavailable", "draining\n")
@@ -74,8 +75,17 @@ impl Core {
         }
     }
 
-    fn upgrade(&mut self, id: ConnId, upgrade: &Upgrade<'_>) {
-        let accept = self.out.raw(|bytes| write_accept(upgrade, bytes));
+    fn upgrade(&mut self, id: ConnId, mut upgrade: Upgrade<'_>) {
+        if self.compression.is_on() {
+            upgrade.accept_deflate(match upgrade.endpoint {
+                Endpoint::Echo => self.compression.contexts_for_echo(),
+                _ => Contexts::Shared,
+            });
+            if let Some(conn) = self.conns.find(id) {
+                conn.deflate = upgrade.deflate;
+            }
+        }
+        let accept = self.out.raw(|bytes| write_accept(&upgrade, bytes));
         let browser = upgrade.has_origin.then(|| accept.clone());
         if self.drain.is_on() {
             return self.refuse(id, &Refusal::Draining, browser);
@@ -132,8 +142,10 @@ impl Core {
     fn open_echo(&mut self, id: ConnId, accept: Frame) {
         let Some(conn) = self.conns.find(id) else { return };
         self.out.reply(conn, accept);
-        conn.codec = Some(ws::Connection::new(ws::Role::Server, ECHO_LIMITS));
-        conn.phase = Phase::Open(Client::new(true, Pings::Frames, &self.config.limits, self.now));
+        conn.codec = Some(conn.new_codec(ECHO_LIMITS));
+        let mut client = Client::new(true, Pings::Frames, &self.config.limits, self.now);
+        client.own_context = conn.deflate.and_then(|negotiated| self.compression.own_context(negotiated));
+        conn.phase = Phase::Open(client);
         self.opened(id);
     }
 
@@ -146,7 +158,7 @@ impl Core {
         let limits = &self.config.limits;
         let message_limits =
             ws::Limits { message_bytes: limits.message_bytes, fragments: limits.message_fragments };
-        conn.codec = Some(ws::Connection::new(ws::Role::Server, message_limits));
+        conn.codec = Some(conn.new_codec(message_limits));
         let mut client = Client::new(false, pings, limits, self.now);
         if let Some(heartbeat) = client.heartbeat.as_mut().filter(|_| conn.is_paused) {
             heartbeat.paused(true, self.now);
@@ -226,8 +238,7 @@ impl Core {
             self.out.reply(conn, frame.clone());
         }
         if awaits_close {
-            let mut codec =
-                ws::Connection::new(ws::Role::Server, ws::Limits { message_bytes: 1024, fragments: 16 });
+            let mut codec = conn.new_codec(ws::Limits { message_bytes: 1024, fragments: 16 });
             codec.close_sent();
             conn.codec = Some(codec);
         }

@@ -57,6 +57,15 @@ impl Output {
         builder.finish(0)
     }
 
+    /// A WebSocket frame around a payload that is compressed.
+    pub(crate) fn encode_packed(&self, opcode: Opcode, packed: &[u8]) -> Frame {
+        let mut builder = self.frames.build();
+        let bytes = builder.bytes();
+        frame::encode(opcode, packed, bytes);
+        frame::mark_compressed(bytes);
+        builder.finish(0)
+    }
+
     /// A frame of bytes that are complete already.
     pub(crate) fn raw(&self, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
         let mut builder = self.frames.build();

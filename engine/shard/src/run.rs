@@ -80,6 +80,7 @@ impl<L> ShardLoop<L> {
             && self.core.out.frames.in_use() == 0
             && self.core.held_bytes == 0
             && self.assembly.bytes_in_use() == 0
+            && self.assembly.contexts() + self.core.compression.compressors() == 0
     }
 }
 
@@ -291,6 +292,10 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);
+        counters.inflated_bytes.set(self.assembly.inflated_bytes());
+        counters
+            .deflate_contexts
+            .set((self.assembly.contexts() + self.core.compression.compressors()) as u64);
         counters.held_bytes.set(self.core.held_bytes as u64);
         counters.kernel_entries.set(stats.enters);
         counters.buffer_shortages.set(stats.buffer_shortages);

@@ -19,7 +19,7 @@ use corecast_hub::rules::Namespaces;
 use corecast_hub::{Hub, HubConfig, HubLimits};
 use corecast_protocol::ws::handshake::{Mode, Policy, parse_client_response, write_client_request};
 use corecast_shard::rings::{Links, RingConfig, mesh};
-use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLimits, ShardLoop};
+use corecast_shard::{CompressionConfig, Counters, Node, Order, ShardConfig, ShardLimits, ShardLoop};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -103,7 +103,13 @@ fn shard_loop<L>(shard: usize, shards: usize, links: Links, node: Arc<Node>) -> 
         heartbeat_interval_ms: 30_000,
         message_bytes: 1 << 20,
     });
-    let config = ShardConfig { shard, shards, policy, limits: ShardLimits::default() };
+    let config = ShardConfig {
+        shard,
+        shards,
+        policy,
+        limits: ShardLimits::default(),
+        compression: CompressionConfig::default(),
+    };
     ShardLoop::new(config, hub, links, node, Arc::new(Counters::default()), Instant::now())
 }
 

@@ -9,7 +9,7 @@ use corecast_hub::HubLimits;
 use corecast_hub::rules::Namespaces;
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::RingConfig;
-use corecast_shard::{OutboxLimits, ShardLimits};
+use corecast_shard::{CompressionConfig, CompressionMode, OutboxLimits, ShardLimits};
 
 use super::layers::{Layers, Problem, Sources};
 use super::namespaces;
@@ -78,6 +78,8 @@ pub struct Settings {
     pub connections: usize,
     /// What a shard enforces.
     pub shard_limits: ShardLimits,
+    /// What is sent compressed.
+    pub compression: CompressionConfig,
     /// What a hub enforces.
     pub hub_limits: HubLimits,
     /// What may be done where, and how messages are treated there.
@@ -174,6 +176,7 @@ impl Reader {
                 self.number("limits.connections") as usize
             },
             shard_limits: shard_limits?,
+            compression: self.compression(),
             hub_limits: self.hub_limits(),
             namespaces: self.namespaces(mode),
         })
@@ -358,6 +361,18 @@ impl Reader {
         let message_bytes = self.number("limits.message_bytes");
         let has_default = mode != Mode::Production;
         namespaces::read(&configured, has_default, message_bytes, &mut self.layers.problems)
+    }
+
+    fn compression(&self) -> CompressionConfig {
+        CompressionConfig {
+            mode: match self.layers.text_of("compression.mode").0.as_str() {
+                "standard" => CompressionMode::Standard,
+                "adaptive" => CompressionMode::Adaptive,
+                _ => CompressionMode::Off,
+            },
+            level: self.number("compression.level") as u32,
+            threshold_bytes: self.number("compression.threshold_bytes") as usize,
+        }
     }
 
     fn hub_limits(&self) -> HubLimits {

@@ -72,7 +72,7 @@ fn refused(count: usize) -> Pushed {
 }
 
 fn on(channel: u32, policy: SlowPolicy, priority: Priority) -> Delivery {
-    Delivery { priority, policy, channel, conflate: u64::from(channel) }
+    Delivery { priority, policy, namespace: 0, channel, conflate: u64::from(channel) }
 }
 
 #[test]

@@ -10,12 +10,7 @@ use crate::ws::deflate::{Negotiated, TAIL, WINDOW_BITS_MAX, WINDOW_BITS_OF_ZLIB_
 pub struct Compressor {
     stream: Compress,
     takes_over: bool,
-    /// What the last message became.
-    packed: Vec<u8>,
 }
-
-/// A larger buffer for packed messages is freed after use: one large message must not cost its memory for ever.
-const KEPT_BYTES_MAX: usize = 64 << 10;
 
 impl Compressor {
     /// One for many connections: it begins each message anew, with the largest window. `level` is 1 (fast) to 9.
@@ -31,39 +26,36 @@ impl Compressor {
     fn with(level: u32, window_bits: u8, takes_over: bool) -> Self {
         let window_bits = window_bits.max(WINDOW_BITS_OF_ZLIB_MIN);
         let stream = Compress::new_with_window_bits(Compression::new(level.clamp(1, 9)), false, window_bits);
-        Self { stream, takes_over, packed: Vec::new() }
+        Self { stream, takes_over }
     }
 
-    /// The payload of a compressed message. Where it refers to earlier ones it must be sent, and in this order.
-    pub fn pack(&mut self, payload: &[u8]) -> &[u8] {
-        if self.packed.capacity() > KEPT_BYTES_MAX {
-            self.packed = Vec::new();
-        }
-        self.packed.clear();
+    /// Appends the payload of a compressed message. Where it refers to earlier ones it must be sent, and in this order.
+    pub fn pack(&mut self, payload: &[u8], out: &mut Vec<u8>) {
         if payload.is_empty() {
             // "an empty DEFLATE block with no compression", less the tail (section 7.2.3.6).
-            self.packed.push(0);
-            return &self.packed;
+            return out.push(0);
         }
         if !self.takes_over {
             self.stream.reset();
         }
         // What can't be made smaller grows by five bytes for every 16 KiB or so.
-        self.packed.reserve(payload.len() + payload.len() / 1024 + 64);
+        out.reserve(payload.len() + payload.len() / 1024 + ROOM_BYTES);
         let mut rest = payload;
         loop {
             let before = self.stream.total_in();
-            let status = self.stream.compress_vec(rest, &mut self.packed, FlushCompress::Sync);
+            let status = self.stream.compress_vec(rest, out, FlushCompress::Sync);
             debug_assert!(status.is_ok(), "a stream that is not at its end takes everything");
             rest = &rest[(self.stream.total_in() - before) as usize..];
             // A flush is complete when it left room.
-            if rest.is_empty() && self.packed.len() < self.packed.capacity() {
+            if rest.is_empty() && out.len() < out.capacity() {
                 break;
             }
-            self.packed.reserve(KEPT_BYTES_MAX);
+            out.reserve(payload.len() / 8 + ROOM_BYTES);
         }
-        debug_assert!(self.packed.ends_with(&TAIL), "a flush ends with an empty block");
-        self.packed.truncate(self.packed.len() - TAIL.len());
-        &self.packed
+        debug_assert!(out.ends_with(&TAIL), "a flush ends with an empty block");
+        out.truncate(out.len() - TAIL.len());
     }
 }
+
+/// For what surrounds a message's own bytes: blocks and their tables.
+const ROOM_BYTES: usize = 64;

@@ -1,0 +1,348 @@
+//! What is sent compressed (RFC 7692), and in how many forms: each is made once per message, for the first who wants it.
+//!
+//! One state serves the whole shard and begins every message anew, so that an idle connection owns none of it; only
+//! `/ws/echo` keeps what its messages refer to. Knows neither channels nor sockets.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use corecast_driver::Frame;
+use corecast_protocol::ws::Role;
+use corecast_protocol::ws::deflate::{Compressor, Contexts, Negotiated};
+use corecast_protocol::ws::frame::Opcode;
+
+use crate::config::{CompressionConfig, CompressionMode};
+use crate::counters::Counters;
+use crate::output::Output;
+
+/// Connections of one shard that may keep contexts of their own, of up to 0.4 MB each; more of them get shared ones.
+const OWNERS_MAX: usize = 1024;
+
+/// Larger buffers for what was just compressed are freed after use.
+const SCRATCH_KEPT_BYTES: usize = 64 << 10;
+
+/// A shard's compressor, and what it knows about when compressing pays.
+#[derive(Debug)]
+pub(crate) struct Compression {
+    config: CompressionConfig,
+    /// From the first message on that somebody takes compressed.
+    shared: Option<Box<Compressor>>,
+    scratch: Vec<u8>,
+    /// By namespace; the last one is for what belongs to none: replies and direct messages.
+    ratios: Vec<Ratio>,
+    others: Ratio,
+    owners: Rc<Cell<usize>>,
+    compressors: Rc<Cell<usize>>,
+}
+
+/// What a message is, as far as it says how well it compresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A message of a namespace.
+    Of(u16),
+    /// A reply.
+    Reply,
+}
+
+/// One message in the forms in which it is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Forms {
+    pub(crate) plain: Option<Frame>,
+    pub(crate) packed: Option<Frame>,
+}
+
+/// How far back the compressed messages of this connection may look, in bytes; 0 for one that takes none.
+pub(crate) fn window_bytes(deflate: Option<Negotiated>) -> usize {
+    deflate.map_or(0, |it| 1 << it.window_bits_sent(Role::Server))
+}
+
+impl Compression {
+    pub(crate) fn new(config: CompressionConfig) -> Self {
+        Self {
+            config,
+            shared: None,
+            scratch: Vec::new(),
+            ratios: Vec::new(),
+            others: Ratio::default(),
+            owners: Rc::default(),
+            compressors: Rc::default(),
+        }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.config.mode != CompressionMode::Off
+    }
+
+    /// What a new connection of `/ws/echo` may be offered.
+    pub(crate) fn contexts_for_echo(&self) -> Contexts {
+        if self.owners.get() < OWNERS_MAX { Contexts::PerConnection } else { Contexts::Shared }
+    }
+
+    /// Connections that own a compressor.
+    pub(crate) fn compressors(&self) -> usize {
+        self.compressors.get()
+    }
+
+    /// The forms in which these recipients, known by their windows, get a message: each only if somebody wants it.
+    pub(crate) fn forms(
+        &mut self,
+        (opcode, message, kind): (Opcode, &[u8], Kind),
+        windows: impl Iterator<Item = usize>,
+        out: &Output,
+        counters: &Counters,
+    ) -> Forms {
+        let (mut takes_packed, mut takes_plain) = (false, false);
+        for window in windows {
+            // A window that covers the message is never left; an empty message has nothing to compress.
+            let is_covered = window >= message.len().max(1);
+            takes_packed |= is_covered;
+            takes_plain |= !is_covered;
+            if takes_packed && takes_plain {
+                break;
+            }
+        }
+        let packed = if takes_packed { self.pack(opcode, message, kind, out, counters) } else { None };
+        let is_plain_wanted = takes_plain || packed.is_none();
+        Forms { plain: is_plain_wanted.then(|| out.encode(opcode, message)), packed }
+    }
+
+    /// A message in a compressed frame, if that pays.
+    fn pack(
+        &mut self,
+        opcode: Opcode,
+        message: &[u8],
+        kind: Kind,
+        out: &Output,
+        counters: &Counters,
+    ) -> Option<Frame> {
+        if message.len() < self.config.threshold_bytes || !self.pays(kind) {
+            counters.compression_skipped.add(1);
+            return None;
+        }
+        let level = self.config.level;
+        let shared = self.shared.get_or_insert_with(|| Box::new(Compressor::shared(level)));
+        self.scratch.clear();
+        shared.pack(message, &mut self.scratch);
+        let packed_bytes = self.scratch.len();
+        self.ratio(kind).note(message.len(), packed_bytes);
+        if packed_bytes >= message.len() {
+            counters.compression_skipped.add(1);
+            return None;
+        }
+        Some(self.packed_frame(opcode, message.len(), out, counters))
+    }
+
+    /// A message of `/ws/echo`, whatever it gains.
+    pub(crate) fn pack_own(
+        &mut self,
+        own: &mut OwnContext,
+        (opcode, message): (Opcode, &[u8]),
+        out: &Output,
+        counters: &Counters,
+    ) -> Frame {
+        self.scratch.clear();
+        own.compressor(self.config.level).pack(message, &mut self.scratch);
+        self.packed_frame(opcode, message.len(), out, counters)
+    }
+
+    /// A frame of what was just compressed: as large as that, not as what it might have become.
+    fn packed_frame(
+        &mut self,
+        opcode: Opcode,
+        plain_bytes: usize,
+        out: &Output,
+        counters: &Counters,
+    ) -> Frame {
+        counters.compressed_messages.add(1);
+        counters.compression_bytes_in.add(plain_bytes as u64);
+        counters.compression_bytes_out.add(self.scratch.len() as u64);
+        let frame = out.encode_packed(opcode, &self.scratch);
+        if self.scratch.capacity() > SCRATCH_KEPT_BYTES {
+            self.scratch = Vec::new();
+        }
+        frame
+    }
+
+    fn pays(&mut self, kind: Kind) -> bool {
+        self.config.mode == CompressionMode::Standard || self.ratio(kind).pays()
+    }
+
+    fn ratio(&mut self, kind: Kind) -> &mut Ratio {
+        let Kind::Of(namespace) = kind else { return &mut self.others };
+        let index = usize::from(namespace);
+        if namespace == u16::MAX {
+            return &mut self.others;
+        }
+        if index >= self.ratios.len() {
+            self.ratios.resize_with(index + 1, Ratio::default);
+        }
+        &mut self.ratios[index]
+    }
+
+    /// What a connection of `/ws/echo` owns, where its client did not agree to go without.
+    pub(crate) fn own_context(&self, negotiated: Negotiated) -> Option<Box<OwnContext>> {
+        let is_own = negotiated.takes_over_sent(Role::Server)
+            || negotiated.takes_over_received(Role::Server)
+            || negotiated.server_max_window_bits.is_some();
+        is_own.then(|| {
+            self.owners.set(self.owners.get() + 1);
+            Box::new(OwnContext {
+                negotiated,
+                compressor: None,
+                owners: Rc::clone(&self.owners),
+                compressors: Rc::clone(&self.compressors),
+            })
+        })
+    }
+}
+
+/// What later messages to one connection refer to.
+#[derive(Debug)]
+pub(crate) struct OwnContext {
+    negotiated: Negotiated,
+    /// From the first message on.
+    compressor: Option<Compressor>,
+    /// How many there are.
+    owners: Rc<Cell<usize>>,
+    compressors: Rc<Cell<usize>>,
+}
+
+impl OwnContext {
+    fn compressor(&mut self, level: u32) -> &mut Compressor {
+        self.compressor.get_or_insert_with(|| {
+            self.compressors.set(self.compressors.get() + 1);
+            Compressor::for_connection(level, &self.negotiated, Role::Server)
+        })
+    }
+}
+
+impl Drop for OwnContext {
+    fn drop(&mut self) {
+        self.owners.set(self.owners.get() - 1);
+        if self.compressor.is_some() {
+            self.compressors.set(self.compressors.get() - 1);
+        }
+    }
+}
+
+/// How well the messages of one kind compressed lately.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Ratio {
+    plain_bytes: usize,
+    packed_bytes: usize,
+    /// Messages since the last one that was tried.
+    skipped: u32,
+}
+
+impl Ratio {
+    /// So much must be known before anything is held to be in vain.
+    const KNOWN_BYTES: usize = 8 << 10;
+
+    /// What lies further back counts half.
+    const REMEMBERED_BYTES: usize = 32 << 10;
+
+    /// Where compressing did not pay, one message of so many is tried all the same: it may have become another kind.
+    const PROBE_EVERY: u32 = 64;
+
+    /// Whether a quarter is saved at least, as far as is known, or it is time to look again.
+    fn pays(&mut self) -> bool {
+        if self.plain_bytes < Self::KNOWN_BYTES || self.packed_bytes * 4 <= self.plain_bytes * 3 {
+            return true;
+        }
+        self.skipped += 1;
+        if self.skipped == Self::PROBE_EVERY {
+            self.skipped = 0;
+        }
+        self.skipped == 0
+    }
+
+    fn note(&mut self, plain_bytes: usize, packed_bytes: usize) {
+        self.plain_bytes += plain_bytes;
+        self.packed_bytes += packed_bytes;
+        while self.plain_bytes > Self::REMEMBERED_BYTES {
+            self.plain_bytes /= 2;
+            self.packed_bytes /= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of `count` messages of these sizes are tried.
+    fn tried(ratio: &mut Ratio, count: usize, plain_bytes: usize, packed_bytes: usize) -> usize {
+        (0..count)
+            .filter(|_| {
+                let is_tried = ratio.pays();
+                if is_tried {
+                    ratio.note(plain_bytes, packed_bytes);
+                }
+                is_tried
+            })
+            .count()
+    }
+
+    #[test]
+    fn what_does_not_pay_is_tried_now_and_then() {
+        let mut ratio = Ratio::default();
+        assert_eq!(tried(&mut ratio, 100, 1000, 300), 100, "it pays");
+        let in_vain = tried(&mut ratio, 64_000, 1000, 990);
+        assert!((1000..1100).contains(&in_vain), "one of 64: {in_vain}");
+        let again = tried(&mut ratio, 10_000, 1000, 300);
+        assert!(again > 8_000, "it is seen that it pays again: {again}");
+    }
+
+    #[test]
+    fn one_large_message_is_no_verdict_for_ever() {
+        let mut ratio = Ratio::default();
+        ratio.note(16 << 20, 16 << 20);
+        assert!(ratio.plain_bytes <= Ratio::REMEMBERED_BYTES);
+        let tried = tried(&mut ratio, 10_000, 1000, 300);
+        assert!(tried > 8_000, "{tried}");
+    }
+
+    #[test]
+    fn each_form_is_made_only_if_somebody_wants_it() {
+        let config = CompressionConfig { mode: CompressionMode::Standard, level: 6, threshold_bytes: 100 };
+        let mut compression = Compression::new(config);
+        let (out, counters) = (Output::new(), Counters::default());
+        let long = "corecast ".repeat(100);
+        let mut forms = |message: &[u8], windows: &[usize]| {
+            let message = (Opcode::Text, message, Kind::Of(3));
+            let forms = compression.forms(message, windows.iter().copied(), &out, &counters);
+            (forms.plain.is_some(), forms.packed.is_some())
+        };
+        assert_eq!(forms(long.as_bytes(), &[0, 0]), (true, false), "nobody takes it compressed");
+        assert_eq!(forms(long.as_bytes(), &[1 << 15, 1 << 10]), (false, true), "everybody does");
+        assert_eq!(forms(long.as_bytes(), &[1 << 15, 0]), (true, true), "some do");
+        assert_eq!(forms(long.as_bytes(), &[1 << 9, 1 << 8]), (true, false), "their windows are too small");
+        assert_eq!(forms(&long.as_bytes()[..99], &[1 << 15]), (true, false), "below the threshold");
+        assert_eq!(forms(b"", &[1 << 15]), (true, false), "nothing to compress");
+        let counted = (counters.compressed_messages.value(), counters.compression_skipped.value());
+        assert_eq!(counted, (2, 2), "once per message");
+        assert_eq!(counters.compression_bytes_in.value(), 2 * long.len() as u64);
+        assert!(counters.compression_bytes_out.value() < long.len() as u64 / 2);
+    }
+
+    #[test]
+    fn what_a_connection_owned_is_not_counted_behind_it() {
+        let compression = Compression::new(CompressionConfig::default());
+        let mut own = compression.own_context(Negotiated::default()).expect("contexts are taken over");
+        own.compressor(1);
+        assert_eq!((compression.owners.get(), compression.compressors()), (1, 1));
+        drop(own);
+        assert_eq!((compression.owners.get(), compression.compressors()), (0, 0));
+        let forgets = Negotiated {
+            server_no_context_takeover: true,
+            client_no_context_takeover: true,
+            ..Negotiated::default()
+        };
+        assert!(compression.own_context(forgets).is_none(), "the shard's serve");
+        let owners: Vec<_> =
+            (0..OWNERS_MAX).map(|_| compression.own_context(Negotiated::default())).collect();
+        assert_eq!(compression.contexts_for_echo(), Contexts::Shared, "they are bounded");
+        drop(owners);
+        assert_eq!(compression.contexts_for_echo(), Contexts::PerConnection);
+    }
+}
