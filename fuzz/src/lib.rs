@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod frames;
 pub mod handshake;
 pub mod hub;
+pub mod inflate;
 pub mod msgpack;
 pub mod transcode;
 
@@ -15,6 +16,8 @@ pub mod transcode;
 mod harness;
 #[path = "../../protocol/tests/msgpack/mod.rs"]
 mod msgpack_twin;
+#[path = "../../protocol/tests/puff/mod.rs"]
+mod puff;
 #[path = "../../protocol/tests/twin/mod.rs"]
 #[allow(dead_code, reason = "the tests of the protocol use more of it")]
 mod twin;

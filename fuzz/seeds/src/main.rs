@@ -13,6 +13,7 @@ const LISTS: &[(&str, &str, &str, &str)] = &[
     ("handshake", "requests", "bytes", "handshake"),
     ("frames", "reading", "bytes", "frames"),
     ("commands", "cases", "text", "envelope"),
+    ("deflate", "reading", "bytes", "inflate"),
     ("utf8", "cases", "bytes", "envelope"),
     ("msgpack", "commands", "bytes", "msgpack"),
     ("transcode", "both", "msgpack", "transcode"),

@@ -21,6 +21,8 @@ pub(crate) struct Raw {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Frame {
     pub(crate) is_final: bool,
+    /// RSV1.
+    pub(crate) is_compressed: bool,
     pub(crate) opcode: u8,
     pub(crate) payload: Vec<u8>,
 }
@@ -136,7 +138,12 @@ impl Raw {
             short => usize::from(short),
         };
         let payload = self.take(length);
-        Frame { is_final: first[0] & 0x80 != 0, opcode: first[0] & 0x0f, payload }
+        Frame {
+            is_final: first[0] & 0x80 != 0,
+            is_compressed: first[0] & 0x40 != 0,
+            opcode: first[0] & 0x0f,
+            payload,
+        }
     }
 
     /// The next frame of this opcode; others on the way are skipped.
