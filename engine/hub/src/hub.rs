@@ -13,10 +13,11 @@ use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, Place, ShardSet};
-use crate::format::{Format, PerFormat};
+use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
+use crate::publish::Buffers;
 use crate::remote::{FromHome, Receipt, ToHome, Written};
 use crate::subscribe::NAMES_MAX;
 
@@ -46,7 +47,7 @@ pub struct Hub {
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
     /// A message in the making.
-    pub(crate) scratch: PerFormat<Vec<u8>>,
+    pub(crate) scratch: Buffers,
     pub(crate) deliver_scratch: Scratch,
     /// Recipients who want another variant of a message in the making.
     pub(crate) others: Vec<ConnKey>,
@@ -93,7 +94,7 @@ impl Hub {
             msgpack_members: 0,
             batch_names: None,
             choices: 0,
-            scratch: PerFormat::default(),
+            scratch: Buffers::default(),
             transcoded: 0,
             deliver_scratch: Scratch::default(),
             others: Vec::new(),

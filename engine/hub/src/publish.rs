@@ -5,7 +5,7 @@ use std::sync::Arc;
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, Priority, Publish, RequestId, Target};
 use corecast_protocol::envelope::event::{self, Message};
-use corecast_protocol::envelope::name;
+use corecast_protocol::envelope::{self, name};
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
@@ -17,6 +17,10 @@ use crate::member::Access;
 use crate::remote::{Epoch, Form, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
 use crate::subscribe::Refused;
+
+/// A value grows at most so many times when it is transcoded: an extension without a byte of data takes 3 bytes in
+/// MessagePack and less than 24 in JSON.
+const GROWTH_MAX: u64 = 8;
 
 /// A list of participants may turn one message into this many times the bytes of the largest message.
 const DIRECT_COPIES_MAX: u64 = 4;
@@ -54,6 +58,9 @@ impl Hub {
             Ok(found) => found,
             Err(refused) => return self.error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
+        if let Err(refused) = self.must_fit(publish) {
+            return self.error(fx, conn, id, Some(channel), refused.code, &refused.why);
+        }
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
         let target = Addressed { conn, id, target: channel, hash, slot, rule, is_ephemeral };
         let record = ToHome::Publish(target.published(&publisher, publish, now));
@@ -157,8 +164,15 @@ impl Hub {
             name::participant(to)
                 .map_err(|wrong| Refused::new(ErrorCode::InvalidMessage, format!("`to`: {wrong}")))?;
         }
-        let bytes = (publish.payload.bytes().len() * names.len()) as u64;
+        self.must_fit(publish)?;
+        let payload = publish.payload.bytes();
         let bytes_max = self.config.message_bytes.saturating_mul(DIRECT_COPIES_MAX);
+        let mut bytes = (payload.len() * names.len()) as u64;
+        if bytes.saturating_mul(GROWTH_MAX) > bytes_max {
+            // Whoever is sent the other encoding gets a copy too.
+            let other = envelope::transcoded_len(publish.format, payload);
+            bytes = (payload.len().max(other) * names.len()) as u64;
+        }
         if bytes > bytes_max && names.len() > 1 {
             let why = format!(
                 "the copies for {} participants have {bytes} bytes, at most {bytes_max}: send to fewer at once",
@@ -167,6 +181,34 @@ impl Hub {
             return Err(Refused::new(ErrorCode::MessageTooLarge, why));
         }
         Ok(())
+    }
+
+    /// The payload must have room in a message of either encoding: what grows beyond that would overflow the outboxes of
+    /// subscribers who can't help it. Small ones are not looked at.
+    #[inline(always)]
+    fn must_fit(&self, publish: &Publish<'_>) -> Result<(), Refused> {
+        let bytes = publish.payload.bytes().len() as u64;
+        if bytes.saturating_mul(GROWTH_MAX) <= self.config.message_bytes {
+            return Ok(());
+        }
+        self.must_fit_transcoded(publish)
+    }
+
+    #[cold]
+    fn must_fit_transcoded(&self, publish: &Publish<'_>) -> Result<(), Refused> {
+        let bytes = envelope::transcoded_len(publish.format, publish.payload.bytes()) as u64;
+        let bytes_max = self.config.message_bytes;
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        let format = match publish.format {
+            Format::Json => "MessagePack",
+            Format::MessagePack => "JSON",
+        };
+        let why = format!(
+            "for subscribers of {format} the payload would have {bytes} bytes, at most {bytes_max} (limits.message_bytes)"
+        );
+        Err(Refused::new(ErrorCode::MessageTooLarge, why))
     }
 
     /// At the channel's home: the message gets its place, is written once, and goes where it is wanted.
@@ -273,10 +315,11 @@ impl Hub {
         &mut self,
         it: &Published<'_>,
         to: &Spread<'_>,
-        buffers: &'b mut PerFormat<Vec<u8>>,
+        buffers: &'b mut Buffers,
     ) -> PerFormat<Form<'b>> {
         let mut forms = PerFormat { json: Form::NONE, msgpack: Form::NONE };
-        let message = Message {
+        let Buffers { messages, payload } = buffers;
+        let mut message = Message {
             channel: to.channel,
             event: it.event,
             payload: it.payload,
@@ -287,13 +330,36 @@ impl Hub {
             priority: it.priority,
             to: to.to,
         };
+        let other = match it.format {
+            Format::Json => Format::MessagePack,
+            Format::MessagePack => Format::Json,
+        };
+        if !to.wanted.of(other).is_empty() {
+            self.transcode(it, payload);
+        }
         if !to.wanted.json.is_empty() {
-            let bytes = &mut buffers.json;
+            let bytes = &mut messages.json;
             bytes.clear();
+            message.payload = if it.format == Format::Json { it.payload } else { payload };
             let seams = event::message(bytes, Format::Json, &message);
             forms.json = Form { bytes, seams };
         }
+        if !to.wanted.msgpack.is_empty() {
+            let bytes = &mut messages.msgpack;
+            bytes.clear();
+            message.payload = if it.format == Format::MessagePack { it.payload } else { payload };
+            let seams = event::message(bytes, Format::MessagePack, &message);
+            forms.msgpack = Form { bytes, seams };
+        }
         forms
+    }
+
+    /// The payload in the other encoding: once for all who want it, wherever they are.
+    #[cold]
+    fn transcode(&mut self, it: &Published<'_>, payload: &mut Vec<u8>) {
+        self.transcoded += 1;
+        payload.clear();
+        envelope::transcode(it.format, it.payload, payload);
     }
 
     /// One record to each shard, this one last and without encoding it.
@@ -325,6 +391,14 @@ impl Hub {
     }
 }
 
+/// A message in the making, in both encodings. Reused, so that publishing allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    messages: PerFormat<Vec<u8>>,
+    /// The payload in the encoding that it did not come in.
+    payload: Vec<u8>,
+}
+
 /// The own inbox is the publisher's: its other connections get the message too.
 fn resolved<'a>(to: &'a str, publisher: &'a str) -> &'a str {
     if to == name::INBOX { publisher } else { to }
@@ -351,7 +425,7 @@ impl<'a> Addressed<'a> {
             slot: self.slot,
             rule: self.rule,
             event: publish.event.as_deref(),
-            format: Format::Json,
+            format: publish.format,
             payload: publish.payload.bytes(),
             publisher,
             priority: publish.priority,

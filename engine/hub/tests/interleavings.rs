@@ -8,7 +8,9 @@ mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use harness::{Client, Net, Random, Seen, demo, development, unlimited};
+use corecast_hub::Format;
+use harness::{Client, Net, Random, Seen, demo, development, packed, unlimited};
+use serde_json::{Value, json};
 
 const CHANNELS: [&str; 6] =
     ["conversation:1", "conversation:2", "conversation:22", "agent:7", "agent:77", "room"];
@@ -22,6 +24,8 @@ struct Known {
     wants: BTreeSet<String>,
     /// Numbers of what it published with `echo:false`.
     silent: BTreeSet<u64>,
+    /// Whether it is sent MessagePack.
+    is_binary: bool,
     /// What it saw, taken over from the net.
     log: Vec<Seen>,
 }
@@ -67,10 +71,11 @@ impl Storm {
         let name = format!("p{}", self.random.below(4));
         let mut open = development(&name);
         open.is_time_iso = self.random.chance(4);
+        open.format = if self.random.chance(2) { Format::MessagePack } else { Format::Json };
         let path = self.random.chance(4).then(|| CHANNELS[self.random.below(CHANNELS.len())]);
         open.channel = path;
         let client = self.net.open_with(place.0, place.1, open);
-        let mut known = Known::default();
+        let mut known = Known { is_binary: open.format == Format::MessagePack, ..Known::default() };
         known.wants.extend(path.map(str::to_owned));
         self.clients.insert(client, known);
         self.slots.insert(place, client);
@@ -96,13 +101,13 @@ impl Storm {
 
     fn subscribe(&mut self, client: Client) {
         let name = self.name();
-        self.net.send(client, &format!(r#"{{"type":"subscribe","id":1,"channel":"{name}"}}"#));
+        self.send(client, json!({"type": "subscribe", "id": 1, "channel": name}));
         self.clients.get_mut(&client).expect("it is open").wants.insert(name.to_owned());
     }
 
     fn unsubscribe(&mut self, client: Client) {
         let name = self.name();
-        self.net.send(client, &format!(r#"{{"type":"unsubscribe","id":2,"channel":"{name}"}}"#));
+        self.send(client, json!({"type": "unsubscribe", "id": 2, "channel": name}));
         self.clients.get_mut(&client).expect("it is open").wants.remove(name);
     }
 
@@ -112,20 +117,36 @@ impl Storm {
         let channel = CHANNELS[self.random.below(CHANNELS.len())];
         let is_silent = self.random.chance(3);
         let is_numbered = channel != "room" && !self.random.chance(4);
-        let store = if is_numbered || channel == "room" { "" } else { r#","store":false"# };
+        let mut message = json!({"type": "publish", "channel": channel, "payload": number});
+        if !is_numbered && channel != "room" {
+            message["store"] = json!(false);
+        }
         self.numbered.extend(is_numbered.then_some(number));
-        let id = if self.random.chance(2) { r#""id":3,"# } else { "" };
-        let echo = if is_silent { r#","echo":false"# } else { "" };
-        self.net.send(
-            client,
-            &format!(r#"{{"type":"publish",{id}"channel":"{channel}","payload":{number}{echo}{store}}}"#),
-        );
+        if self.random.chance(2) {
+            message["id"] = json!(3);
+        }
+        if is_silent {
+            message["echo"] = json!(false);
+        }
+        self.send(client, message);
         if is_silent {
             self.clients.get_mut(&client).expect("it is open").silent.insert(number);
         }
     }
 
-    /// Nothing moves any more: a probe on every channel reaches exactly its subscribers, once.
+    /// In either encoding, whatever the client is sent; whether it was MessagePack.
+    fn send(&mut self, client: Client, message: Value) -> bool {
+        let is_binary = self.random.chance(2);
+        if is_binary {
+            self.net.send_packed(client, &packed(&message));
+        } else {
+            self.net.send(client, &message.to_string());
+        }
+        is_binary
+    }
+
+    /// Nothing moves any more: a probe on every channel reaches exactly its subscribers, once, and is transcoded only
+    /// if one of them is sent the other encoding.
     fn probe(&mut self) {
         self.net.run();
         let all: Vec<Client> = self.clients.keys().copied().collect();
@@ -134,9 +155,14 @@ impl Storm {
             all.iter().for_each(|client| self.pull(*client));
             self.published += 1;
             let number = self.published;
-            let text = format!(r#"{{"type":"publish","channel":"{channel}","payload":{number}}}"#);
-            self.net.send(publisher, &text);
+            let transcoded = self.net.transcoded();
+            let message = json!({"type": "publish", "channel": channel, "payload": number});
+            let is_binary = self.send(publisher, message);
             self.net.run();
+            let is_other = |known: &Known| known.is_binary != is_binary;
+            let wants = |known: &Known| known.wants.iter().any(|want| covers(want, channel));
+            let is_transcoded = self.clients.values().any(|known| is_other(known) && wants(known));
+            assert_eq!(self.net.transcoded() - transcoded, u64::from(is_transcoded), "{channel}");
             for client in &all {
                 let before = self.clients[client].log.len();
                 self.pull(*client);

@@ -16,7 +16,6 @@ on_both_drivers!(
     a_good_message_forgives_the_invalid_ones,
     frames_that_break_the_protocol_end_it,
     text_that_is_not_utf8_ends_it,
-    binary_frames_are_not_spoken_yet,
     no_limits_lifts_counts_but_no_sizes,
 );
 
@@ -296,13 +295,6 @@ fn text_that_is_not_utf8_ends_it(start: Start) {
         raw.send(&bytes);
         assert_violated(raw, 1007, "INVALID_MESSAGE");
     }
-}
-
-fn binary_frames_are_not_spoken_yet(start: Start) {
-    let server = start.start();
-    let mut ann = server.connect("/ws/demo");
-    ann.send(Message::binary(vec![0x81, 0xa4, b't', b'y', b'p', b'e', 0xa4, b'p', b'i', b'n', b'g']));
-    ann.assert_closed(1003, "INVALID_MESSAGE");
 }
 
 fn no_limits_lifts_counts_but_no_sizes(start: Start) {

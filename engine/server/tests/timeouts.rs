@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{DEADLINE, End, HANDSHAKE, Raw, Server, Start, masked, on_both_drivers};
+use support::{DEADLINE, End, HANDSHAKE, Raw, Server, Start, masked, nonsense, on_both_drivers};
 
 on_both_drivers!(
     who_says_nothing_gets_408,
@@ -189,8 +189,8 @@ fn without_an_idle_timeout_nobody_is_idle(start: Start) {
 fn who_does_not_answer_a_close_is_reset(start: Start) {
     let server = start.set("limits.close_timeout_ms", SHORT_MS).start();
     let mut raw = raw(&server);
-    raw.send(&masked(0x82, b"not spoken"));
-    assert_eq!(raw.frame().close().0, 1003);
+    raw.send(&nonsense());
+    assert_eq!(raw.frame_of(8).close().0, 1008);
     // Messages are no answer.
     raw.try_send(&masked(0x81, br#"{"type":"ping"}"#));
     let (rest, end) = raw.read_to_end();

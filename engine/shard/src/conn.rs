@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use corecast_driver::{ConnId, Frame};
-use corecast_hub::ConnKey;
+use corecast_hub::{ConnKey, Format};
 use corecast_protocol::ws::deflate::Negotiated;
 use corecast_protocol::ws::{self, Heartbeat};
 
@@ -63,6 +63,8 @@ pub(crate) struct Admission {
     /// Refusals are told by an upgrade that closes.
     pub(crate) is_browser: bool,
     pub(crate) pings: Pings,
+    /// What it is to be sent.
+    pub(crate) format: Format,
     /// When to give up.
     pub(crate) until: Instant,
 }
@@ -85,6 +87,8 @@ pub(crate) struct Client {
     /// `/ws/echo`: no hub, only the codec.
     pub(crate) is_echo: bool,
     pub(crate) pings: Pings,
+    /// What it is sent: of use where the hub is not asked.
+    pub(crate) format: Format,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) last_message: Instant,
     /// What compressed messages to `/ws/echo` refer to.
@@ -169,11 +173,17 @@ impl Conn {
 }
 
 impl Client {
-    pub(crate) fn new(is_echo: bool, pings: Pings, limits: &ShardLimits, now: Instant) -> Self {
+    pub(crate) fn new(
+        is_echo: bool,
+        pings: Pings,
+        format: Format,
+        limits: &ShardLimits,
+        now: Instant,
+    ) -> Self {
         let heartbeat = (!limits.heartbeat_interval.is_zero()).then(|| {
             Heartbeat::new(limits.heartbeat_interval, limits.pong_timeout, limits.missed_pongs, now)
         });
-        Self { is_echo, pings, heartbeat, last_message: now, own_context: None }
+        Self { is_echo, pings, format, heartbeat, last_message: now, own_context: None }
     }
 }
 
@@ -208,7 +218,8 @@ mod tests {
         let start = Instant::now();
         let id = ConnId { index: 0, generation: 1 };
         let mut conn = Conn::new(id, IpAddr::V4(Ipv4Addr::LOCALHOST), start);
-        conn.phase = Phase::Open(Client::new(false, Pings::Frames, &ShardLimits::default(), start));
+        conn.phase =
+            Phase::Open(Client::new(false, Pings::Frames, Format::Json, &ShardLimits::default(), start));
         let (frames, mut queues, mut batches) = (FramePool::new(8), QueuePool::new(2), BatchPool::new(2));
         // The rings are full, and it has read all that there is: it misses no pongs.
         conn.is_paused = true;

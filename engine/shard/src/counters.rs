@@ -69,6 +69,8 @@ counters! {
     messages_in: "counter",
     /// Bytes received from clients.
     bytes_in: "counter",
+    /// Messages whose payload was written in the other encoding: at most once each, at the home of the channel or participant.
+    transcoded: "counter",
     /// Messages queued for clients, copies counted.
     deliveries: "counter",
     /// Bytes handed to the kernel.

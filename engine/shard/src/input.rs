@@ -5,14 +5,30 @@
 
 use corecast_driver::{ConnId, Io};
 use corecast_hub::canary::{self, Canary};
-use corecast_protocol::CloseCode;
-use corecast_protocol::envelope::{self, command::Command};
+use corecast_protocol::envelope::command::{Command, Request};
+use corecast_protocol::envelope::{self, Rejection, Scanner};
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::{AssemblyPool, Event};
 
 use crate::compression::Kind;
 use crate::conn::Phase;
 use crate::core::{Core, reply_frame};
+
+/// A message as its frame carried it: on any connection, text is JSON and binary MessagePack.
+#[derive(Clone, Copy)]
+enum Message<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    fn parse(self, scanner: &'a mut Scanner) -> Result<Request<'a>, Rejection> {
+        match self {
+            Self::Text(text) => envelope::parse(text, scanner),
+            Self::Binary(bytes) => envelope::parse_msgpack(bytes, scanner),
+        }
+    }
+}
 
 impl Core {
     /// Bytes arrived: act on them, or keep them for later.
@@ -199,8 +215,8 @@ impl Core {
 
     fn event(&mut self, id: ConnId, event: Event<'_>) {
         match event {
-            Event::Text(text) => self.text(id, text),
-            Event::Binary(bytes) => self.binary(id, bytes),
+            Event::Text(text) => self.message(id, Message::Text(text)),
+            Event::Binary(bytes) => self.message(id, Message::Binary(bytes)),
             Event::Ping(payload) => {
                 let pong = self.out.encode(Opcode::Pong, payload);
                 if let Some(conn) = self.conns.find(id) {
@@ -224,6 +240,16 @@ impl Core {
         Some(client.is_echo)
     }
 
+    /// A message: to the hub, or back to where it came from.
+    fn message(&mut self, id: ConnId, message: Message<'_>) {
+        match (self.spoke(id), message) {
+            (Some(true), Message::Text(text)) => self.echo(id, Opcode::Text, text.as_bytes()),
+            (Some(true), Message::Binary(bytes)) => self.echo(id, Opcode::Binary, bytes),
+            (Some(false), _) => self.request_of(id, message),
+            (None, _) => {}
+        }
+    }
+
     fn echo(&mut self, id: ConnId, opcode: Opcode, payload: &[u8]) {
         let Some(conn) = self.conns.find(id) else { return };
         let own = conn.client().and_then(|client| client.own_context.as_mut());
@@ -240,52 +266,38 @@ impl Core {
         self.out.reply(conn, frame);
     }
 
-    fn binary(&mut self, id: ConnId, bytes: &[u8]) {
-        match self.spoke(id) {
-            Some(true) => self.echo(id, Opcode::Binary, bytes),
-            Some(false) => {
-                let reason =
-                    "INVALID_MESSAGE: binary frames are MessagePack, which this version does not speak";
-                self.begin_close(id, CloseCode::Unsupported, reason);
-                self.carry_out();
-            }
-            None => {}
-        }
-    }
-
-    fn text(&mut self, id: ConnId, text: &str) {
-        match self.spoke(id) {
-            Some(true) => self.echo(id, Opcode::Text, text.as_bytes()),
-            Some(false) => self.message(id, text),
-            None => {}
-        }
-    }
-
-    fn message(&mut self, id: ConnId, text: &str) {
+    fn request_of(&mut self, id: ConnId, message: Message<'_>) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
-        match envelope::parse(text, &mut self.scanner) {
-            Ok(request) => match request.command {
-                Command::Batch { messages } => return self.batch(id, &text[messages]),
-                _ => self.hub.apply(now, key, &request, &mut self.fx),
-            },
+        match message.parse(&mut self.scanner) {
+            Ok(Request { command: Command::Batch { messages }, .. }) => {
+                return match message {
+                    Message::Text(text) => {
+                        self.batch(id, envelope::batch_messages(&text[messages]).map(Message::Text));
+                    }
+                    Message::Binary(bytes) => {
+                        let messages = envelope::batch_messages_msgpack(&bytes[messages]);
+                        self.batch(id, messages.map(Message::Binary));
+                    }
+                };
+            }
+            Ok(request) => self.hub.apply(now, key, &request, &mut self.fx),
             Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),
         }
         self.carry_out();
     }
 
     /// Each message of a batch as if it came alone, in order. Batches hold no batches.
-    fn batch(&mut self, id: ConnId, messages: &str) {
+    fn batch<'a>(&mut self, id: ConnId, mut messages: impl Iterator<Item = Message<'a>>) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
         self.hub.begin_batch();
-        let mut texts = envelope::batch_messages(messages);
-        let late = if canary::strikes(Canary::PublishesSwapped) { texts.next() } else { None };
-        for text in texts.chain(late) {
+        let late = if canary::strikes(Canary::PublishesSwapped) { messages.next() } else { None };
+        for message in messages.chain(late) {
             if !self.is_open(id) {
                 break;
             }
-            match envelope::parse(text, &mut self.batch_scanner) {
+            match message.parse(&mut self.batch_scanner) {
                 // A batch in a batch is the hub's to refuse.
                 Ok(request) => self.hub.apply(now, key, &request, &mut self.fx),
                 Err(rejection) => self.hub.reject(key, &rejection, &mut self.fx),

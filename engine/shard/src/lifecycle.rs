@@ -13,7 +13,7 @@ use corecast_protocol::ws::handshake::{
 use corecast_protocol::ws::{self, Verdict};
 
 use crate::conn::{Admission, Client, Closing, Phase, Pings};
-use crate::core::Core;
+use crate::core::{Core, opcode};
 
 /// `/ws/echo` takes what conformance tests send: 65,536 fragments and an empty one that ends them.
 const ECHO_LIMITS: ws::Limits = ws::Limits { message_bytes: 16 << 20, fragments: 65_537 };
@@ -116,6 +116,7 @@ impl Core {
                 true => Pings::Messages { is_time_iso: upgrade.is_time_iso },
                 false => Pings::Frames,
             },
+            format: upgrade.format,
             until,
         }));
         let is_named =
@@ -143,7 +144,7 @@ impl Core {
         let Some(conn) = self.conns.find(id) else { return };
         self.out.reply(conn, accept);
         conn.codec = Some(conn.new_codec(ECHO_LIMITS));
-        let mut client = Client::new(true, Pings::Frames, &self.config.limits, self.now);
+        let mut client = Client::new(true, Pings::Frames, Format::Json, &self.config.limits, self.now);
         client.own_context = conn.deflate.and_then(|negotiated| self.compression.own_context(negotiated));
         conn.phase = Phase::Open(client);
         self.opened(id);
@@ -153,13 +154,13 @@ impl Core {
     pub(crate) fn admitted(&mut self, id: ConnId) {
         let Some(conn) = self.conns.find(id) else { return };
         let Phase::Admission(admission) = &conn.phase else { return };
-        let (accept, pings) = (admission.accept.clone(), admission.pings);
+        let (accept, pings, format) = (admission.accept.clone(), admission.pings, admission.format);
         self.out.reply(conn, accept);
         let limits = &self.config.limits;
         let message_limits =
             ws::Limits { message_bytes: limits.message_bytes, fragments: limits.message_fragments };
         conn.codec = Some(conn.new_codec(message_limits));
-        let mut client = Client::new(false, pings, limits, self.now);
+        let mut client = Client::new(false, pings, format, limits, self.now);
         if let Some(heartbeat) = client.heartbeat.as_mut().filter(|_| conn.is_paused) {
             heartbeat.paused(true, self.now);
         }
@@ -458,7 +459,7 @@ impl Core {
             self.counters.timeouts.add(1);
             return self.close_and_carry_out(id, CloseCode::Idle, "TIMEOUT: idle (limits.idle_timeout_ms)");
         }
-        let pings = client.pings;
+        let (pings, format) = (client.pings, client.format);
         match client.heartbeat.as_mut().map(|it| it.on_deadline(now)) {
             Some(Verdict::Dead) if is_paused => {
                 // Only who does not read its own replies misses pongs while it is paused.
@@ -475,8 +476,8 @@ impl Core {
                     Pings::Frames => self.out.encode(Opcode::Ping, b""),
                     Pings::Messages { is_time_iso } => {
                         let mut message = Vec::new();
-                        event::ping(&mut message, Format::Json, unix_ms, is_time_iso);
-                        self.out.encode(Opcode::Text, &message)
+                        event::ping(&mut message, format, unix_ms, is_time_iso);
+                        self.out.encode(opcode(format), &message)
                     }
                 };
                 self.out.reply(conn, ping);

@@ -11,15 +11,14 @@ use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::{Class, Hub, ShardSet};
 use corecast_protocol::CloseCode;
-use corecast_protocol::envelope::{Format, event};
+use corecast_protocol::envelope::event;
 use corecast_protocol::ws::AssemblyPool;
-use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::handshake::Refusal;
 
 use crate::clock::Clock;
 use crate::config::{Node, Order, ShardConfig};
 use crate::conn::{Conn, Phase};
-use crate::core::Core;
+use crate::core::{Core, opcode};
 use crate::counters::Counters;
 use crate::drain::{MARKER, Stage};
 use crate::rings::{Inbox, Links};
@@ -286,9 +285,10 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
     }
 
     fn count(&mut self, io: &impl Io) {
-        let counters = &self.core.counters;
+        let (core, counters) = (&self.core, &self.core.counters);
         let (stats, rings) = (io.stats(), self.core.links.counters());
         counters.ticks.add(1);
+        counters.transcoded.set(core.hub.transcoded());
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);
@@ -358,8 +358,8 @@ impl Core {
             let Some(client) = conn.client() else { continue };
             if !client.is_echo {
                 let mut message = Vec::new();
-                event::reconnect(&mut message, Format::Json, "this node is going away", 1000);
-                let frame = self.out.encode(Opcode::Text, &message);
+                event::reconnect(&mut message, client.format, "this node is going away", 1000);
+                let frame = self.out.encode(opcode(client.format), &message);
                 self.out.reply(conn, frame);
             }
             self.begin_close(id, CloseCode::GoingAway, "DRAINING: this node is going away");

@@ -163,7 +163,8 @@ fn check_accepted(upgrade: &Upgrade<'_>, expected: &Accepted) -> Result<(), Stri
         batch: upgrade.takes_batches,
     };
     same("accepted", &got, expected)?;
-    same("format", upgrade.format, Format::Json)?;
+    let is_binary = expected.subprotocol.as_deref().is_some_and(|it| it.ends_with(".msgpack"));
+    same("format", upgrade.format, if is_binary { Format::MessagePack } else { Format::Json })?;
     let mut out = Vec::new();
     write_accept(upgrade, &mut out);
     let answer = Answer::read(&out)?;

@@ -14,8 +14,8 @@ use corecast_hub::rules::Namespaces;
 use corecast_hub::{
     Access, Class, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
 };
-use corecast_protocol::envelope::{Scanner, parse};
-use serde_json::Value;
+use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
+use serde_json::{Value, json};
 
 /// A connection anywhere on the node: its shard and its key there.
 pub(crate) type Client = (u16, ConnKey);
@@ -71,6 +71,11 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(shards: u16, seed: u64, limits: HubLimits) -> Self {
+        Self::with_messages_of(shards, seed, limits, 1 << 20)
+    }
+
+    /// With messages of so many bytes at most.
+    pub(crate) fn with_messages_of(shards: u16, seed: u64, limits: HubLimits, message_bytes: u64) -> Self {
         let config = |shard| HubConfig {
             shard,
             shards,
@@ -80,7 +85,7 @@ impl Net {
             limits,
             namespaces: Namespaces::built_in(true),
             heartbeat_interval_ms: 30_000,
-            message_bytes: 1 << 20,
+            message_bytes,
         };
         Self {
             hubs: (0..shards).map(|shard| Hub::new(config(shard))).collect(),
@@ -131,6 +136,29 @@ impl Net {
             Err(rejection) => self.hubs[usize::from(shard)].reject(key, &rejection, &mut self.fx),
         }
         self.carry_out(shard, Cause::Call);
+    }
+
+    /// The same in MessagePack, whatever the client itself is sent.
+    pub(crate) fn send_packed(&mut self, (shard, key): Client, bytes: &[u8]) {
+        let now = self.now();
+        let mut scanner = Scanner::new(64);
+        match parse_msgpack(bytes, &mut scanner) {
+            Ok(request) => self.hubs[usize::from(shard)].apply(now, key, &request, &mut self.fx),
+            Err(rejection) => self.hubs[usize::from(shard)].reject(key, &rejection, &mut self.fx),
+        }
+        self.carry_out(shard, Cause::Call);
+    }
+
+    pub(crate) fn ask_packed(&mut self, client: Client, message: &Value) -> Vec<Value> {
+        self.take(client);
+        self.send_packed(client, &packed(message));
+        self.run();
+        self.take(client)
+    }
+
+    /// Messages that were transcoded, wherever.
+    pub(crate) fn transcoded(&self) -> u64 {
+        self.hubs.iter().map(Hub::transcoded).sum()
     }
 
     /// Sends, waits until nothing moves, and returns what the client saw meanwhile.
@@ -292,6 +320,11 @@ pub(crate) fn development(as_name: &str) -> Open<'_> {
     }
 }
 
+/// Who is sent MessagePack.
+pub(crate) fn binary(as_name: &str) -> Open<'_> {
+    Open { format: Format::MessagePack, ..development(as_name) }
+}
+
 pub(crate) fn demo(as_name: Option<&str>) -> Open<'_> {
     Open {
         access: Access::Demo,
@@ -312,8 +345,7 @@ pub(crate) fn unlimited() -> HubLimits {
     }
 }
 
-/// What the hub writes in MessagePack, to be compared with JSON. Only what the tests publish: binary, for example,
-/// shows as an array of numbers.
+/// What the hub writes in MessagePack, to be compared with JSON; binary shows as an array of numbers.
 pub(crate) fn unpacked(mut bytes: &[u8]) -> Value {
     let value = rmpv::decode::read_value(&mut bytes).expect("what the hub writes is MessagePack");
     assert!(bytes.is_empty(), "and nothing follows it");
@@ -332,7 +364,7 @@ fn plain(value: rmpv::Value) -> Value {
         rmpv::Value::Binary(bytes) => bytes.into(),
         rmpv::Value::Array(values) => values.into_iter().map(plain).collect(),
         rmpv::Value::Map(members) => members.into_iter().map(|(key, it)| (text(key), plain(it))).collect(),
-        rmpv::Value::Ext(kind, _) => panic!("an extension of type {kind}"),
+        rmpv::Value::Ext(kind, bytes) => json!({"extension": kind, "bytes": bytes}),
     }
 }
 

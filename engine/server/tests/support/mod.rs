@@ -35,7 +35,7 @@ pub(crate) use monitor::Monitor;
 pub(crate) use network::{Link, OWN_NETWORK, in_own_network};
 pub(crate) use packed::{Packed, packed};
 pub(crate) use phases::{FLOOD, Phase, flood};
-pub(crate) use raw::{End, Frame, HANDSHAKE, Raw, masked};
+pub(crate) use raw::{End, Frame, HANDSHAKE, Raw, masked, nonsense};
 pub(crate) use server::{Failed, Server, Start};
 
 use std::time::Duration;

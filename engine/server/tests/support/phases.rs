@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 use super::DEADLINE;
 use super::client::Connect;
-use super::raw::{HANDSHAKE, Raw, masked};
+use super::raw::{HANDSHAKE, Raw, masked, nonsense};
 use super::server::Server;
 
 /// The channel that [`Phase::Flooded`] listens to; it drops the oldest.
@@ -100,8 +100,8 @@ impl Phase {
             }
             Self::Closed => raw.send(&masked(0x88, &1000_u16.to_be_bytes())),
             Self::Dismissed => {
-                raw.send(&masked(0x82, b"not spoken"));
-                assert_eq!(raw.frame_of(8).close().0, 1003);
+                raw.send(&nonsense());
+                assert_eq!(raw.frame_of(8).close().0, 1008);
             }
             _ => {}
         }

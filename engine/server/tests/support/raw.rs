@@ -216,3 +216,8 @@ impl Raw {
         }
     }
 }
+
+/// Ten messages that nobody understands, for which the server closes with 1008.
+pub(crate) fn nonsense() -> Vec<u8> {
+    masked(0x82, b"\xc1").repeat(10)
+}

@@ -11,7 +11,7 @@ use super::wire;
 impl Client {
     /// Bytes for which the server must close the connection.
     pub(super) fn bad_frame(&mut self, session: &mut Session, town: &mut Town) {
-        let limited = if session.kind.is_echo { 0 } else { 3 };
+        let limited = if session.kind.is_echo { 0 } else { 2 };
         let kind = self.rng.usize(..wire::BAD + limited);
         let (message_bytes, fragments) = (town.habits.message_bytes, town.habits.fragments_max as usize);
         let code = match kind.checked_sub(wire::BAD) {
@@ -22,10 +22,6 @@ impl Client {
                 wire::bad(kind, self.rng.u32(..), &mut session.outbox)
             }
             Some(0) => {
-                wire::write(&mut session.outbox, true, wire::BINARY, b"\x81", self.rng.u32(..));
-                1003
-            }
-            Some(1) => {
                 town.deeds.did(Deed::AboveMessageLimit);
                 let text = "x".repeat(message_bytes + 1);
                 let pieces = if self.rng.bool() { 1 } else { 3 };

@@ -240,23 +240,18 @@ fn host_name(authority: &str) -> &str {
 }
 
 fn subprotocol(request: &HttpRequest<'_>) -> Result<(Format, Option<&'static str>), Refusal> {
-    let mut offers_msgpack = false;
     for offered in &request.protocols {
-        if *offered == SUBPROTOCOL_JSON.as_bytes() {
-            return Ok((Format::Json, Some(SUBPROTOCOL_JSON)));
+        for (format, ours) in [(Format::Json, SUBPROTOCOL_JSON), (Format::MessagePack, SUBPROTOCOL_MSGPACK)] {
+            if *offered == ours.as_bytes() {
+                return Ok((format, Some(ours)));
+            }
         }
-        offers_msgpack |= *offered == SUBPROTOCOL_MSGPACK.as_bytes();
-    }
-    if offers_msgpack {
-        // The place of MessagePack: Format::MessagePack, once the envelope has that encoding.
-        return Err(Refusal::BadRequest(
-            "this version sends JSON only: offer the subprotocol agent-protocol-v1",
-        ));
     }
     if request.protocols.is_empty() {
         return Ok((Format::Json, None));
     }
-    Err(Refusal::BadRequest("unknown subprotocol: offer agent-protocol-v1, or none"))
+    let what = "unknown subprotocol: offer agent-protocol-v1, agent-protocol-v1.msgpack, or none";
+    Err(Refusal::BadRequest(what))
 }
 
 fn bearer<'a>(request: &HttpRequest<'a>) -> Option<Cow<'a, str>> {
