@@ -7,11 +7,18 @@ use crate::client::{Dialect, Payload};
 use crate::page::Pictures;
 use crate::{compare, json_cost};
 
+/// Compresses every message, however short.
+const COMPRESSING: &str =
+    "corecast --set compression.mode=standard --set compression.threshold_bytes=0 @deflate";
+
 /// Whether all was clean.
 pub(crate) fn smoke() -> Result<bool> {
     let mut is_clean = true;
     let mut run = |scenario: &Scenario, server: &str| -> Result<()> {
-        let result = scenario.run(server).with_context(|| format!("{} of {server}", scenario.name))?;
+        let mut result = scenario.run(server).with_context(|| format!("{} of {server}", scenario.name))?;
+        if server == COMPRESSING && result.compressed_share < 1.0 {
+            result.failures.push(format!("{:.3} of the messages came compressed", result.compressed_share));
+        }
         println!("{}", result.line());
         for failure in &result.failures {
             println!("    {failure}");
@@ -27,7 +34,9 @@ pub(crate) fn smoke() -> Result<bool> {
     for payload in [Payload::Chat, Payload::Metrics, Payload::Random] {
         let dialect = Dialect { payload, ..rooms.dialect };
         run(&Scenario { dialect, ..rooms.clone() }, "corecast")?;
+        run(&Scenario { dialect, ..rooms.clone() }, COMPRESSING)?;
     }
+    run(&Scenario { kind: Kind::Echo, ..rooms.clone() }, COMPRESSING)?;
     for reference in ["floor", "raw", "tungstenite", "tungstenite-tuned"] {
         run(&rooms, reference)?;
     }
