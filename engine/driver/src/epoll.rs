@@ -6,13 +6,10 @@
 mod conn;
 mod sys;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +17,11 @@ use crate::api::{
     Close, ConnId, Driver, DriverConfig, Event, Io, IoStats, Next, Shard, ShardId, WakeHandle, Waker,
 };
 use crate::buffers::Batch;
+use crate::leases::LeasePool;
+use crate::sys::notify;
 use conn::Slot;
+
+pub use crate::leases::Lease;
 
 /// Readiness events taken at once.
 const EVENTS_MAX: usize = 1024;
@@ -53,7 +54,7 @@ pub struct EpollIo {
     rests_until: Option<Instant>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    buffers: Rc<Buffers>,
+    buffers: LeasePool,
     starved: Vec<u32>,
     /// Connections that were paused in this turn.
     pausing: Vec<ConnId>,
@@ -68,46 +69,12 @@ pub struct EpollIo {
     stats: IoStats,
 }
 
-/// Receive buffers: lent, and given back by `Drop`.
-#[derive(Debug)]
-struct Buffers(RefCell<Vec<Box<[u8]>>>);
-
-/// Received bytes.
-#[derive(Debug)]
-pub struct Lease {
-    pool: Rc<Buffers>,
-    bytes: Box<[u8]>,
-    length: usize,
-}
-
-impl Deref for Lease {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.length]
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.pool.0.borrow_mut().push(std::mem::take(&mut self.bytes));
-    }
-}
-
 impl Epoll {
     /// An epoll instance with its buffers and tables.
     ///
     /// # Errors
     /// What the kernel refuses: descriptors, mostly.
     pub fn new(config: DriverConfig) -> io::Result<Self> {
-        let buffers =
-            (0..config.recv_buffers).map(|_| vec![0; config.recv_buffer_bytes as usize].into()).collect();
         if let Some(listener) = &config.listener {
             listener.set_nonblocking(true)?;
         }
@@ -124,7 +91,7 @@ impl Epoll {
             rests_until: None,
             slots: (0..config.connections_max).map(|_| Slot::default()).collect(),
             free: (0..config.connections_max).rev().collect(),
-            buffers: Rc::new(Buffers(RefCell::new(buffers))),
+            buffers: LeasePool::new(config.recv_buffers, config.recv_buffer_bytes),
             starved: Vec::new(),
             pausing: Vec::new(),
             ready: Vec::with_capacity(EVENTS_MAX),
@@ -254,8 +221,7 @@ impl EpollIo {
         if self.starved.is_empty() {
             return;
         }
-        let available = self.buffers.0.borrow().len();
-        let fed = self.starved.len().min(available);
+        let fed = self.starved.len().min(self.buffers.available());
         for index in self.starved.drain(..fed).collect::<Vec<_>>() {
             self.slots[index as usize].is_starved = false;
             self.update(index);
@@ -305,7 +271,7 @@ impl Io for EpollIo {
         let Some(peer) = self.peers.get(usize::from(shard.0)) else { return };
         self.stats.wakes += 1;
         self.stats.enters += 1;
-        if sys::notify(peer.fd()).is_err() {
+        if notify(peer.fd()).is_err() {
             self.stats.wake_failures += 1;
             self.wake_failures.push(shard);
         }

@@ -6,8 +6,12 @@
 mod api;
 pub mod buffers;
 pub mod epoll;
+#[cfg(feature = "glommio")]
+pub mod glommio;
+mod leases;
 pub mod limits;
 pub mod listener;
+mod sys;
 pub mod uring;
 
 pub use api::{

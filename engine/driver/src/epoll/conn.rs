@@ -3,11 +3,11 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
 
-use super::{EpollIo, Lease, sys};
+use super::{EpollIo, sys};
 use crate::api::{Close, CloseCause, ConnId, Event};
 use crate::buffers::Batch;
+use crate::sys::reset_on_close;
 
 /// Reads of one connection per readiness: its neighbours come first after that.
 const READS_MAX: usize = 4;
@@ -96,17 +96,15 @@ impl EpollIo {
                 return;
             }
             let Some(mut stream) = slot.stream.as_ref() else { return };
-            let Some(mut bytes) = self.buffers.0.borrow_mut().pop() else {
+            let Some(mut lease) = self.buffers.lend() else {
                 self.stats.buffer_shortages += 1;
                 slot.is_starved = true;
                 self.starved.push(index);
                 return;
             };
             self.stats.enters += 1;
-            let result = stream.read(&mut bytes);
-            let size = bytes.len();
-            let length = *result.as_ref().unwrap_or(&0);
-            let bytes = Lease { pool: Rc::clone(&self.buffers), bytes, length };
+            let size = lease.len();
+            let result = stream.read(&mut lease);
             match result {
                 Ok(0) => {
                     slot.is_eof = true;
@@ -114,7 +112,7 @@ impl EpollIo {
                     return;
                 }
                 Ok(length) => {
-                    self.events.push_back(Event::Data { conn, bytes });
+                    self.events.push_back(Event::Data { conn, bytes: lease.shortened(length) });
                     if length < size {
                         return;
                     }
@@ -265,7 +263,7 @@ impl EpollIo {
         let slot = &mut self.slots[index as usize];
         let Some(stream) = slot.stream.take() else { return };
         if how == Close::Reset {
-            sys::reset_on_close(&stream);
+            reset_on_close(&stream);
         }
         // Closing takes it out of epoll as well.
         drop(stream);

@@ -68,14 +68,6 @@ pub(super) fn drain(fd: RawFd) {
     let _read = unsafe { libc::read(fd, (&raw mut value).cast(), 8) };
 }
 
-/// Adds one to an eventfd.
-pub(super) fn notify(fd: RawFd) -> io::Result<()> {
-    let one = 1u64;
-    // SAFETY: eight bytes are there to be read.
-    let written = unsafe { libc::write(fd, (&raw const one).cast(), 8) };
-    if written == 8 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Sends what is left of a batch after `sent` bytes; how much of it the kernel took.
 pub(super) fn send(stream: &TcpStream, batch: &Batch, sent: usize) -> io::Result<usize> {
     let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH_PIECES_MAX];
@@ -100,20 +92,4 @@ pub(super) fn send(stream: &TcpStream, batch: &Batch, sent: usize) -> io::Result
         libc::sendmsg(stream.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
     };
     if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(taken as usize) }
-}
-
-/// Closing this socket will send RST instead of FIN.
-pub(super) fn reset_on_close(stream: &TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let length = size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the value outlives the call and has the stated length. Where it fails, a FIN must do.
-    let _result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            length,
-        )
-    };
 }

@@ -20,6 +20,8 @@ use std::io;
 
 use corecast_driver::DriverConfig;
 use corecast_driver::epoll::Epoll;
+#[cfg(feature = "glommio")]
+use corecast_driver::glommio::Glommio;
 use corecast_driver::uring::{Uring, probe};
 
 use rig::{Subject, alone};
@@ -60,6 +62,28 @@ impl Subject for OnNarrowUring {
 
 struct OnEpoll;
 
+/// Only where it was built in.
+#[cfg(feature = "glommio")]
+struct OnGlommio;
+
+#[cfg(feature = "glommio")]
+impl Subject for OnGlommio {
+    type Driver = Glommio;
+    const QUEUE_ENTRIES: u32 = 1024;
+
+    // An executor that has run never closes its own eventfd: https://github.com/DataDog/glommio/issues/448
+    const DESCRIPTORS_LOST: usize = 1;
+
+    fn refusal() -> Option<io::Error> {
+        let _turn = alone();
+        Glommio::refusal(Self::QUEUE_ENTRIES, 1).map(io::Error::other)
+    }
+
+    fn build(config: DriverConfig) -> io::Result<Glommio> {
+        Glommio::new(config)
+    }
+}
+
 impl Subject for OnEpoll {
     type Driver = Epoll;
     const QUEUE_ENTRIES: u32 = 1024;
@@ -75,6 +99,8 @@ macro_rules! cases {
         cases!(@on uring OnUring; $($module: $($case),+;)+);
         cases!(@on narrow_uring OnNarrowUring; $($module: $($case),+;)+);
         cases!(@on epoll OnEpoll; $($module: $($case),+;)+);
+        #[cfg(feature = "glommio")]
+        cases!(@on glommio OnGlommio; $($module: $($case),+;)+);
     };
     (@on $name:ident $subject:ident; $($module:ident: $($case:ident),+;)+) => {
         mod $name {

@@ -35,6 +35,9 @@ pub(crate) trait Subject: 'static {
         None
     }
 
+    /// Descriptors that each driver leaves open for good once it has run, by a known fault of what it is built on.
+    const DESCRIPTORS_LOST: usize = 0;
+
     fn build(config: DriverConfig) -> io::Result<Self::Driver>;
 }
 
@@ -336,9 +339,10 @@ impl<S: Subject> Rig<S> {
         violations
     }
 
-    /// That the process has as many descriptors as before the driver was built. Clients must be gone.
+    /// That the process has as many descriptors as before the driver was built, but for those that it is known to
+    /// lose. Clients must be gone.
     pub(crate) fn assert_nothing_left(&self) {
-        assert_eq!(descriptors(), self.descriptors, "descriptors are left over");
+        assert_eq!(descriptors(), self.descriptors + S::DESCRIPTORS_LOST, "descriptors are left over");
     }
 }
 
