@@ -53,7 +53,7 @@ impl Capacity {
             bail!("{descriptors} descriptors are too few: raise the limit (ulimit -n) to 1,024 or more");
         }
         // Direct descriptors count per ring, ordinary ones per process.
-        let tables = if driver == DriverChoice::Epoll { 1 } else { shards };
+        let tables = if driver == DriverChoice::Uring { shards } else { 1 };
         let margin = MARGIN.min(table_max / 4);
         let most = (table_max - margin) * tables;
         if wanted > most {
@@ -79,6 +79,11 @@ impl Capacity {
 pub(crate) fn choose_driver(settings: &Settings, shards: usize) -> Result<DriverChoice> {
     if settings.driver == DriverChoice::Epoll {
         return Ok(DriverChoice::Epoll);
+    }
+    #[cfg(feature = "glommio")]
+    if settings.driver == DriverChoice::Glommio {
+        let refusal = corecast_driver::glommio::Glommio::refusal(settings.queue_entries, shards);
+        return refusal.map_or(Ok(DriverChoice::Glommio), |why| bail!("glommio can't run here: {why}"));
     }
     let Err(why) = uring_runs_here(settings, shards) else { return Ok(DriverChoice::Uring) };
     if settings.driver == DriverChoice::Uring {
@@ -133,6 +138,13 @@ mod tests {
         assert_eq!((uring.connections, epoll.connections), (4 * 19_488, 19_488));
         assert!(uring.table <= 20_000 - DESCRIPTORS_KEPT);
         assert_eq!(uring.bound, "descriptors allow no more");
+    }
+
+    #[cfg(feature = "glommio")]
+    #[test]
+    fn sockets_of_glommio_count_per_process() {
+        let it = within(0, DriverChoice::Glommio, 4, (20_000, 1 << 30)).expect("enough");
+        assert_eq!(it.connections, 19_488);
     }
 
     #[test]

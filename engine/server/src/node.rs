@@ -87,7 +87,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     };
     let (threads, ended, wakers) = start.threads(listeners)?;
     let Start { node, counters, .. } = start;
-    let driver_name = if driver == DriverChoice::Epoll { "epoll" } else { "uring" };
+    let driver_name = driver.name();
     let running = Running {
         node,
         counters,
@@ -237,10 +237,11 @@ fn shard_thread(choice: DriverChoice, plan: Plan, ready: &Sender<Ready>) -> Resu
     {
         tracing::warn!("shard {} could not be pinned to core {}", plan.shard, core.id);
     }
-    if choice == DriverChoice::Epoll {
-        drive(Epoll::new, plan, ready)
-    } else {
-        drive(Uring::new, plan, ready)
+    match choice {
+        DriverChoice::Epoll => drive(Epoll::new, plan, ready),
+        #[cfg(feature = "glommio")]
+        DriverChoice::Glommio => drive(corecast_driver::glommio::Glommio::new, plan, ready),
+        DriverChoice::Auto | DriverChoice::Uring => drive(Uring::new, plan, ready),
     }
 }
 

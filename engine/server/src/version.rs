@@ -22,8 +22,22 @@ pub(crate) fn text() -> String {
     let tested = if probe.release.starts_with(TESTED) { "" } else { ", and so not on this one" };
     let _ = writeln!(text, "driver uring was tested on Linux {TESTED} only{tested}");
     let _ = writeln!(text, "driver epoll: available");
-    let _ = writeln!(text, "driver glommio: not built in");
+    let _ = writeln!(text, "driver glommio: {}", glommio());
     text
+}
+
+#[cfg(feature = "glommio")]
+fn glommio() -> String {
+    // One shard with the default queue: what more of them need is checked when they start.
+    match corecast_driver::glommio::Glommio::refusal(2048, 1) {
+        None => "available".to_owned(),
+        Some(why) => format!("not available: {why}"),
+    }
+}
+
+#[cfg(not(feature = "glommio"))]
+fn glommio() -> String {
+    "not built in (--features glommio)".to_owned()
 }
 
 fn list(names: &[&str]) -> String {

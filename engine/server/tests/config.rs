@@ -138,7 +138,7 @@ fn all_problems_of_flags_and_environment_are_told_at_once() {
         "--shards=999",
         "--listen=nowhere",
         "--admin=unix:",
-        "--driver=glommio",
+        "--driver=kqueue",
         "--cpus=3-1",
         "--set=nonsense=1",
     ];
@@ -153,7 +153,7 @@ fn all_problems_of_flags_and_environment_are_told_at_once() {
         "corecast: --shards: `shards` must be a whole number from 0 to 128",
         "corecast: --listen: `listen` must be ADDRESS:PORT, as 127.0.0.1:8080",
         "corecast: --admin: `admin` needs a path behind unix:",
-        "corecast: --driver: the glommio driver is not built in: use uring or epoll",
+        "corecast: --driver: `driver` must be one of auto, uring, epoll, glommio",
         "corecast: --cpus: `cpus` must be a list as 0,2,4-7, not `3-1`",
         "corecast: --set nonsense=1: there is no key `nonsense`",
         "corecast: environment variable CORECAST_LIMITS__CONECTIONS: there is no key `limits.conections`; did you",
@@ -164,6 +164,29 @@ fn all_problems_of_flags_and_environment_are_told_at_once() {
         assert_contains(&got, says);
     }
     assert_eq!(got.len(), 10, "{got:#?}");
+}
+
+#[cfg(not(feature = "glommio"))]
+#[test]
+fn a_driver_that_is_not_built_in_is_refused() {
+    let wanted = "corecast: --driver: the glommio driver is not built in: use uring or epoll, or build the server with \
+                  --features glommio";
+    assert_eq!(problems(&["--driver=glommio"], &[]), [wanted]);
+}
+
+#[cfg(feature = "glommio")]
+#[test]
+fn glommio_says_where_it_runs_and_what_it_lacks() {
+    let server = Server::on("glommio").shards(2).start();
+    server.wait_for_line("2 shards on glommio");
+    assert!(server.admin_get("/stats").body.contains(r#""driver":"glommio""#));
+    let (code, out, _) = run(&mut corecast(&["--version"]));
+    assert_eq!(code, 0);
+    assert!(out.contains("driver glommio: available\n"), "{out}");
+    // Even root is refused below a bound that glommio has set.
+    let short = Server::on("glommio").through(&["prlimit", "--memlock=65536:65536", "--"]);
+    let says = [" ERROR ", "glommio can't run here", "it is 65536", "ulimit -l", "LimitMEMLOCK"];
+    assert_fails(short, 1, &says);
 }
 
 #[test]

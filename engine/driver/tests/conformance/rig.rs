@@ -98,6 +98,12 @@ pub(crate) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("Linux has it").count()
 }
 
+/// What the open descriptors are, for whoever looks for one too many.
+fn targets_of_descriptors() -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("Linux has it");
+    entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+}
+
 impl<S: Subject> Rig<S> {
     pub(crate) fn new() -> Self {
         Self::with(Setup::default())
@@ -342,7 +348,8 @@ impl<S: Subject> Rig<S> {
     /// That the process has as many descriptors as before the driver was built, but for those that it is known to
     /// lose. Clients must be gone.
     pub(crate) fn assert_nothing_left(&self) {
-        assert_eq!(descriptors(), self.descriptors + S::DESCRIPTORS_LOST, "descriptors are left over");
+        let (wanted, open) = (self.descriptors + S::DESCRIPTORS_LOST, descriptors());
+        assert_eq!(open, wanted, "descriptors are left over, or lost: {:?}", targets_of_descriptors());
     }
 }
 

@@ -32,7 +32,29 @@ pub enum DriverChoice {
     Uring,
     /// epoll.
     Epoll,
+    /// glommio or nothing.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
+
+impl DriverChoice {
+    /// As it is configured.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Self::Glommio => "glommio",
+        }
+    }
+}
+
+/// What glommio is where it is built in.
+#[cfg(feature = "glommio")]
+const GLOMMIO: Option<DriverChoice> = Some(DriverChoice::Glommio);
+#[cfg(not(feature = "glommio"))]
+const GLOMMIO: Option<DriverChoice> = None;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,8 +267,12 @@ impl Reader {
             "uring" => Some(DriverChoice::Uring),
             "epoll" => Some(DriverChoice::Epoll),
             "glommio" => {
-                self.problem(&place, "the glommio driver is not built in: use uring or epoll");
-                None
+                if GLOMMIO.is_none() {
+                    let problem = "the glommio driver is not built in: use uring or epoll, or build the server with \
+                                   --features glommio";
+                    self.problem(&place, problem);
+                }
+                GLOMMIO
             }
             _ => Some(DriverChoice::Auto),
         }

@@ -29,7 +29,7 @@ pub(crate) struct Server {
 /// How a server is to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Start {
-    /// `uring` or `epoll`.
+    /// `uring`, `epoll` or `glommio`.
     pub(crate) driver: &'static str,
     listen: SocketAddr,
     admin: SocketAddr,
