@@ -18,13 +18,13 @@
 //! - **Locked memory**: three rings for each shard, and glommio refuses to start where `RLIMIT_MEMLOCK` is below
 //!   512 KiB, even for root; see [`Glommio::locked_bytes`].
 //! - **A second thread for each shard**, for blocking calls, which the driver never makes.
-//! - **Idle connections cost more**: a task and two sources each, instead of a slot.
+//! - **Idle connections cost more**: a task and a poll under way each, instead of a slot.
 //! - **An executor that has run leaves one eventfd open** until the process ends
 //!   (<https://github.com/DataDog/glommio/issues/448>): one for each shard, so it doesn't add up in the server.
 //! - **`IoStats::enters` is a lower bound**: glommio doesn't tell its system calls. Counted are the turns of its
 //!   scheduler and the calls of this driver.
 //! - **No release since March 2024**, and the advisory RUSTSEC-2026-0284 about `lockfree`, which glommio depends on and
-//!   never calls. Building it needs a C compiler and `git`.
+//!   never calls. Building it needs a C compiler and `git`; a dependency of it is under MPL-2.0 (`bitmaps`).
 
 mod conn;
 mod state;
