@@ -81,6 +81,10 @@ format = 'xml'
 level = "loud"
 [nowhere]
 x = 1
+[compression]
+mode = "best"
+level = 0
+threshold_bytes = "1k"
 "#,
     );
     file.assert_problems(&[
@@ -94,6 +98,9 @@ x = 1
         (11, "`log.format` must be one of text, json"),
         (12, "`log.level` must be one of error, warn, info, debug, trace"),
         (13, "there is no key `nowhere`"),
+        (16, "`compression.mode` must be one of off, standard, adaptive"),
+        (17, "`compression.level` must be a whole number from 1 to 9"),
+        (18, "`compression.threshold_bytes` must be a whole number from 0 to "),
     ]);
 }
 

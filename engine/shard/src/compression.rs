@@ -141,7 +141,13 @@ impl Compression {
         counters: &Counters,
     ) -> Frame {
         self.scratch.clear();
-        own.compressor(self.config.level).pack(message, &mut self.scratch);
+        let level = self.config.level;
+        if own.needs_compressor() {
+            own.compressor(level).pack(message, &mut self.scratch);
+        } else {
+            let shared = self.shared.get_or_insert_with(|| Box::new(Compressor::shared(level)));
+            shared.pack(message, &mut self.scratch);
+        }
         self.packed_frame(opcode, message.len(), out, counters)
     }
 
@@ -181,9 +187,7 @@ impl Compression {
 
     /// What a connection of `/ws/echo` owns, where its client did not agree to go without.
     pub(crate) fn own_context(&self, negotiated: Negotiated) -> Option<Box<OwnContext>> {
-        let is_own = negotiated.takes_over_sent(Role::Server)
-            || negotiated.takes_over_received(Role::Server)
-            || negotiated.server_max_window_bits.is_some();
+        let is_own = negotiated.takes_over_received(Role::Server) || needs_compressor(negotiated);
         is_own.then(|| {
             self.owners.set(self.owners.get() + 1);
             Box::new(OwnContext {
@@ -207,7 +211,17 @@ pub(crate) struct OwnContext {
     compressors: Rc<Cell<usize>>,
 }
 
+/// Whether the shard's compressor won't do: it refers to nothing, and looks back as far as it can.
+fn needs_compressor(negotiated: Negotiated) -> bool {
+    negotiated.takes_over_sent(Role::Server)
+        || negotiated.server_max_window_bits.is_some_and(|bits| bits < 15)
+}
+
 impl OwnContext {
+    fn needs_compressor(&self) -> bool {
+        needs_compressor(self.negotiated)
+    }
+
     fn compressor(&mut self, level: u32) -> &mut Compressor {
         self.compressor.get_or_insert_with(|| {
             self.compressors.set(self.compressors.get() + 1);
