@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::Arbitrary;
-use corecast_hub::{Class, HubLimits};
+use corecast_hub::{Class, Format, HubLimits};
 use corecast_protocol::envelope::command::Command;
-use corecast_protocol::envelope::{Scanner, parse};
+use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Net, Random, Seen, demo, development};
+use crate::harness::{Client, Net, Random, Seen, demo, development, packed};
 
 const SHARDS: u16 = 4;
 const SLOTS: u32 = 3;
@@ -44,6 +44,7 @@ enum Step {
         name: u8,
         is_demo: bool,
         is_iso: bool,
+        is_binary: bool,
         channel: Option<u8>,
     },
     Close(Place),
@@ -76,6 +77,11 @@ enum Step {
         place: Place,
         text: String,
     },
+    /// The same in MessagePack.
+    RawBinary {
+        place: Place,
+        bytes: Vec<u8>,
+    },
     /// A command that this version answers with an error.
     Other {
         place: Place,
@@ -100,8 +106,15 @@ enum Step {
     Quiet,
 }
 
+/// A shard, a slot of it, and the encoding of what is sent from there.
 #[derive(Clone, Copy, Debug, Arbitrary)]
 struct Place(u8);
+
+impl Place {
+    fn sends_binary(self) -> bool {
+        self.0 & 8 != 0
+    }
+}
 
 /// Everything that must hold for this plan.
 pub fn check(plan: Plan) {
@@ -141,6 +154,8 @@ struct Known {
     client: Client,
     is_admitted: bool,
     is_over: bool,
+    /// Whether it is sent MessagePack.
+    is_binary: bool,
     /// What its path subscribes to, until that is answered.
     path: Option<&'static str>,
     subscribed: BTreeSet<String>,
@@ -167,6 +182,9 @@ impl Node {
         if self.is_path_awaited(place) && message["id"].is_null() {
             message["id"] = json!(0);
         }
+        if place.sends_binary() {
+            return self.net.send_packed(client, &packed(&message));
+        }
         self.net.send(client, &message.to_string());
     }
 
@@ -176,8 +194,8 @@ impl Node {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Open { place, name: as_name, is_demo, is_iso, channel } => {
-                self.open(self.place(*place), *as_name, (*is_demo, *is_iso), *channel);
+            Step::Open { place, name: as_name, is_demo, is_iso, is_binary, channel } => {
+                self.open(self.place(*place), *as_name, (*is_demo, *is_iso, *is_binary), *channel);
             }
             Step::Close(place) => {
                 if let Some(known) = self.clients.remove(&self.place(*place)) {
@@ -209,6 +227,14 @@ impl Node {
                     self.net.send(client, text);
                 }
             }
+            Step::RawBinary { place, bytes } => {
+                if let Some(client) = self.who(*place)
+                    && is_of_no_other_step_binary(bytes)
+                    && !self.is_path_awaited(*place)
+                {
+                    self.net.send_packed(client, bytes);
+                }
+            }
             Step::Other { place, kind, channel } => self.send(*place, other(*kind, name(*channel))),
             Step::Move { is_request, from, to } => {
                 let class = if *is_request { Class::Request } else { Class::Deliver };
@@ -227,19 +253,27 @@ impl Node {
         }
     }
 
-    fn open(&mut self, place: (u16, u32), as_name: u8, (is_demo, is_iso): (bool, bool), channel: Option<u8>) {
+    fn open(
+        &mut self,
+        place: (u16, u32),
+        as_name: u8,
+        (is_demo, is_iso, is_binary): (bool, bool, bool),
+        channel: Option<u8>,
+    ) {
         if self.clients.contains_key(&place) {
             return;
         }
         let as_name = format!("p{}", as_name % 4);
         let mut open = if is_demo { demo(Some(&as_name)) } else { development(&as_name) };
         open.is_time_iso = is_iso;
+        open.format = if is_binary { Format::MessagePack } else { Format::Json };
         open.channel = channel.map(name);
         let client = self.net.open_with(place.0, place.1, open);
         let known = Known {
             client,
             is_admitted: false,
             is_over: false,
+            is_binary,
             path: channel.map(name),
             subscribed: BTreeSet::new(),
             got: BTreeSet::new(),
@@ -297,12 +331,22 @@ impl Node {
         for channel in CHANNELS {
             let before: Vec<usize> = self.clients.values().map(|it| it.got.len()).collect();
             let message = self.publish(json!({"channel": channel}), 1);
-            self.net.send(publisher, &message.to_string());
+            let transcoded = self.net.transcoded();
+            let is_binary = self.published % 2 == 0;
+            if is_binary {
+                self.net.send_packed(publisher, &packed(&message));
+            } else {
+                self.net.send(publisher, &message.to_string());
+            }
             self.net.run();
             let seen = &self.net.seen[&publisher];
             let is_accepted =
                 seen.iter().any(|it| matches!(it, Seen::Message(it) if it["type"] == "response"));
             self.look();
+            let is_other = |it: &Known| it.is_binary != is_binary && it.is_subscribed(channel);
+            let is_transcoded = channel == "system" || self.clients.values().any(is_other);
+            let transcoded = self.net.transcoded() - transcoded;
+            assert_eq!(transcoded, u64::from(is_accepted && is_transcoded), "once, and only for somebody");
             for (known, before) in self.clients.values().zip(before) {
                 let is_wanted = is_accepted && known.is_subscribed(channel);
                 assert_eq!(known.got.len() - before, usize::from(is_wanted), "{channel} {:?}", known.client);
@@ -388,6 +432,13 @@ fn is_of_no_other_step(text: &str) -> bool {
     let mut scanner = Scanner::new(64);
     let is_subscribe = parse(text, &mut scanner).is_ok_and(|it| matches!(it.command, Command::Subscribe(_)));
     !is_subscribe && !text.contains("number")
+}
+
+fn is_of_no_other_step_binary(bytes: &[u8]) -> bool {
+    let mut scanner = Scanner::new(64);
+    let request = parse_msgpack(bytes, &mut scanner);
+    let is_subscribe = request.is_ok_and(|it| matches!(it.command, Command::Subscribe(_)));
+    !is_subscribe && !bytes.windows(6).any(|it| it == b"number")
 }
 
 fn channels(names: &[u8]) -> Vec<&'static str> {
