@@ -119,11 +119,11 @@ impl<'a> Report<'a> {
 fn page(report: &Report<'_>) -> String {
     let mut body = String::new();
     sections::head(&mut body, report);
+    sections::curves(&mut body, report);
+    sections::memory(&mut body, report);
     sections::figures(&mut body, report);
     sections::ratios(&mut body, report);
-    sections::curves(&mut body, report);
     sections::processor(&mut body, report);
-    sections::memory(&mut body, report);
     sections::parts(&mut body, report);
     sections::audit(&mut body, report);
     sections::hiccups(&mut body, report);

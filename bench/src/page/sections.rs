@@ -79,18 +79,13 @@ pub(super) fn head(out: &mut String, it: &Report<'_>) {
             if is_published(it) { "Everything arrived, once and in order." } else { "Nothing failed." };
         let _ = writeln!(out, "<p class=\"good\">{good}</p>");
     }
-    legend(out, it);
+    if it.sides.len() > 1 {
+        keys(out, it.sides.iter().map(Side::title));
+    }
 }
 
 fn is_published(it: &Report<'_>) -> bool {
     it.sides.iter().flat_map(|side| side.runs).any(|run| run.published > 0)
-}
-
-/// Who has which colour, where there are several.
-fn legend(out: &mut String, it: &Report<'_>) {
-    if it.sides.len() > 1 {
-        keys(out, it.sides.iter().map(Side::title));
-    }
 }
 
 /// Names of lines behind a piece of each.
@@ -241,9 +236,7 @@ pub(super) fn curves(out: &mut String, it: &Report<'_>) {
     if it.sides.iter().any(|it| it.runs.len() > 1) {
         out.push_str("Lines are medians of the rounds, shades their intervals.");
     }
-    out.push_str("</p>\n");
-    legend(out, it);
-    let _ = writeln!(out, "<div class=\"panel\">{}</div>", chart.svg());
+    let _ = writeln!(out, "</p>\n<div class=\"panel\">{}</div>", chart.svg());
 }
 
 pub(super) fn processor(out: &mut String, it: &Report<'_>) {
