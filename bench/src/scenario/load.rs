@@ -98,6 +98,7 @@ impl Scenario {
         }
         result.count(counters);
         result.totals = server.counters();
+        result.tell_dropped();
         result.resident_kib = cpu::resident_kib(server.pid());
         result.descriptors = cpu::descriptors(server.pid());
         result.connect_seconds = connect_seconds;
@@ -148,6 +149,16 @@ impl RunResult {
         self.judge_load();
     }
 
+    /// Whether what is missing was left out for members that were behind, as a policy says, or is lost for no reason.
+    fn tell_dropped(&mut self) {
+        let dropped = self.totals.get("dropped").copied().unwrap_or(0);
+        if self.audit.lost > 0 && dropped > 0 {
+            let lost = self.audit.lost;
+            self.failures
+                .push(format!("of {lost} lost messages the server dropped {dropped} for slow consumers"));
+        }
+    }
+
     /// What the server counted in the window.
     fn count(&mut self, counters: BTreeMap<String, u64>) {
         let of = |name: &str| counters.get(name).map(|it| *it as f64);
@@ -178,6 +189,21 @@ fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_policy_dropped_is_told_from_what_is_lost() {
+        let mut result = RunResult::default();
+        result.totals.insert("dropped".to_owned(), 7);
+        result.tell_dropped();
+        assert!(result.failures.is_empty(), "slow-consumer's deaf member misses them");
+        result.audit.lost = 9;
+        result.tell_dropped();
+        assert!(
+            result.failures[0].contains("of 9 lost messages the server dropped 7"),
+            "{:?}",
+            result.failures
+        );
+    }
 
     #[test]
     fn counters_become_ratios() {
