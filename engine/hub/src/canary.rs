@@ -63,6 +63,10 @@ canaries! {
         "A digit of the payload changes on its way between shards." => "delivery: a payload that nobody published",
     AnswerForgotten("answer-forgotten", every 50):
         "A publish with an id is delivered, but not answered." => "steps: a request without an answer",
+    WrongForm("wrong-form", every 50):
+        "Subscribers of one encoding are sent the bytes of the other." => "content: a message in another encoding",
+    EncodingForgotten("encoding-forgotten", every 10):
+        "A home takes who is sent MessagePack for one who is sent JSON." => "order: a gap in a channel's offsets",
     MemberRemembered("member-remembered", every 20):
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):

@@ -288,7 +288,10 @@ impl Hub {
     /// What a home does with a request. It causes records to shards, and never further requests.
     fn at_home(&mut self, now: Now, from: u16, record: &ToHome<'_>, fx: &mut Effects) {
         match *record {
-            ToHome::Subscribe { conn, serial, channel, id, format } => {
+            ToHome::Subscribe { conn, serial, channel, id, mut format } => {
+                if format == Format::MessagePack && canary::strikes(Canary::EncodingForgotten) {
+                    format = Format::Json;
+                }
                 let space = channel.split_once(':').map_or(channel, |(space, _)| space);
                 let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers);
                 let hash = self.hasher.of(channel);

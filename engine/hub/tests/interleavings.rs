@@ -316,6 +316,8 @@ fn planted_bugs_are_caught() {
         Canary::UnsubscribedStillServed,
         Canary::EarlyMessages,
         Canary::RecordCorrupted,
+        Canary::WrongForm,
+        Canary::EncodingForgotten,
         Canary::MemberRemembered,
         Canary::AddressRemembered,
         Canary::SlotReuse,

@@ -11,6 +11,7 @@ pub mod deeds;
 mod hear;
 mod leave;
 mod ledger;
+mod packed;
 mod payload;
 mod publish;
 mod requests;

@@ -141,6 +141,10 @@ impl Client {
         session.nesting = 0;
         town.deeds.did(if has_errors { Deed::BatchWithErrors } else { Deed::MixedBatch });
         let text = format!(r#"{{"type":"batch","messages":[{}]}}"#, texts.join(", "));
+        if has_errors {
+            // What is wrong with them is wrong in JSON.
+            return session.data(town, wire::TEXT, text.as_bytes(), &mut self.rng);
+        }
         session.text(town, &text, &mut self.rng);
     }
 }

@@ -18,8 +18,21 @@ pub(super) struct Kind {
     pub(super) is_time_iso: bool,
     pub(super) takes_ping_messages: bool,
     pub(super) offers_protocol: bool,
+    /// It is sent MessagePack.
+    pub(super) is_binary: bool,
     /// No WebSocket: this is asked for.
     pub(super) probe: Option<&'static str>,
+}
+
+impl Kind {
+    /// The subprotocol that it offers behind one that nobody knows.
+    fn protocol(&self) -> Option<&'static str> {
+        match (self.is_binary, self.offers_protocol) {
+            (true, _) => Some("agent-protocol-v1.msgpack"),
+            (false, true) => Some("agent-protocol-v1"),
+            (false, false) => None,
+        }
+    }
 }
 
 /// The same for all: what must come back for it is known from RFC 6455, section 1.3.
@@ -69,6 +82,7 @@ impl Client {
             is_time_iso: one_in(6),
             takes_ping_messages: one_in(4),
             offers_protocol: one_in(4),
+            is_binary: one_in(4),
             probe: None,
         };
         // An echo is nobody in particular.
@@ -156,9 +170,13 @@ impl Client {
             town.deeds.did(Deed::Browser);
             fields.push("Origin: http://sim:3000".to_owned());
         }
-        if session.kind.offers_protocol {
+        if session.kind.is_binary {
+            town.deeds.did(Deed::Binary);
+        } else if session.kind.offers_protocol {
             town.deeds.did(Deed::Subprotocol);
-            fields.push("Sec-WebSocket-Protocol: chat, agent-protocol-v1".to_owned());
+        }
+        if let Some(protocol) = session.kind.protocol() {
+            fields.push(format!("Sec-WebSocket-Protocol: chat, {protocol}"));
         }
         self.rng.shuffle(&mut fields);
         let request = format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n"));
@@ -229,8 +247,7 @@ impl Client {
         match status {
             101 => {
                 must("Sec-WebSocket-Accept", Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))?;
-                let protocol = session.kind.offers_protocol.then_some("agent-protocol-v1");
-                must("Sec-WebSocket-Protocol", protocol)
+                must("Sec-WebSocket-Protocol", session.kind.protocol())
             }
             429 | 503 if session.kind.probe.is_none() && value("Retry-After").is_none() => {
                 Err(format!("{status} without Retry-After"))

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, answer, wire};
+use super::{Client, End, Town, answer, packed, wire};
 use crate::oracle::{Check, Checked, Failure};
 
 /// Any message of the server.
@@ -104,10 +104,26 @@ impl Client {
             }
             wire::CLOSE => self.closed(session, town, payload),
             _ if session.kind.is_echo => echoed(session, town, opcode, payload)?,
-            wire::BINARY => return Err(Failure::new(Check::Content, "a binary frame")),
+            _ if session.kind.is_binary != (opcode == wire::BINARY) => {
+                return Err(Failure::new(Check::Content, "a message in the encoding that was not agreed on"));
+            }
             _ => {
-                let text = std::str::from_utf8(payload)
-                    .map_err(|_| Failure::new(Check::Content, "a text frame that is not UTF-8"))?;
+                let unpacked;
+                let text = if opcode == wire::BINARY {
+                    unpacked = packed::to_text(payload).map_err(|what| Failure::new(Check::Content, what))?;
+                    &unpacked
+                } else {
+                    std::str::from_utf8(payload)
+                        .map_err(|_| Failure::new(Check::Content, "a text frame that is not UTF-8"))?
+                };
+                // Only from JSON to JSON an id keeps its escapes: elsewhere they are put back, as it was written.
+                let with_escapes;
+                let text = if session.is_mixed {
+                    with_escapes = text.replace(r#""id":"id\""#, r#""id":"\u0069d\""#);
+                    &with_escapes
+                } else {
+                    text
+                };
                 self.heard_text(session, town, text).map_err(|failure| Failure {
                     what: format!("connection {}: {}, in {}", session.serial, failure.what, shortened(text)),
                     ..failure

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::connect::Kind;
 use super::deeds::Deed;
 use super::ledger::Ledger;
-use super::{End, Town, wire};
+use super::{End, Town, packed, wire};
 use crate::chaos::Fault;
 use crate::names::Who;
 use crate::net::LinkId;
@@ -70,6 +70,8 @@ pub(super) struct Session {
     pub(super) ledger: Ledger,
     pub(super) reading: Reading,
     pub(super) is_byte_by_byte: bool,
+    /// It is sent MessagePack, or has sent some.
+    pub(super) is_mixed: bool,
     /// It went deaf: the server's book no longer counts it.
     pub(super) is_deaf: bool,
     /// It keeps no books any more, and something came.
@@ -200,7 +202,7 @@ impl Session {
         text: &str,
         rng: &mut fastrand::Rng,
     ) {
-        self.text(town, text, rng);
+        self.data(town, wire::TEXT, text.as_bytes(), rng);
         self.counts_as_invalid(town, count);
     }
 
@@ -221,8 +223,17 @@ impl Session {
         self.echoes_due.clear();
     }
 
-    /// A text message, now and then in pieces.
+    /// A message in either encoding, mostly the one that it is sent.
     pub(super) fn text(&mut self, town: &mut Town, text: &str, rng: &mut fastrand::Rng) {
+        let is_other = rng.u32(..12) == 0;
+        self.is_mixed |= self.kind.is_binary;
+        if self.kind.is_binary != is_other
+            && let Some(bytes) = packed::of_text(text)
+        {
+            town.deeds.did(if is_other { Deed::OtherEncoding } else { Deed::Packed });
+            self.is_mixed = true;
+            return self.data(town, wire::BINARY, &bytes, rng);
+        }
         self.data(town, wire::TEXT, text.as_bytes(), rng);
     }
 
