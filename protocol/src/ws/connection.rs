@@ -6,7 +6,7 @@
 use crate::CloseCode;
 use crate::ws::assembly::{AssemblyPool, Exhausted};
 use crate::ws::deflate::{Inflater, Negotiated, Unusable};
-use crate::ws::frame::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header, Opcode, Reserved};
+use crate::ws::frame::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX, Header, HeaderError, Opcode, Reserved};
 use crate::ws::unmask;
 use crate::ws::utf8::Incremental;
 
@@ -74,6 +74,13 @@ impl Violation {
     const TOO_LARGE: Self = Self::new(CloseCode::TooLarge, "MESSAGE_TOO_LARGE: above limits.message_bytes");
     const TOO_MANY: Self =
         Self::new(CloseCode::TooLarge, "MESSAGE_TOO_LARGE: above limits.message_fragments");
+}
+
+impl From<HeaderError> for Violation {
+    #[cold]
+    fn from(error: HeaderError) -> Self {
+        Self::new(CloseCode::Protocol, error.reason())
+    }
 }
 
 impl From<Exhausted> for Violation {
@@ -337,21 +344,34 @@ impl Reader<'_> {
     }
 
     /// The next header; `None` if it is incomplete, in which case its bytes are kept.
+    #[inline(always)]
     fn header(&mut self) -> Result<Option<Header>, Violation> {
-        let protocol =
-            |error: crate::ws::frame::HeaderError| Violation::new(CloseCode::Protocol, error.reason());
-        let rest = &self.bytes[self.at..];
-        let reserved = if self.connection.deflate.is_some() { Reserved::Deflate } else { Reserved::Unused };
-        let kept = usize::from(self.connection.header_len);
-        if kept == 0
-            && let Some((header, length)) = Header::parse_with(rest, reserved).map_err(protocol)?
-        {
-            self.at += length;
-            return Ok(Some(header));
+        if self.connection.header_len == 0 {
+            match Header::parse_with(&self.bytes[self.at..], self.reserved()) {
+                Ok(Some((header, length))) => {
+                    self.at += length;
+                    return Ok(Some(header));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        self.header_in_pieces()
+    }
+
+    #[inline(always)]
+    fn reserved(&self) -> Reserved {
+        if self.connection.deflate.is_some() { Reserved::Deflate } else { Reserved::Unused }
+    }
+
+    /// A header that was cut, or is.
+    #[cold]
+    fn header_in_pieces(&mut self) -> Result<Option<Header>, Violation> {
+        let rest = &self.bytes[self.at..];
+        let kept = usize::from(self.connection.header_len);
         let taken = rest.len().min(HEADER_BYTES_MAX - kept);
         self.connection.header[kept..kept + taken].copy_from_slice(&rest[..taken]);
-        match Header::parse_with(&self.connection.header[..kept + taken], reserved).map_err(protocol)? {
+        match Header::parse_with(&self.connection.header[..kept + taken], self.reserved())? {
             Some((header, length)) => {
                 self.at += length - kept;
                 self.connection.header_len = 0;
@@ -366,6 +386,7 @@ impl Reader<'_> {
     }
 
     /// The usual case: an unfragmented frame that is here as a whole is used where it lies.
+    #[inline(always)]
     fn whole(&mut self, header: &Header) -> Option<Place> {
         if !header.is_final || header.opcode == Opcode::Continuation {
             return None;

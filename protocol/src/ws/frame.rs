@@ -111,7 +111,7 @@ impl Header {
     ///
     /// # Errors
     /// Likewise.
-    #[inline]
+    #[inline(always)]
     pub fn parse_with(bytes: &[u8], reserved: Reserved) -> Result<Option<(Self, usize)>, HeaderError> {
         let &[first, second, ..] = bytes else {
             // One byte is enough to see a reserved bit or opcode.
