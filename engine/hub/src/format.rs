@@ -68,6 +68,12 @@ impl Wanted {
         self.shards().is_empty()
     }
 
+    /// Whether one of them is wanted somewhere, and the other one somewhere too.
+    #[inline(always)]
+    pub(crate) fn is_mixed(self) -> bool {
+        !self.json.is_empty() && !self.msgpack.is_empty()
+    }
+
     /// What one shard wants.
     pub(crate) fn by(self, shard: u16) -> Formats {
         Formats { json: self.json.contains(shard), msgpack: self.msgpack.contains(shard) }

@@ -46,8 +46,8 @@ pub struct Hub {
     pub(crate) batch_names: Option<usize>,
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
-    /// A message in the making.
-    pub(crate) scratch: Buffers,
+    /// For a message in the making; boxed, because it is taken out for each.
+    pub(crate) scratch: Option<Box<Buffers>>,
     pub(crate) deliver_scratch: Scratch,
     /// Recipients who want another variant of a message in the making.
     pub(crate) others: Vec<ConnKey>,
@@ -94,7 +94,7 @@ impl Hub {
             msgpack_members: 0,
             batch_names: None,
             choices: 0,
-            scratch: Buffers::default(),
+            scratch: Some(Box::default()),
             transcoded: 0,
             deliver_scratch: Scratch::default(),
             others: Vec::new(),

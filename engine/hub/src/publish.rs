@@ -10,7 +10,7 @@ use corecast_protocol::envelope::{self, name};
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
-use crate::format::{FORMATS, Format, Formats, PerFormat, Wanted};
+use crate::format::{Format, Formats, PerFormat, Wanted};
 use crate::home::{Numbering, Placed};
 use crate::hub::{Hub, forward, one};
 use crate::member::Access;
@@ -63,8 +63,13 @@ impl Hub {
         }
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
         let target = Addressed { conn, id, target: channel, hash, slot, rule, is_ephemeral };
-        let record = ToHome::Publish(target.published(&publisher, publish, now));
-        self.ask(now, self.home(hash), &record, fx);
+        let published = target.published(&publisher, publish, now);
+        let home = self.home(hash);
+        if home == self.config.shard {
+            // Without the detour of a record: what there is most of.
+            return self.publish_at_home(now, home, &published, fx);
+        }
+        self.ask(now, home, &ToHome::Publish(published), fx);
     }
 
     /// The number of the channel's namespace, whether its messages have offsets of their own, and who publishes.
@@ -275,7 +280,7 @@ impl Hub {
             }
             return;
         }
-        let mut buffers = std::mem::take(&mut self.scratch);
+        let mut buffers = self.scratch.take().unwrap_or_default();
         let forms = self.write_forms(it, to, &mut buffers);
         let exclude = (!it.echoes).then_some(it.conn);
         let is_told = receipt.is_some() || exclude.is_some();
@@ -292,21 +297,27 @@ impl Hub {
             timestamp: it.timestamp,
             forms,
         };
+        let is_mixed = to.wanted.is_mixed();
         let mut others = to.wanted;
-        let formats = others.by(to.from);
-        if is_told && !formats.is_empty() {
+        let formats = if is_told { others.by(to.from) } else { Formats::default() };
+        if !formats.is_empty() {
             others.remove(to.from, formats);
-            self.hand_over(one(to.from), formats, to, &written, fx);
+            if is_mixed {
+                written.forms = only(&forms, formats);
+            }
+            self.hand_over_to_one(to, &written, fx);
         } else if let Some(receipt) = receipt {
             self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
         }
-        (written.exclude, written.receipt) = (None, None);
-        for (shards, formats) in others.apart() {
-            if !shards.is_empty() {
-                self.hand_over(shards, formats, to, &written, fx);
+        if !others.is_empty() {
+            (written.exclude, written.receipt) = (None, None);
+            if is_mixed {
+                self.hand_over_apart(others, &forms, to, &mut written, fx);
+            } else {
+                self.hand_over(others.shards(), to, &written, fx);
             }
         }
-        self.scratch = buffers;
+        self.scratch = Some(buffers);
     }
 
     /// The message in each encoding that anybody wants.
@@ -362,33 +373,53 @@ impl Hub {
         envelope::transcode(it.format, it.payload, payload);
     }
 
-    /// One record to each shard, this one last and without encoding it.
+    /// The publisher's shard alone gets it.
     #[inline(always)]
-    fn hand_over(
-        &mut self,
-        shards: ShardSet,
-        formats: Formats,
-        to: &Spread<'_>,
-        written: &Written<'_>,
-        fx: &mut Effects,
-    ) {
-        let mut forms = written.forms;
-        for format in FORMATS {
-            if !*formats.of(format) {
-                *forms.of_mut(format) = Form::NONE;
-            }
+    fn hand_over_to_one(&mut self, to: &Spread<'_>, written: &Written<'_>, fx: &mut Effects) {
+        let is_direct = to.to.is_some();
+        if to.from == self.config.shard {
+            return self.written(written, is_direct, fx);
         }
-        let written = &Written { forms, ..*written };
+        forward(fx, one(to.from), Class::Deliver, |out| written.encode(is_direct, out));
+    }
+
+    /// One record to each shard, this one last and without encoding it.
+    fn hand_over(&mut self, shards: ShardSet, to: &Spread<'_>, written: &Written<'_>, fx: &mut Effects) {
+        let is_direct = to.to.is_some();
         let mut elsewhere = shards;
         elsewhere.remove(self.config.shard);
         if !elsewhere.is_empty() {
-            let is_direct = to.to.is_some();
             forward(fx, elsewhere, Class::Deliver, |out| written.encode(is_direct, out));
         }
         if shards.contains(self.config.shard) {
-            self.written(written, to.to.is_some(), fx);
+            self.written(written, is_direct, fx);
         }
     }
+
+    /// The same where somebody wants the other encoding: each shard gets what it wants.
+    #[cold]
+    fn hand_over_apart<'b>(
+        &mut self,
+        wanted: Wanted,
+        forms: &PerFormat<Form<'b>>,
+        to: &Spread<'_>,
+        written: &mut Written<'b>,
+        fx: &mut Effects,
+    ) {
+        for (shards, formats) in wanted.apart() {
+            if !shards.is_empty() {
+                written.forms = only(forms, formats);
+                self.hand_over(shards, to, written, fx);
+            }
+        }
+    }
+}
+
+/// The forms of these encodings, without the others.
+#[cold]
+fn only<'a>(forms: &PerFormat<Form<'a>>, formats: Formats) -> PerFormat<Form<'a>> {
+    let of = |format| if *formats.of(format) { *forms.of(format) } else { Form::NONE };
+    PerFormat { json: of(Format::Json), msgpack: of(Format::MessagePack) }
 }
 
 /// A message in the making, in both encodings. Reused, so that publishing allocates nothing.
