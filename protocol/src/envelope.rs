@@ -8,6 +8,7 @@ mod json;
 mod key;
 mod msgpack;
 pub mod name;
+mod number;
 mod pack;
 mod parse;
 mod scan;

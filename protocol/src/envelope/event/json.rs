@@ -4,7 +4,7 @@ use crate::envelope::command::RequestId;
 use crate::envelope::event::{Message, Seams, priority_name};
 use crate::envelope::name::SYSTEM;
 use crate::envelope::special::are_plain;
-use crate::envelope::{text, time};
+use crate::envelope::{number, text, time};
 
 /// Constants reach from value to value.
 #[inline(always)]
@@ -38,10 +38,10 @@ pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     }
     out.extend_from_slice(message.epoch);
     out.extend_from_slice(br#"","offset":"#);
-    out.extend_from_slice(itoa::Buffer::new().format(message.offset).as_bytes());
+    number::write(message.offset, out);
     out.extend_from_slice(br#","timestamp":"#);
     let time_start = (out.len() - start) as u32;
-    out.extend_from_slice(itoa::Buffer::new().format(message.timestamp).as_bytes());
+    number::write(message.timestamp, out);
     let time = (time_start, (out.len() - start) as u32);
     if let Some(priority) = message.priority {
         out.extend_from_slice(br#","priority":""#);
@@ -74,7 +74,7 @@ pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offs
     }
     out.extend_from_slice(epoch);
     out.extend_from_slice(br#"","offset":"#);
-    out.extend_from_slice(itoa::Buffer::new().format(offset).as_bytes());
+    number::write(offset, out);
     out.extend_from_slice(br#","durability":"memory"}}"#);
 }
 
