@@ -16,6 +16,8 @@ pub enum Who {
     Anyone,
     /// Whose participant name is what follows the namespace's colon.
     Owner,
+    /// The owner, and whoever is on a demo: it has no agents, and so its participants play them.
+    OwnerOrDemo,
     /// Backends, and developers in development mode.
     Backends,
 }
@@ -71,7 +73,7 @@ impl Namespaces {
             of("user", Who::Owner, Who::Owner, true, true, Disconnect),
             of("conversation", Who::Anyone, Who::Anyone, true, true, Disconnect),
             of("system", Who::Anyone, Who::Backends, true, true, Disconnect),
-            of("metrics", Who::Anyone, Who::Owner, true, false, Conflate),
+            of("metrics", Who::Anyone, Who::OwnerOrDemo, true, false, Conflate),
         ];
         if has_default {
             all.push(of("default", Who::Anyone, Who::Anyone, true, false, DropOldest));
@@ -172,17 +174,16 @@ impl Namespace {
         };
         match (who, it.act) {
             (Who::Anyone, _) => Ok(()),
+            (Who::OwnerOrDemo, _) if it.access == Access::Demo => Ok(()),
             // Developers stand for backends, and so may publish anywhere.
-            (_, Act::Publish) if it.access == Access::Development => Ok(()),
-            // A demo has no agents: its participants play them.
-            (Who::Owner, Act::Publish) if it.access == Access::Demo && self.subscribe == Who::Anyone => {
-                Ok(())
-            }
-            (Who::Owner, _) if it.is_own() => Ok(()),
-            (Who::Owner, Act::Subscribe) => {
+            (Who::Backends, _) | (_, Act::Publish) if it.access == Access::Development => Ok(()),
+            (Who::Owner | Who::OwnerOrDemo, _) if it.is_own() => Ok(()),
+            (Who::Owner | Who::OwnerOrDemo, Act::Subscribe) => {
                 denied("only its own participant may subscribe to this channel, by its full name")
             }
-            (Who::Owner, Act::Publish) => denied("only its own participant and backends may publish here"),
+            (Who::Owner | Who::OwnerOrDemo, Act::Publish) => {
+                denied("only its own participant and backends may publish here")
+            }
             (Who::Backends, Act::Subscribe) => denied("only backends may subscribe here"),
             (Who::Backends, Act::Publish) => denied("only backends may publish here"),
         }

@@ -21,7 +21,7 @@ fn contradictions_name_file_and_line() {
          [namespaces.conversation]\nslow_consumer = \"drop_oldest\"\n\
          [namespaces.Loud]\n\
          [namespaces.files]\npayload_bytes = 2000000\nspeed = 7\nmode = \"fast\"\n\
-         [namespaces.system]\nsubscribe = \"owner\"\n\
+         [namespaces.system]\nsubscribe = \"owner\"\ndemo = false\n\
          [namespaces]\nroom = 1\n",
     );
     file.assert_problems(&[
@@ -32,7 +32,8 @@ fn contradictions_name_file_and_line() {
         (9, "there is no key `speed` of a namespace, but mode, subscribe"),
         (10, "`namespaces.files.mode` must be one of best_effort, ordered"),
         (12, "`namespaces.system.subscribe` can't be changed"),
-        (14, "`namespaces.room` must be a table"),
+        (13, "`namespaces.system.demo` can't be changed"),
+        (15, "`namespaces.room` must be a table"),
     ]);
 }
 
@@ -96,13 +97,24 @@ fn owners_and_backends_are_told_apart(start: Start) {
         .set("namespaces.desk.subscribe", "owner")
         .set("namespaces.news.publish", "backends")
         .set("namespaces.news.demo", true)
+        .set("namespaces.status.publish", "owner")
+        .set("namespaces.status.demo", true)
+        .set("namespaces.audit.subscribe", "backends")
         .set("demo_endpoint", true)
         .start();
     let mut ann = server.connect("/ws/dev?as=ann");
     ann.subscribe("desk:ann");
     ann.send_json(&json!({"type": "subscribe", "id": 1, "channel": "desk:bob"}));
     ann.expect_error("FORBIDDEN");
+    ann.subscribe("audit:1");
     let mut visitor = server.connect("/ws/demo?as=bob");
+    // Anybody may listen, and only the owner speaks: that a demo has it too changes nothing.
+    visitor.subscribe("status:ann");
+    visitor.send_json(&json!({"type": "publish", "id": 1, "channel": "status:ann", "payload": 1}));
+    visitor.expect_error("FORBIDDEN");
+    let own = format!("status:{}", visitor.participant());
+    visitor.publish(&own, &json!(1));
+    visitor.publish("metrics:any", &json!(1));
     visitor.subscribe("news:today");
     visitor.send_json(&json!({"type": "publish", "id": 1, "channel": "news:today", "payload": 1}));
     visitor.expect_error("FORBIDDEN");

@@ -74,7 +74,7 @@ impl Checked<'_> {
             self.problem(&["payload_bytes"], what);
         }
         // Clients count on what the wire contract says of it: everybody is subscribed without asking.
-        let fixed = ["subscribe", "mode", "slow_consumer"].into_iter();
+        let fixed = ["subscribe", "mode", "slow_consumer", "demo"].into_iter();
         for key in fixed.filter(|_| name == SYSTEM) {
             if self.options.find(key).is_some() {
                 let what = format!(
