@@ -75,13 +75,29 @@ pub(super) fn head(out: &mut String, it: &Report<'_>) {
         let _ = writeln!(out, "<p class=\"note\">But: {}</p>", escape(caveat));
     }
     if it.failures.is_empty() {
-        let good =
-            if is_published(it) { "Everything arrived, once and in order." } else { "Nothing failed." };
+        let good = match (is_published(it), is_by_policy(it)) {
+            (false, _) => "Nothing failed.",
+            (true, false) => "Everything arrived, once and in order.",
+            (true, true) => {
+                "Nothing was lost that was promised: slow consumers were served by their namespace's policy."
+            }
+        };
         let _ = writeln!(out, "<p class=\"good\">{good}</p>");
     }
     if it.sides.len() > 1 {
         keys(out, it.sides.iter().map(Side::title));
     }
+}
+
+/// Whether a policy for slow consumers left something out or ended somebody.
+fn is_by_policy(it: &Report<'_>) -> bool {
+    let has_dropped = |run: &RunResult| {
+        let counted = |name| run.totals.get(name).copied().unwrap_or_default();
+        run.audit.replaced > 0
+            || run.closed > 0
+            || counted("dropped") + counted("conflated") + counted("slow_disconnects") > 0
+    };
+    it.sides.iter().flat_map(|side| side.runs).any(has_dropped)
 }
 
 fn is_published(it: &Report<'_>) -> bool {
