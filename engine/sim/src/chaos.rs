@@ -46,11 +46,15 @@ pub enum Fault {
     BadHandshake,
     /// A peer that was lost comes back.
     Reconnect,
+    /// A peer offers permessage-deflate; with its stream go all choices about it.
+    Deflate,
+    /// A peer sends compressed what is none, or becomes too large.
+    BadDeflate,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -71,6 +75,8 @@ impl Fault {
         Self::BadMessage,
         Self::BadHandshake,
         Self::Reconnect,
+        Self::Deflate,
+        Self::BadDeflate,
     ];
 
     /// Its name in reports.
@@ -96,6 +102,8 @@ impl Fault {
             Self::BadMessage => "bad-message",
             Self::BadHandshake => "bad-handshake",
             Self::Reconnect => "reconnect",
+            Self::Deflate => "deflate",
+            Self::BadDeflate => "bad-deflate",
         }
     }
 }

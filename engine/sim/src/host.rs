@@ -8,7 +8,7 @@ use corecast_hub::rules::Namespaces;
 use corecast_hub::{Hub, HubConfig, ShardSet};
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::Links;
-use corecast_shard::{CompressionConfig, Counters, Node, ShardConfig, ShardLoop};
+use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
 
 use crate::io::{IoConfig, SimIo, SimLease};
 use crate::setup::Setup;
@@ -60,7 +60,7 @@ impl Host {
             shards,
             policy,
             limits: setup.limits.clone(),
-            compression: CompressionConfig::default(),
+            compression: setup.compression,
         };
         let counters = Arc::new(Counters::default());
         let (buffers, buffer_bytes) = setup.buffers;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use corecast_hub::HubLimits;
 use corecast_shard::rings::RingConfig;
-use corecast_shard::{OutboxLimits, ShardLimits};
+use corecast_shard::{CompressionConfig, CompressionMode, OutboxLimits, ShardLimits};
 
 use crate::chaos::Fault;
 use crate::client::{Habits, Temper};
@@ -31,6 +31,8 @@ pub struct Setup {
     pub rings: RingConfig,
     /// Bounds of each shard.
     pub limits: ShardLimits,
+    /// What is sent compressed to those who offer it.
+    pub compression: CompressionConfig,
     /// Bounds of the hub.
     pub hub_limits: HubLimits,
     /// Receive buffers of each shard, and their bytes.
@@ -72,7 +74,10 @@ impl Setup {
         let clients = clients(&mut rng);
         let has_tiny_rings = shards > 1 && rng.u32(..3) > 0;
         let is_tight = rng.u32(..3) == 0;
-        let one_in = rates(&mut rng);
+        // Compression came later: it is drawn apart, so that without it runs stay what they were.
+        let mut apart = fastrand::Rng::with_seed(seed ^ 0x0def_1a7e);
+        let compression = compression(&mut apart);
+        let one_in = rates(&mut rng, &mut apart);
         let is_late = is_late(&one_in);
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
         let jumps = one_in[Fault::ClockJump as usize] > 0;
@@ -103,6 +108,7 @@ impl Setup {
             fragments_max: limits.message_fragments,
             json_depth: limits.json_depth,
             has_echo: rng.u32(..3) == 0,
+            takes_deflate: compression.mode != CompressionMode::Off,
             limits_who: hub_limits.connections_per_ip > 0,
             clients_per_ip: rng.u32(1..6),
         };
@@ -118,6 +124,7 @@ impl Setup {
             rings: rings(&mut rng, has_tiny_rings),
             hub_limits,
             limits,
+            compression,
             buffers: if has_few_buffers { (rng.usize(1..8), rng.usize(16..400)) } else { BUFFERS },
             table,
             // Large messages through a thin pipe would take the whole run.
@@ -167,22 +174,40 @@ fn is_late(one_in: &[u32; Fault::ALL.len()]) -> bool {
 const BUFFERS: (usize, usize) = (1024, 4096);
 
 /// Each fault is off in some runs, rare in some, and common in some.
-fn rates(rng: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
+fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL.len()] {
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
+        let rng = match fault {
+            Fault::Deflate | Fault::BadDeflate => &mut *apart,
+            _ => &mut *rng,
+        };
         let rate = match fault {
             Fault::ShortRead | Fault::ShortWrite | Fault::DelayedCompletion => rng.u32(2..60),
             Fault::ClockJump => rng.u32(150..1_500),
             Fault::WallClockJump | Fault::SpuriousWake => rng.u32(50..500),
             Fault::ShardStall => rng.u32(100..1_000),
             Fault::WakeFailure => rng.u32(2..40),
-            Fault::BadHandshake | Fault::ByteByByte => rng.u32(1..4),
+            Fault::BadHandshake | Fault::ByteByByte | Fault::Deflate => rng.u32(1..4),
             Fault::PeerReset | Fault::HalfOpen => rng.u32(2..15),
+            Fault::BadDeflate => rng.u32(1..6),
             _ => rng.u32(2..25),
         };
         one_in[fault as usize] = if rng.u32(..3) == 0 { 0 } else { rate };
     }
     one_in
+}
+
+/// Off in some runs in which it is offered; thresholds below what most messages have, and above.
+fn compression(rng: &mut fastrand::Rng) -> CompressionConfig {
+    CompressionConfig {
+        mode: match rng.u32(..6) {
+            0 => CompressionMode::Off,
+            1..4 => CompressionMode::Standard,
+            _ => CompressionMode::Adaptive,
+        },
+        level: rng.u32(1..10),
+        threshold_bytes: [0, 1, 64, 256, 300, 1_000][rng.usize(..6)],
+    }
 }
 
 fn tempers(rng: &mut fastrand::Rng, clients: usize) -> Vec<Temper> {

@@ -64,7 +64,9 @@ impl Client {
             }
             Temper::Flighty => return self.leave(session, town),
             Temper::Rude => {
-                if town.chaos.strikes(Fault::BadFrame) {
+                if session.deflate.is_some() && town.chaos.strikes(Fault::BadDeflate) {
+                    self.bad_deflate(session, town);
+                } else if town.chaos.strikes(Fault::BadFrame) {
                     self.bad_frame(session, town);
                 } else if !session.kind.is_echo && town.chaos.strikes(Fault::BadMessage) {
                     self.bad_messages(session, town);
@@ -113,6 +115,10 @@ impl Client {
         let is_text = self.rng.bool();
         for byte in &mut bytes {
             *byte = if is_text { self.rng.u8(b' '..=b'~') } else { self.rng.u8(..) };
+        }
+        if session.deflate.is_some() {
+            // Few letters, which repeat themselves and what was sent before.
+            bytes.iter_mut().for_each(|byte| *byte = b'a' + *byte % 4);
         }
         let opcode = if is_text { wire::TEXT } else { wire::BINARY };
         session.data(town, opcode, &bytes, &mut self.rng);

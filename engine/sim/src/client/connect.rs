@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// The same for all: what must come back for it is known from RFC 6455, section 1.3.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 impl Client {
     /// Writes the request, and perhaps what a hasty client sends right behind it.
@@ -178,6 +178,7 @@ impl Client {
         if let Some(protocol) = session.kind.protocol() {
             fields.push(format!("Sec-WebSocket-Protocol: chat, {protocol}"));
         }
+        fields.extend(session.offer_deflate(town));
         self.rng.shuffle(&mut fields);
         let request = format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n"));
         session.outbox.extend_from_slice(request.as_bytes());

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use corecast_protocol::ws::handshake::parse_client_answer;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::connect::KEY;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
@@ -56,7 +58,7 @@ impl Client {
     /// Takes all that is complete.
     pub(super) fn hear(&mut self, session: &mut Session, town: &mut Town) -> Result<Option<End>, Failure> {
         if !session.is_upgraded {
-            let end = handshake(session)?;
+            let end = handshake(session, town)?;
             if end.is_some() || !session.is_upgraded {
                 return Ok(end);
             }
@@ -68,11 +70,21 @@ impl Client {
             let wrong =
                 |what: String| Failure::new(Check::Steps, format!("connection {}: {what}", session.serial));
             let Some(frame) = wire::next(&inbox, at).map_err(wrong)? else { break };
-            at = frame.payload.end;
             if session.closed_by.is_some() {
                 return Err(wrong("a frame follows the close frame".to_owned()));
             }
-            end = self.frame(session, town, frame.opcode, &inbox[frame.payload])?;
+            let unpacked;
+            let payload = if frame.is_packed {
+                unpacked = session.unpacked(&frame, &inbox, at, town)?;
+                &unpacked
+            } else {
+                &inbox[frame.payload.clone()]
+            };
+            at = frame.payload.end;
+            end = self.frame(session, town, frame.opcode, payload)?;
+            if !frame.is_packed {
+                session.note_plain(payload, town);
+            }
         }
         session.inbox = inbox;
         session.heard = at;
@@ -205,9 +217,10 @@ impl Client {
     }
 }
 
-fn handshake(session: &mut Session) -> Result<Option<End>, Failure> {
+fn handshake(session: &mut Session, town: &mut Town) -> Result<Option<End>, Failure> {
     let Some(length) = session.inbox.windows(4).position(|it| it == b"\r\n\r\n") else { return Ok(None) };
-    let wrong = |what: String| Failure::new(Check::Steps, format!("connection {}: {what}", session.serial));
+    let serial = session.serial;
+    let wrong = |what: String| Failure::new(Check::Steps, format!("connection {serial}: {what}"));
     let head = std::str::from_utf8(&session.inbox[..length])
         .map_err(|_| wrong("the handshake's response is no text".to_owned()))?;
     let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
@@ -219,6 +232,12 @@ fn handshake(session: &mut Session) -> Result<Option<End>, Failure> {
         return Ok(Some(End::Refused(status)));
     }
     session.heard = length + 4;
+    let answer = parse_client_answer(&session.inbox[..length + 4], KEY, session.offer.as_ref());
+    let agreed = match answer {
+        Ok(Some((_, agreed))) => agreed,
+        unusable => return Err(wrong(format!("the handshake's response is {unusable:?}"))),
+    };
+    session.agree_on_deflate(agreed, town).map_err(wrong)?;
     session.is_upgraded = true;
     if session.kind.is_echo && session.stage == Stage::Opening {
         session.stage = Stage::Open;

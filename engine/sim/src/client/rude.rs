@@ -19,7 +19,8 @@ impl Client {
                 if kind >= wire::BAD_CLOSE {
                     town.deeds.did(Deed::BadClose);
                 }
-                wire::bad(kind, self.rng.u32(..), &mut session.outbox)
+                let reserved = if session.deflate.is_some() { 0x20 } else { wire::PACKED };
+                wire::bad(kind, self.rng.u32(..), reserved, &mut session.outbox)
             }
             Some(0) => {
                 town.deeds.did(Deed::AboveMessageLimit);

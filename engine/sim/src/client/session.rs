@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 
+use corecast_protocol::ws::deflate::Offer;
+
 use super::connect::Kind;
 use super::deeds::Deed;
+use super::deflate::Deflate;
 use super::ledger::Ledger;
 use super::{End, Town, packed, wire};
 use crate::chaos::Fault;
@@ -70,6 +73,9 @@ pub(super) struct Session {
     pub(super) ledger: Ledger,
     pub(super) reading: Reading,
     pub(super) is_byte_by_byte: bool,
+    /// What it offered that can be accepted, and what was agreed.
+    pub(super) offer: Option<Offer>,
+    pub(super) deflate: Option<Box<Deflate>>,
     /// It is sent MessagePack, or has sent some.
     pub(super) is_mixed: bool,
     /// It went deaf: the server's book no longer counts it.
@@ -239,11 +245,19 @@ impl Session {
 
     /// A message, now and then in pieces with pings between them.
     pub(super) fn data(&mut self, town: &mut Town, opcode: u8, bytes: &[u8], rng: &mut fastrand::Rng) {
+        let packed = self.packed(bytes, town);
+        let (opcode, bytes) = match &packed {
+            Some(packed) => (opcode | wire::PACKED, packed.as_slice()),
+            None => (opcode, bytes),
+        };
         if rng.u32(..16) > 0 {
             return wire::write(&mut self.outbox, true, opcode, bytes, rng.u32(..));
         }
         let pieces_max = town.habits.fragments_max as usize;
         let pieces = if rng.u32(..4) == 0 { pieces_max } else { rng.usize(2..5).min(pieces_max) };
+        if packed.is_some() {
+            town.deeds.did(Deed::CompressedInPieces);
+        }
         if pieces == pieces_max {
             town.deeds.did(Deed::AtFragmentLimit);
         }

@@ -31,6 +31,8 @@ pub struct Habits {
     pub json_depth: usize,
     /// Whether `/ws/echo` is there.
     pub has_echo: bool,
+    /// Whether permessage-deflate is agreed on with who offers it.
+    pub takes_deflate: bool,
     /// Whether addresses and participants may have a few connections only.
     pub limits_who: bool,
     /// How many clients share an address.

@@ -81,6 +81,7 @@ impl Session {
             (self.is_byte_by_byte, "slow to write"),
             (self.status_due.is_some() || self.close_due.is_some(), "rude"),
             (self.is_pipelined, "hasty"),
+            (self.deflate.is_some(), "compressing"),
             (self.said_close.is_some(), "said goodbye"),
         ] {
             if is {

@@ -5,6 +5,7 @@
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
     pub(super) opcode: u8,
+    pub(super) is_packed: bool,
     /// Where its payload lies in the bytes that were looked at.
     pub(super) payload: std::ops::Range<usize>,
 }
@@ -16,6 +17,9 @@ pub(super) const CLOSE: u8 = 8;
 pub(super) const PING: u8 = 9;
 pub(super) const PONG: u8 = 10;
 
+/// With an opcode: the message is compressed (RFC 7692 section 6).
+pub(super) const PACKED: u8 = 0x40;
+
 /// The first frame of `bytes`, if all of it is there.
 ///
 /// # Errors
@@ -24,7 +28,9 @@ pub(super) fn next(bytes: &[u8], from: usize) -> Result<Option<Frame>, String> {
     let rest = &bytes[from..];
     let [first, second, ..] = rest else { return Ok(None) };
     let opcode = first & 0x0f;
-    if first & 0xf0 != 0x80 || !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
+    let is_packed = first & PACKED != 0 && matches!(opcode, TEXT | BINARY);
+    let reserved = if is_packed { 0xb0 } else { 0xf0 };
+    if first & reserved != 0x80 || !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
         return Err(format!("a frame begins with {first:#04x}"));
     }
     if second & 0x80 != 0 {
@@ -45,7 +51,7 @@ pub(super) fn next(bytes: &[u8], from: usize) -> Result<Option<Frame>, String> {
         return Err("a control frame has more than 125 bytes".to_owned());
     }
     let start = from + header;
-    Ok((bytes.len() >= start + length).then(|| Frame { opcode, payload: start..start + length }))
+    Ok((bytes.len() >= start + length).then(|| Frame { opcode, is_packed, payload: start..start + length }))
 }
 
 /// Appends a masked frame.
@@ -67,8 +73,9 @@ pub(super) fn write(out: &mut Vec<u8>, is_last: bool, opcode: u8, payload: &[u8]
     out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// Bytes that no client may send as a frame, by number below [`BAD`]; the code with which that must be closed.
-pub(super) fn bad(kind: usize, key: u32, out: &mut Vec<u8>) -> u16 {
+/// Bytes that no client may send as a frame, by number below [`BAD`]; the code with which that must be closed. A bit
+/// is `reserved` that nothing was agreed on for.
+pub(super) fn bad(kind: usize, key: u32, reserved: u8, out: &mut Vec<u8>) -> u16 {
     match kind {
         // Unmasked.
         0 => out.extend_from_slice(&[0x81, 2, b'h', b'i']),
@@ -76,7 +83,7 @@ pub(super) fn bad(kind: usize, key: u32, out: &mut Vec<u8>) -> u16 {
         1 => {
             write(out, true, TEXT, b"hi", key);
             let at = out.len() - 8;
-            out[at] |= 0x40;
+            out[at] |= reserved;
         }
         // A reserved opcode.
         2 => write(out, true, 3, b"", key),
