@@ -22,7 +22,8 @@ mod value;
 
 pub use format::Format;
 pub use parse::{
-    BATCH_MESSAGES_MAX, Rejection, Scanner, batch_messages, batch_messages_msgpack, parse, parse_msgpack,
+    BATCH_MESSAGES_MAX, NAMES_MAX, Rejection, Scanner, batch_messages, batch_messages_msgpack, parse,
+    parse_msgpack,
 };
 pub use scan::DEPTH_MAX;
 pub use transcode::{transcode, transcoded_len};

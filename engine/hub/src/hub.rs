@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use corecast_protocol::envelope::command::{Call, Command, OwnedRequestId, Request, RequestId};
-use corecast_protocol::envelope::{Rejection, event, name};
+use corecast_protocol::envelope::{NAMES_MAX, Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
 
@@ -19,7 +19,6 @@ use crate::member::{Members, Subscription};
 use crate::participant::Participants;
 use crate::publish::Buffers;
 use crate::remote::{FromHome, Receipt, ToHome, Written};
-use crate::subscribe::NAMES_MAX;
 
 /// Invalid messages in a row that end a connection.
 const INVALID_IN_A_ROW_MAX: u8 = 10;

@@ -16,9 +16,6 @@ use crate::member::Subscription;
 use crate::remote::{Epoch, ToHome};
 use crate::rules::{Act, Denied, Request};
 
-/// Names in one message at most, those of a batch together: each may cause an answer.
-pub(crate) const NAMES_MAX: usize = 256;
-
 /// Namespaces that an error names: an answer must not grow with the configuration.
 const NAMED_MAX: usize = 8;
 

@@ -7,6 +7,7 @@ mod object;
 use crate::ErrorCode;
 use crate::envelope::Format;
 use crate::envelope::command::{Priority, RequestId};
+use crate::envelope::name::NAME_BYTES_MAX;
 
 use object::Object;
 
@@ -148,7 +149,8 @@ pub fn unsubscribed(
     object.end();
 }
 
-/// `error`; `details` is a value in the encoding that is written.
+/// `error`; `details` is a value in the encoding that is written. A channel that is too long for any name is left out:
+/// it may be as long as the message that it came in, and six times that where JSON escapes it.
 pub fn error(
     out: &mut Vec<u8>,
     format: Format,
@@ -160,7 +162,7 @@ pub fn error(
 ) {
     let mut object = Object::of_type(out, format, "error");
     object.id(id);
-    if let Some(channel) = channel {
+    if let Some(channel) = channel.filter(|it| may_be_name(it)) {
         object.text("channel", channel);
     }
     object.plain("code", code.as_str().as_bytes());
@@ -169,6 +171,11 @@ pub fn error(
         object.raw("details", details);
     }
     object.end();
+}
+
+/// Whether it is no longer than a name, or than the prefix of a pattern.
+fn may_be_name(text: &str) -> bool {
+    text.strip_suffix('*').unwrap_or(text).len() <= NAME_BYTES_MAX
 }
 
 /// `response` to a publish.

@@ -10,7 +10,7 @@ use crate::envelope::command::{
 };
 use crate::envelope::key::Key;
 use crate::envelope::name::NAME_BYTES_MAX;
-use crate::envelope::parse::{BATCH_MESSAGES_MAX, Refused};
+use crate::envelope::parse::{BATCH_MESSAGES_MAX, NAMES_MAX, Refused};
 use crate::envelope::value::{Fault, Kind, Value};
 use crate::envelope::{Format, time};
 
@@ -174,6 +174,7 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
         parsed.map(Some).ok_or_else(|| Refused::field(Key::Timestamp, right))
     }
 
+    /// One more than may be there at most: whoever acts on them refuses that many, and never sees the rest.
     fn names(&self, key: Key) -> Result<Option<Vec<Name<'a>>>, Refused> {
         let Some(value) = self.find(key) else { return Ok(None) };
         let right = || Refused::field(key, "a list of strings");
@@ -182,7 +183,7 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
         }
         let mut names = Vec::new();
         let array = self.source.part(value);
-        for item in array.items() {
+        for item in array.items().take(NAMES_MAX + 1) {
             names.push(array.string(item).ok_or_else(right)?);
         }
         Ok(Some(names))
@@ -355,14 +356,15 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
 
     fn positions(&self) -> Result<Vec<(Name<'a>, Position<'a>)>, Refused> {
         let Some(value) = self.find(Key::Positions) else { return Ok(Vec::new()) };
-        let right = || Refused::field(Key::Positions, "an object of channel: [epoch, offset]");
+        let right =
+            || Refused::field(Key::Positions, "an object of channel: [epoch, offset], of 256 at most");
         if value.kind != Kind::Object {
             return Err(right());
         }
         let mut positions = Vec::new();
         let object = self.source.part(value);
         for (channel, item) in object.members() {
-            if item.kind != Kind::Array {
+            if item.kind != Kind::Array || positions.len() == NAMES_MAX {
                 return Err(right());
             }
             let array = object.part(item);

@@ -15,6 +15,12 @@ use crate::envelope::value::{Fault, Kind, Problem, Value};
 /// Messages of one `batch` at most.
 pub const BATCH_MESSAGES_MAX: usize = 256;
 
+/// Channels, participants or positions in one message at most: each may cause an answer.
+pub const NAMES_MAX: usize = 256;
+
+/// Where a scanner's memory was larger than this for one message, it is given back before the next.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Bytes of a request id that is a string, at most.
 pub(super) const ID_BYTES_MAX: usize = 64;
 
@@ -54,6 +60,17 @@ impl Scanner {
             payload: Vec::new(),
         }
     }
+
+    /// Gives back what an unusual message took: one of a million members would be remembered for ever.
+    #[inline(always)]
+    fn give_back(&mut self) {
+        if self.members.capacity() > KEPT_BYTES_MAX / size_of::<(usize, usize)>() {
+            self.members = Vec::new();
+        }
+        if self.payload.capacity() > KEPT_BYTES_MAX {
+            self.payload = Vec::new();
+        }
+    }
 }
 
 /// Understands one message from a client, in JSON.
@@ -74,6 +91,7 @@ pub fn parse_msgpack<'a>(bytes: &'a [u8], scanner: &'a mut Scanner) -> Result<Re
 
 #[inline(always)]
 fn understand<'a, S: Source<'a>>(source: S, scanner: &'a mut Scanner) -> Result<Request<'a>, Rejection> {
+    scanner.give_back();
     let Scanner { depth_max, values, members, payload } = scanner;
     members.clear();
     let mut fields = Fields { source, seen: Seen { values, found: 0, repeated: 0, members } };
