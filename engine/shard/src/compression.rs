@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use corecast_driver::Frame;
 use corecast_hub::canary::{self, Canary};
+use corecast_hub::{Format, PerFormat};
 use corecast_protocol::ws::Role;
 use corecast_protocol::ws::deflate::{Compressor, Contexts, Negotiated};
 use corecast_protocol::ws::frame::Opcode;
@@ -29,9 +30,10 @@ pub(crate) struct Compression {
     /// From the first message on that somebody takes compressed.
     shared: Option<Box<Compressor>>,
     scratch: Vec<u8>,
-    /// By namespace; the last one is for what belongs to none: replies and direct messages.
-    ratios: Vec<Ratio>,
-    others: Ratio,
+    /// By namespace: what one sends in JSON says little about its MessagePack.
+    ratios: Vec<PerFormat<Ratio>>,
+    /// Of what belongs to none: replies and direct messages.
+    others: PerFormat<Ratio>,
     owners: Rc<Cell<usize>>,
     compressors: Rc<Cell<usize>>,
 }
@@ -76,7 +78,7 @@ impl Compression {
             shared: None,
             scratch: Vec::new(),
             ratios: Vec::new(),
-            others: Ratio::default(),
+            others: PerFormat::default(),
             owners: Rc::default(),
             compressors: Rc::default(),
         }
@@ -128,7 +130,7 @@ impl Compression {
         out: &Output,
         counters: &Counters,
     ) -> Option<Frame> {
-        if message.len() < self.config.threshold_bytes || !self.pays(kind) {
+        if message.len() < self.config.threshold_bytes || !self.pays(kind, opcode) {
             counters.compression_skipped.add(1);
             return None;
         }
@@ -137,7 +139,7 @@ impl Compression {
         self.scratch.clear();
         shared.pack(message, &mut self.scratch);
         let packed_bytes = self.scratch.len();
-        self.ratio(kind).note(message.len(), packed_bytes);
+        self.ratio(kind, opcode).note(message.len(), packed_bytes);
         if packed_bytes >= message.len() {
             counters.compression_skipped.add(1);
             return None;
@@ -182,20 +184,23 @@ impl Compression {
         frame
     }
 
-    fn pays(&mut self, kind: Kind) -> bool {
-        self.config.mode == CompressionMode::Standard || self.ratio(kind).pays()
+    fn pays(&mut self, kind: Kind, opcode: Opcode) -> bool {
+        self.config.mode == CompressionMode::Standard || self.ratio(kind, opcode).pays()
     }
 
-    fn ratio(&mut self, kind: Kind) -> &mut Ratio {
-        let Kind::Of(namespace) = kind else { return &mut self.others };
-        let index = usize::from(namespace);
-        if namespace == u16::MAX {
-            return &mut self.others;
-        }
-        if index >= self.ratios.len() {
-            self.ratios.resize_with(index + 1, Ratio::default);
-        }
-        &mut self.ratios[index]
+    fn ratio(&mut self, kind: Kind, opcode: Opcode) -> &mut Ratio {
+        let of_kind = match kind {
+            Kind::Of(namespace) if namespace < u16::MAX => {
+                let index = usize::from(namespace);
+                if index >= self.ratios.len() {
+                    self.ratios.resize_with(index + 1, PerFormat::default);
+                }
+                &mut self.ratios[index]
+            }
+            _ => &mut self.others,
+        };
+        let format = if opcode == Opcode::Binary { Format::MessagePack } else { Format::Json };
+        of_kind.of_mut(format)
     }
 
     /// What a connection of `/ws/echo` owns, where its client did not agree to go without.
@@ -350,6 +355,37 @@ mod tests {
         assert_eq!(counted, (2, 2), "once per message");
         assert_eq!(counters.compression_bytes_in.value(), 2 * long.len() as u64);
         assert!(counters.compression_bytes_out.value() < long.len() as u64 / 2);
+    }
+
+    #[test]
+    fn what_one_encoding_gains_is_no_verdict_on_the_other() {
+        let config =
+            CompressionConfig { mode: CompressionMode::Adaptive, level: 1, ..CompressionConfig::default() };
+        let mut compression = Compression::new(config);
+        let (out, counters) = (Output::new(), Counters::default());
+        // Bytes without any pattern, as MessagePack carries pictures; the JSON of the same namespace is text.
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let noise = std::iter::repeat_with(|| {
+            // xorshift64 (Marsaglia 2003).
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        });
+        let noise: Vec<u8> = noise.take(1000).collect();
+        let text = "corecast ".repeat(100);
+        for kind in [Kind::Of(3), Kind::Of(u16::MAX), Kind::Reply] {
+            let mut is_packed = |opcode, message: &[u8]| {
+                let window = std::iter::once(1 << 15);
+                compression.forms((opcode, message, kind), window, &out, &counters).packed.is_some()
+            };
+            for _ in 0..100 {
+                assert!(!is_packed(Opcode::Binary, &noise), "noise gains nothing");
+            }
+            for _ in 0..10 {
+                assert!(is_packed(Opcode::Text, text.as_bytes()), "{kind:?}: text does");
+            }
+        }
     }
 
     #[test]
