@@ -3,10 +3,10 @@
 use corecast_protocol::envelope::{event, name};
 
 use crate::canary::{self, Canary};
-use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy};
-use crate::format::{FORMATS, Format};
+use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Variant};
+use crate::format::{FORMATS, Format, PerFormat};
 use crate::hub::Hub;
-use crate::remote::Written;
+use crate::remote::{Form, Written};
 
 /// Direct messages and `system` are no channels of a shard: they order against each other only.
 const INBOX_CHANNEL: u32 = u32::MAX;
@@ -17,8 +17,6 @@ const SYSTEM_CHANNEL: u32 = u32::MAX - 2;
 pub(crate) struct Scratch {
     /// Slots of the patterns that match.
     matching: Vec<u32>,
-    /// The text of a pattern.
-    pattern: String,
 }
 
 impl Hub {
@@ -57,9 +55,9 @@ impl Hub {
             fx.recipients.pop();
         }
         if self.iso_members > 0 {
-            return self.push_variants(fx, start, format, written, None, delivery);
+            return self.push_variants(fx, start, (format, &mut None), written, None, delivery);
         }
-        push(fx, start, format, delivery, |out| out.extend_from_slice(bytes_of(written, format)));
+        push(fx, start, format, delivery, |out| out.extend_from_slice(form_of(written, format).bytes));
     }
 
     /// Notes which patterns match the channel; whether there are any.
@@ -75,7 +73,7 @@ impl Hub {
 
     /// Where patterns match too: the channel's own subscription goes first, then the longest prefix.
     fn deliver_overlapping(&mut self, written: &Written<'_>, fx: &mut Effects) {
-        let mut scratch = std::mem::take(&mut self.deliver_scratch);
+        let scratch = std::mem::take(&mut self.deliver_scratch);
         self.choices += 1;
         // Who is left out counts as served.
         if let Some(excluded) = written.exclude.and_then(|conn| self.members.find_mut(conn)) {
@@ -85,10 +83,11 @@ impl Hub {
         let mut untold = written.reborn.and(written.exclude);
         let exact = self.channels.exact.find(written.hash, written.target);
         let exact = exact.map(|slot| (slot, false));
+        let mut messages = PerFormat::default();
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
             for format in FORMATS {
-                let text = &mut scratch.pattern;
-                self.deliver_to_chosen(slot, (is_pattern, text), format, written, &mut untold, fx);
+                let message = (format, messages.of_mut(format));
+                self.deliver_to_chosen((slot, is_pattern), message, written, &mut untold, fx);
             }
         }
         self.deliver_scratch = scratch;
@@ -97,9 +96,8 @@ impl Hub {
     /// A message for those of a channel's or pattern's subscribers of one encoding who have not got it yet.
     fn deliver_to_chosen(
         &mut self,
-        slot: u32,
-        (is_pattern, text): (bool, &mut String),
-        format: Format,
+        (slot, is_pattern): (u32, bool),
+        (format, message): (Format, &mut Option<Span>),
         written: &Written<'_>,
         untold: &mut Option<ConnKey>,
         fx: &mut Effects,
@@ -121,10 +119,12 @@ impl Hub {
                 fx.recipients.push(*conn);
             }
         }
-        text.clear();
-        text.push_str(&channel.name);
-        text.push('*');
-        let pattern = is_pattern.then_some(text.as_str());
+        let pattern = is_pattern.then(|| {
+            fx.write(|out| {
+                out.extend_from_slice(channel.name.as_bytes());
+                out.push(b'*');
+            })
+        });
         // Whoever subscribed by name knows the epoch from the answer.
         if is_pattern && let Some((epoch, offset)) = written.reborn {
             // Told under the message's own policy, or it might be overtaken.
@@ -137,7 +137,7 @@ impl Hub {
             fx.recipients.extend_from_within(start..end);
             start = told;
         }
-        self.push_variants(fx, start, format, written, pattern, delivery);
+        self.push_variants(fx, start, (format, message), written, pattern, delivery);
     }
 
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
@@ -179,7 +179,7 @@ impl Hub {
         let policy = SlowPolicy::Disconnect;
         let namespace = u16::MAX;
         let delivery = Delivery { priority: written.priority, policy, namespace, channel, conflate: 0 };
-        self.push_variants(fx, start, format, written, None, delivery);
+        self.push_variants(fx, start, (format, &mut None), written, None, delivery);
     }
 
     /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
@@ -190,42 +190,41 @@ impl Hub {
         Delivery { priority: written.priority, policy, namespace: rule, channel, conflate: written.conflate }
     }
 
-    /// The recipients from `start` on, all of one encoding, get the message; those who want ISO 8601 times in a variant
-    /// of its own.
+    /// The recipients from `start` on, all of one encoding, get the message, which is written for the first of them;
+    /// those who want ISO 8601 times in a variant of its own.
     fn push_variants(
         &mut self,
         fx: &mut Effects,
         start: usize,
-        format: Format,
+        (format, message): (Format, &mut Option<Span>),
         written: &Written<'_>,
-        pattern: Option<&str>,
+        pattern: Option<Span>,
         delivery: Delivery,
     ) {
-        let form = written.forms.of(format);
         // Whoever is served here was announced to the home before: otherwise it is better to send nothing than nonsense.
-        if form.is_empty() {
+        if written.forms.of(format).is_empty() {
             return fx.recipients.truncate(start);
         }
         if self.iso_members > 0 {
             self.split_off_iso(fx, start);
         }
-        match pattern {
-            None => {
-                push(fx, start, format, delivery, |out| out.extend_from_slice(bytes_of(written, format)));
+        let mut push = |fx: &mut Effects, start: usize, iso_timestamp: Option<u64>| {
+            let recipients = span_of(start, fx.recipients.len());
+            if recipients.0 == recipients.1 {
+                return;
             }
-            Some(_) => {
-                push(fx, start, format, delivery, |out| {
-                    event::variant(out, format, form.bytes, form.seams, pattern, None);
-                });
-            }
-        }
+            let Form { bytes, seams } = *form_of(written, format);
+            let message = *message.get_or_insert_with(|| fx.write(|out| out.extend_from_slice(bytes)));
+            let differs = pattern.is_some() || iso_timestamp.is_some();
+            let variant = Variant { seams, pattern, iso_timestamp };
+            let variant = differs.then(|| fx.vary(variant));
+            fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery });
+        };
+        push(fx, start, None);
         if self.iso_members > 0 {
             let start = fx.recipients.len();
             fx.recipients.append(&mut self.others);
-            let time = Some(written.timestamp);
-            push(fx, start, format, delivery, |out| {
-                event::variant(out, format, form.bytes, form.seams, pattern, time);
-            });
+            push(fx, start, Some(written.timestamp));
         }
     }
 
@@ -249,12 +248,12 @@ impl Hub {
 
 /// The message as it is sent in this encoding.
 #[inline(always)]
-fn bytes_of<'a>(written: &Written<'a>, format: Format) -> &'a [u8] {
+fn form_of<'w, 'a>(written: &'w Written<'a>, format: Format) -> &'w Form<'a> {
     let Written { forms, .. } = written;
     if !forms.json.is_empty() && !forms.msgpack.is_empty() && canary::strikes(Canary::WrongForm) {
-        return if format == Format::Json { forms.msgpack.bytes } else { forms.json.bytes };
+        return if format == Format::Json { &forms.msgpack } else { &forms.json };
     }
-    forms.of(format).bytes
+    forms.of(format)
 }
 
 /// Takes one connection out of the recipients from `start` on.
@@ -276,10 +275,18 @@ fn push(
     delivery: Delivery,
     write: impl FnOnce(&mut Vec<u8>),
 ) {
-    let end = fx.recipients.len();
-    if start == end {
+    let recipients = span_of(start, fx.recipients.len());
+    if recipients.0 == recipients.1 {
         return;
     }
     let message = fx.write(write);
-    fx.list.push(Effect::Deliver { message, format, recipients: (start as u32, end as u32), delivery });
+    fx.list.push(Effect::Deliver { message, format, variant: None, recipients, delivery });
+}
+
+/// Recipients from here to there. A connection is among those of a request once per answer and message at most, and a
+/// shard has far less than four billion of both.
+#[inline(always)]
+fn span_of(start: usize, end: usize) -> (u32, u32) {
+    debug_assert!(end <= u32::MAX as usize, "more recipients than connections can be");
+    (start as u32, end as u32)
 }

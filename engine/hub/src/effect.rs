@@ -1,10 +1,13 @@
 //! What the hub wants done: data, carried out by the shard.
 //!
 //! One `Effects` is reused for all commands of a shard; bytes and recipients lie in two arenas, so that a publish
-//! allocates nothing in the steady state. This module knows no meaning of the bytes.
+//! allocates nothing in the steady state. This module knows no meaning of the bytes, but that a message has variants.
+
+use std::num::NonZeroU32;
 
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::command::Priority;
+use corecast_protocol::envelope::event::{self, Seams};
 
 use crate::format::Format;
 
@@ -101,6 +104,22 @@ pub struct Span {
     pub end: u32,
 }
 
+/// How what is delivered differs from the message as it was written: spliced where it is written into a frame, so that
+/// a message lies here once, however many patterns its recipients have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Variant {
+    /// Where it differs.
+    pub seams: Seams,
+    /// The pattern that its recipients subscribed to.
+    pub pattern: Option<Span>,
+    /// The time that they get as ISO 8601, in milliseconds since the Unix epoch.
+    pub iso_timestamp: Option<u64>,
+}
+
+/// One of [`Effects::variants`]: counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VariantId(NonZeroU32);
+
 /// How a delivered message may be queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Delivery {
@@ -130,10 +149,12 @@ pub enum Place {
 pub enum Effect {
     /// One message for several connections of this shard.
     Deliver {
-        /// The message as the recipients get it.
+        /// The message as it was written.
         message: Span,
         /// Its encoding.
         format: Format,
+        /// How the recipients' differs from it, if it does: see [`Effects::message`].
+        variant: Option<VariantId>,
         /// First and behind-last of [`Effects::recipients`].
         recipients: (u32, u32),
         /// How to queue it.
@@ -197,6 +218,17 @@ pub enum Refusal {
     },
 }
 
+/// An arena above this size is freed after use instead of kept. A message that needs more allocates once; its frames
+/// are too large to be kept as well.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of one message at most, whatever is configured: positions in [`Effects::bytes`] have 32 bits. All that lies
+/// there at once is of one request. A message to participants becomes the most: 4 times a message's bytes are addressed
+/// at most, in the larger encoding, and each of these lies there six times at most: in both encodings for this shard, in
+/// records for shards that want one or the other, and in both again for those that want both. 6 * 4 * 128 MiB are 3 GiB;
+/// the envelopes of 256 names, of less than 8 KiB each, add 12 MiB.
+pub const MESSAGE_BYTES_MAX: u64 = 128 << 20;
+
 /// Where the hub writes what it wants done.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Effects {
@@ -206,14 +238,20 @@ pub struct Effects {
     pub bytes: Vec<u8>,
     /// The connections that `Deliver` points into.
     pub recipients: Vec<ConnKey>,
+    /// What `Deliver` may say about its message.
+    pub variants: Vec<Variant>,
 }
 
 impl Effects {
-    /// Forgets everything, keeps the memory.
+    /// Forgets everything, keeps the memory, but for what an unusually large message took.
     pub fn clear(&mut self) {
         self.list.clear();
         self.bytes.clear();
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
         self.recipients.clear();
+        self.variants.clear();
     }
 
     /// Moves all of `other` behind what is here.
@@ -222,15 +260,20 @@ impl Effects {
             other.clear();
             return;
         }
-        let (bytes, recipients) = (self.bytes.len() as u32, self.recipients.len() as u32);
+        let (bytes, recipients) = (position(self.bytes.len()), position(self.recipients.len()));
+        let variants = position(self.variants.len());
+        position(self.bytes.len() + other.bytes.len());
         let shift = |span: Span| Span { start: span.start + bytes, end: span.end + bytes };
         self.list.extend(other.list.iter().map(|effect| match *effect {
-            Effect::Deliver { message, format, recipients: (start, end), delivery } => Effect::Deliver {
-                message: shift(message),
-                format,
-                recipients: (start + recipients, end + recipients),
-                delivery,
-            },
+            Effect::Deliver { message, format, variant, recipients: (start, end), delivery } => {
+                Effect::Deliver {
+                    message: shift(message),
+                    format,
+                    variant: variant.map(|VariantId(id)| VariantId(id.saturating_add(variants))),
+                    recipients: (start + recipients, end + recipients),
+                    delivery,
+                }
+            }
             Effect::Reply { conn, message, format, place } => {
                 Effect::Reply { conn, message: shift(message), format, place }
             }
@@ -240,6 +283,8 @@ impl Effects {
             Effect::Close { conn, code, reason } => Effect::Close { conn, code, reason: shift(reason) },
             other @ (Effect::Admitted { .. } | Effect::Refused { .. }) => other,
         }));
+        self.variants
+            .extend(other.variants.iter().map(|it| Variant { pattern: it.pattern.map(shift), ..*it }));
         self.bytes.append(&mut other.bytes);
         self.recipients.append(&mut other.recipients);
         other.clear();
@@ -251,16 +296,83 @@ impl Effects {
     }
 
     /// Appends what `write` writes and returns its span.
+    ///
+    /// # Panics
+    /// Beyond 4 GiB, which [`MESSAGE_BYTES_MAX`] keeps out of reach.
     pub fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
-        let start = self.bytes.len() as u32;
+        let start = self.bytes.len();
         write(&mut self.bytes);
-        Span { start, end: self.bytes.len() as u32 }
+        // What ends below 4 GiB began there.
+        Span { start: start as u32, end: position(self.bytes.len()) }
     }
+
+    /// Notes how a message differs for some of its recipients.
+    pub fn vary(&mut self, variant: Variant) -> VariantId {
+        self.variants.push(variant);
+        VariantId(NonZeroU32::new(position(self.variants.len())).expect("there is one at least"))
+    }
+
+    /// Appends a delivered message as its recipients get it.
+    pub fn message(&self, message: Span, format: Format, variant: Option<VariantId>, out: &mut Vec<u8>) {
+        let Some(VariantId(id)) = variant else { return out.extend_from_slice(self.span(message)) };
+        let Variant { seams, pattern, iso_timestamp } = self.variants[id.get() as usize - 1];
+        let pattern = pattern.map(|it| std::str::from_utf8(self.span(it)).expect("a pattern is text"));
+        event::variant(out, format, self.span(message), seams, pattern, iso_timestamp);
+    }
+}
+
+/// A place in an arena.
+#[inline(always)]
+fn position(place: usize) -> u32 {
+    assert!(place <= u32::MAX as usize, "what one request causes has less than 4 GiB");
+    place as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_large_message_took_is_given_back() {
+        let mut fx = Effects::default();
+        fx.write(|out| out.extend_from_slice(&vec![1; KEPT_BYTES_MAX / 2]));
+        fx.clear();
+        let kept = fx.bytes.capacity();
+        assert!((KEPT_BYTES_MAX / 2..=KEPT_BYTES_MAX).contains(&kept), "usual ones keep theirs: {kept}");
+        fx.write(|out| out.extend_from_slice(&vec![1; KEPT_BYTES_MAX + 1]));
+        fx.clear();
+        assert_eq!(fx.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn variants_keep_their_message_where_effects_are_joined() {
+        let with = |pattern: &str, payload: &[u8]| {
+            let mut fx = Effects::default();
+            let message = fx.write(|out| out.extend_from_slice(payload));
+            let pattern = Some(fx.write(|out| out.extend_from_slice(pattern.as_bytes())));
+            let seams = Seams { pattern: 1, time: (2, 3) };
+            let variant = Some(fx.vary(Variant { seams, pattern, iso_timestamp: None }));
+            let delivery = Delivery {
+                priority: Priority::Normal,
+                policy: SlowPolicy::Disconnect,
+                namespace: 0,
+                channel: 0,
+                conflate: 0,
+            };
+            let format = Format::Json;
+            fx.list.push(Effect::Deliver { message, format, variant, recipients: (0, 0), delivery });
+            fx
+        };
+        let (mut fx, mut other) = (with("a*", b"1234"), with("b:*", b"5678"));
+        fx.append(&mut other);
+        let mut out = Vec::new();
+        for effect in &fx.list {
+            let Effect::Deliver { message, format, variant, .. } = *effect else { continue };
+            fx.message(message, format, variant, &mut out);
+        }
+        let expected = br#"1,"pattern":"a*"2345,"pattern":"b:*"678"#;
+        assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(expected));
+    }
 
     #[test]
     fn a_set_of_shards_equals_its_slow_twin() {

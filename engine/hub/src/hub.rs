@@ -12,7 +12,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
-use crate::effect::{Class, ConnKey, Effect, Effects, Place, ShardSet};
+use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, Place, ShardSet};
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::member::{Members, Subscription};
@@ -69,12 +69,14 @@ impl Hub {
     /// A hub without connections.
     ///
     /// # Panics
-    /// If there are no shards, more than 128, or this one is not among them.
+    /// If there are no shards, more than 128, or this one is not among them; if messages may be larger than
+    /// [`MESSAGE_BYTES_MAX`].
     pub fn new(config: HubConfig) -> Self {
         assert!(
             config.shard < config.shards && usize::from(config.shards) <= ShardSet::SHARDS_MAX,
             "a shard is one of 1 to 128"
         );
+        assert!(config.message_bytes <= MESSAGE_BYTES_MAX, "effects have positions of 32 bits");
         let hasher = Hasher::new(config.seed);
         // Clients see what these generate: they must not begin with the seed that keys the tables.
         let random = |purpose: &str| Random(hasher.of((config.shard, purpose)));

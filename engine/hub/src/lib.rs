@@ -23,7 +23,10 @@ pub mod rules;
 mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now};
-pub use effect::{Class, ConnKey, Delivery, Effect, Effects, Place, Refusal, ShardSet, SlowPolicy, Span};
+pub use effect::{
+    Class, ConnKey, Delivery, Effect, Effects, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy, Span,
+    Variant, VariantId,
+};
 pub use format::{Format, Formats, PerFormat};
 pub use hub::Hub;
 pub use member::{Access, Open};

@@ -24,6 +24,13 @@ use crate::rings::Links;
 use crate::slab::Slab;
 use crate::timer::Timers;
 
+/// A variant is larger than its message by the longest pattern and its key, a time and some punctuation; where JSON
+/// escapes the pattern, its frame grows once more.
+const VARIANT_BYTES_MORE: usize = 320;
+
+/// A larger buffer for a spliced message is freed after use.
+const SPLICED_KEPT_BYTES: usize = 64 << 10;
+
 /// Everything that acting on a message may touch.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -36,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) out: Output,
     pub(crate) compression: Compression,
     pub(crate) fx: Effects,
+    /// A variant of a message that is to be compressed.
+    spliced: Vec<u8>,
     pub(crate) scanner: Scanner,
     pub(crate) batch_scanner: Scanner,
     pub(crate) timers: Timers,
@@ -71,6 +80,7 @@ impl Core {
             out: Output::new(),
             compression,
             fx: Effects::default(),
+            spliced: Vec::new(),
             scanner: Scanner::new(depth),
             batch_scanner: Scanner::new(depth),
             timers: Timers::new(now, Duration::from_millis(10)),
@@ -111,9 +121,19 @@ impl Core {
 
     fn carry_out_one(&mut self, fx: &Effects, effect: Effect) {
         match effect {
-            Effect::Deliver { message, format, recipients, delivery } => {
+            Effect::Deliver { message, format, variant: None, recipients, delivery } => {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
-                self.deliver(opcode(format), fx.span(message), recipients, delivery);
+                let message = fx.span(message);
+                let forms = self.forms(opcode(format), message, recipients, delivery);
+                self.deliver(&forms, message.len(), recipients, delivery);
+            }
+            Effect::Deliver { message, format, variant, recipients, delivery } => {
+                let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
+                let about_bytes = fx.span(message).len() + VARIANT_BYTES_MORE;
+                let write = |out: &mut Vec<u8>| fx.message(message, format, variant, out);
+                let (forms, bytes) =
+                    self.forms_of_variant((opcode(format), about_bytes), write, recipients, delivery);
+                self.deliver(&forms, bytes, recipients, delivery);
             }
             Effect::Reply { conn, message, format, place } => {
                 if let Some(conn) = self.conns.find(id_of(conn))
@@ -147,8 +167,32 @@ impl Core {
         self.compression.forms(message, windows, &self.out, &self.counters)
     }
 
-    fn deliver(&mut self, opcode: Opcode, message: &[u8], recipients: &[ConnKey], delivery: Delivery) {
-        let forms = self.forms(opcode, message, recipients, delivery);
+    /// The forms of a message that is spliced, and its bytes: straight into its frame, unless it is to be compressed.
+    fn forms_of_variant(
+        &mut self,
+        (opcode, about_bytes): (Opcode, usize),
+        write: impl FnOnce(&mut Vec<u8>),
+        recipients: &[ConnKey],
+        delivery: Delivery,
+    ) -> (Forms, usize) {
+        if !self.compression.is_on() {
+            let frame = self.out.encode_with(opcode, about_bytes, write);
+            return (Forms { plain: Some(frame), packed: None }, about_bytes);
+        }
+        let mut whole = std::mem::take(&mut self.spliced);
+        whole.clear();
+        write(&mut whole);
+        let forms = self.forms(opcode, &whole, recipients, delivery);
+        let bytes = whole.len();
+        if whole.capacity() <= SPLICED_KEPT_BYTES {
+            self.spliced = whole;
+        }
+        (forms, bytes)
+    }
+
+    /// Queues a message of so many bytes for each of its recipients, in the form that this one takes.
+    #[inline(always)]
+    fn deliver(&mut self, forms: &Forms, message_bytes: usize, recipients: &[ConnKey], delivery: Delivery) {
         if canary::strikes(Canary::FrameLeaked) {
             std::mem::forget(forms.plain.clone());
         }
@@ -159,7 +203,7 @@ impl Core {
             if !matches!(conn.phase, Phase::Open(_)) {
                 continue;
             }
-            let is_packed = forms.packed.is_some() && takes_packed(conn, message.len());
+            let is_packed = forms.packed.is_some() && takes_packed(conn, message_bytes);
             let form = if is_packed { &forms.packed } else { &forms.plain };
             let Some(frame) = form else { continue };
             match conn.outbox.push(&mut self.out.queues, frame, delivery, limits) {

@@ -57,6 +57,26 @@ impl Output {
         builder.finish(0)
     }
 
+    /// A WebSocket frame around a payload of about so many bytes, which are known when they are written.
+    pub(crate) fn encode_with(
+        &self,
+        opcode: Opcode,
+        about_bytes: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Frame {
+        let mut builder = self.frames.build();
+        let bytes = builder.bytes();
+        let mut header = [0; 10];
+        bytes.reserve(header.len() + about_bytes);
+        bytes.extend_from_slice(&header);
+        write(bytes);
+        let payload_bytes = bytes.len() - header.len();
+        let header_bytes = frame::encode_header(opcode, payload_bytes as u64, &mut header);
+        let start = header.len() - header_bytes;
+        bytes[start..header.len()].copy_from_slice(&header[..header_bytes]);
+        builder.finish(start)
+    }
+
     /// A WebSocket frame around a payload that is compressed.
     pub(crate) fn encode_packed(&self, opcode: Opcode, packed: &[u8]) -> Frame {
         let mut builder = self.frames.build();

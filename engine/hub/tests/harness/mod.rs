@@ -66,6 +66,8 @@ pub(crate) struct Net {
     fx: Effects,
     started: Instant,
     pub(crate) records: u64,
+    /// Bytes that one call of a hub wrote at most.
+    pub(crate) effects_bytes_max: usize,
     pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
 }
 
@@ -96,6 +98,7 @@ impl Net {
             fx: Effects::default(),
             started: Instant::now(),
             records: 0,
+            effects_bytes_max: 0,
             delivers: Vec::new(),
         }
     }
@@ -233,11 +236,14 @@ impl Net {
 
     fn carry_out(&mut self, shard: u16, cause: Cause) {
         let fx = std::mem::take(&mut self.fx);
+        self.effects_bytes_max = self.effects_bytes_max.max(fx.bytes.len());
         let mut delivers_to = vec![0; self.hubs.len()];
         for effect in &fx.list {
             match *effect {
-                Effect::Deliver { message, format, recipients, delivery } => {
-                    let value = self.read(format, fx.span(message));
+                Effect::Deliver { message, format, variant, recipients, delivery } => {
+                    let mut bytes = Vec::new();
+                    fx.message(message, format, variant, &mut bytes);
+                    let value = self.read(format, &bytes);
                     for key in &fx.recipients[recipients.0 as usize..recipients.1 as usize] {
                         self.delivers.push(((shard, *key), delivery));
                         self.is_of_format(shard, *key, format);

@@ -1,5 +1,7 @@
 //! Every key there is: its kind, range, default, and what it means.
 
+use corecast_hub::MESSAGE_BYTES_MAX;
+
 /// What a value must be.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Kind {
@@ -121,7 +123,7 @@ pub(crate) const KEYS: &[Key] = &[
     integer("limits.connections_per_participant", 0, 1 << 24, "5", "0 for no limit"),
     integer("limits.connections_per_ip", 0, 1 << 24, "100", "0 for no limit"),
     integer("limits.subscriptions_per_connection", 0, 1 << 24, "50", "0 for no limit"),
-    integer("limits.message_bytes", 125, 1 << 28, "1048576", "of one message"),
+    integer("limits.message_bytes", 125, MESSAGE_BYTES_MAX, "1048576", "of one message"),
     integer("limits.message_fragments", 1, 1 << 20, "1024", "of one message"),
     integer("limits.json_depth", 1, 128, "64", "nested arrays and objects of a message"),
     integer("limits.outbox_messages", 1, 1 << 20, "1000", "that wait for one connection"),
@@ -187,7 +189,13 @@ pub(crate) const NAMESPACE_KEYS: &[Key] = &[
         "normal",
         "of messages that name none",
     ),
-    integer("payload_bytes", 1, 1 << 28, "", "of one payload at most; limits.message_bytes if unset"),
+    integer(
+        "payload_bytes",
+        1,
+        MESSAGE_BYTES_MAX,
+        "",
+        "of one payload at most; limits.message_bytes if unset",
+    ),
 ];
 
 /// The key of a namespace.
