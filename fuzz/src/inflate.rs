@@ -15,20 +15,23 @@ const MESSAGE_BYTES: usize = 3000;
 pub fn check(bytes: &[u8]) {
     let Some((&choice, payload)) = bytes.split_first() else { return };
     let forgets = Negotiated { server_no_context_takeover: true, ..Negotiated::default() };
-    let whole = read(forgets, &[payload], usize::MAX);
+    // One inflater for all whose messages stand for themselves: whatever it read, the next reads as if it were new.
+    let pool = &mut AssemblyPool::new(64, 2, 4 * MESSAGE_BYTES);
+    let whole = read(pool, forgets, &[payload], usize::MAX);
     let twin = puff::message(payload, MESSAGE_BYTES).filter(|_| payload.len() <= MESSAGE_BYTES);
     assert_eq!(whole.as_ref().ok().map(|all| all[0].as_slice()), twin.as_ref().map(|it| it.bytes.as_slice()));
     let piece = usize::from(choice) % 32 + 1;
-    assert_eq!(read(forgets, &[payload], piece), whole, "cut differently");
+    assert_eq!(read(pool, forgets, &[payload], piece), whole, "cut differently");
     // Messages that refer to earlier ones: no twin, but no panic, no more than the limit, whatever the cuts.
     let half = payload.split_at(payload.len() / 2);
     let parts = [payload, half.0, half.1];
-    assert_eq!(read(Negotiated::default(), &parts, piece), read(Negotiated::default(), &parts, usize::MAX));
-    pack_and_read(choice, payload);
+    let takes_over = Negotiated::default();
+    assert_eq!(read(pool, takes_over, &parts, piece), read(pool, takes_over, &parts, usize::MAX));
+    pack_and_read(pool, choice, payload);
 }
 
 /// The payload as a message, packed twice in every window and at every level.
-fn pack_and_read(choice: u8, message: &[u8]) {
+fn pack_and_read(pool: &mut AssemblyPool, choice: u8, message: &[u8]) {
     let message = &message[..message.len().min(MESSAGE_BYTES / 2)];
     let negotiated = Negotiated {
         server_no_context_takeover: choice & 1 == 1,
@@ -46,14 +49,18 @@ fn pack_and_read(choice: u8, message: &[u8]) {
     assert_eq!(twin.bytes, message);
     assert!(twin.distance_max <= 1 << (8 + (choice >> 1) % 8), "it left its window");
     let expected = Ok(vec![message.to_vec(); 2]);
-    assert_eq!(read(negotiated, &[&first, &second], usize::MAX), expected);
+    assert_eq!(read(pool, negotiated, &[&first, &second], usize::MAX), expected);
 }
 
 /// What a client reads of these compressed messages, in pieces of so many bytes.
-fn read(negotiated: Negotiated, messages: &[&[u8]], piece: usize) -> Result<Vec<Vec<u8>>, CloseCode> {
+fn read(
+    pool: &mut AssemblyPool,
+    negotiated: Negotiated,
+    messages: &[&[u8]],
+    piece: usize,
+) -> Result<Vec<Vec<u8>>, CloseCode> {
     let limits = Limits { message_bytes: MESSAGE_BYTES, fragments: 1 };
     let mut connection = Connection::with_deflate(Role::Client, limits, negotiated);
-    let mut pool = AssemblyPool::new(64, 2, 4 * MESSAGE_BYTES);
     let mut bytes = Vec::new();
     for message in messages {
         let at = bytes.len();
@@ -64,7 +71,7 @@ fn read(negotiated: Negotiated, messages: &[&[u8]], piece: usize) -> Result<Vec<
     let mut end = None;
     for piece in bytes.chunks(piece) {
         let mut piece = piece.to_vec();
-        let mut reader = connection.receive(&mut piece, &mut pool);
+        let mut reader = connection.receive(&mut piece, pool);
         while let Some(event) = reader.next() {
             match event {
                 Ok(Event::Binary(message)) => {
@@ -78,7 +85,7 @@ fn read(negotiated: Negotiated, messages: &[&[u8]], piece: usize) -> Result<Vec<
         drop(reader);
         assert!(pool.bytes_in_use() <= 2 * MESSAGE_BYTES, "more is held than a message as it came");
     }
-    connection.release(&mut pool);
+    connection.release(pool);
     assert_eq!((pool.bytes_in_use(), pool.contexts()), (0, 0));
     end.map_or(Ok(read), Err)
 }

@@ -243,6 +243,34 @@ proptest! {
         let twin = puff::message(&packed, bytes_max).filter(|_| packed.len() <= bytes_max);
         prop_assert_eq!(ours.ok(), twin.map(|it| vec![it.bytes]));
     }
+
+    #[test]
+    fn what_one_connection_sends_does_not_change_what_another_says(
+        bad in payload(), good in payload(), flips in proptest::collection::vec(any::<(usize, u8)>(), 0..4),
+        cut in any::<usize>(), bytes_max in 1usize..3000, piece in 1usize..5000,
+    ) {
+        let negotiated = Negotiated { client_no_context_takeover: true, ..Negotiated::default() };
+        let mut compressor = Compressor::shared(6);
+        let mut noise = pack(&mut compressor, &bad);
+        for (at, bits) in flips {
+            let at = at % noise.len();
+            noise[at] ^= bits;
+        }
+        noise.truncate(cut % (noise.len() + 1));
+        let noise = frames(Role::Client, Opcode::Binary, true, &noise, &[]);
+        let message = frames(Role::Client, Opcode::Binary, true, &pack(&mut compressor, &good), &[]);
+        // Both are read by the inflater that a pool keeps for all.
+        let mut pool = pool();
+        let mut honest = Connection::with_deflate(Role::Server, LIMITS, negotiated);
+        for _ in 0..2 {
+            let limits = Limits { message_bytes: bytes_max, fragments: 1 };
+            let mut other = Connection::with_deflate(Role::Server, limits, negotiated);
+            let _ = read(&mut other, &mut pool, &noise, piece);
+            prop_assert_eq!(read(&mut honest, &mut pool, &message, piece), Ok(vec![good.clone()]));
+            other.release(&mut pool);
+        }
+        prop_assert_eq!((pool.bytes_in_use(), pool.contexts()), (0, 0));
+    }
 }
 
 /// Long runs and far references are what a window could be left by: every level, every window, whole windows long.

@@ -12,6 +12,7 @@ on_all_layouts!(everybody_gets_the_same_however_they_get_it);
 on_both_drivers!(
     the_echo_keeps_to_what_was_agreed,
     a_bomb_stops_at_the_limit,
+    bombs_keep_nobody_waiting,
     what_is_no_deflate_ends_the_connection,
     nothing_is_agreed_where_it_is_off,
     replies_are_compressed_too,
@@ -162,6 +163,46 @@ fn a_bomb_stops_at_the_limit(start: Start) {
     let message = vec![b' '; 16 << 20];
     client.send(0x82, &message);
     assert!(client.message() == (message, true));
+}
+
+fn bombs_keep_nobody_waiting(start: Start) {
+    const MESSAGE: u64 = 1 << 20;
+    /// What a tick does at most: what it may, and one message more.
+    const TICK: u64 = 3 << 20;
+    const BOMBERS: u64 = 20;
+    const EACH: u64 = 40;
+    let server =
+        start.shards(1).set("compression.mode", "standard").set("limits.connections_per_ip", 0).start();
+    let bomb = packed(format!("{:MESSAGE$}", r#"{"type":"pong"}"#, MESSAGE = MESSAGE as usize).as_bytes());
+    assert!(bomb.len() < 2 << 10);
+    let bombs = masked(0x81 | 0x40, &bomb).repeat(EACH as usize);
+    let mut plain = server.connect("/ws/demo");
+    let mut honest = Packed::connect(&server, "/ws/demo", NAME);
+    honest.expect("connection_established");
+    let mut bombers: Vec<_> = (0..BOMBERS).map(|_| Packed::connect(&server, "/ws/demo", NAME)).collect();
+    let names = ["ticks_total", "inflated_bytes_total"];
+    let before = names.map(|name| server.metric(name));
+    // As much as the socket takes: what is held back is not read.
+    bombers.iter_mut().for_each(|bomber| bomber.raw.send(&bombs));
+    // They say something in between, and are heard.
+    for _ in 0..3 {
+        plain.send_json(&json!({"type": "ping"}));
+        plain.expect("pong");
+    }
+    honest.send(0x81, br#"{"type":"ping"}"#);
+    honest.expect("pong");
+    let all = BOMBERS * EACH * MESSAGE;
+    let inflated = server.metric(names[1]) - before[1];
+    assert!(inflated < all, "they were heard only when all of it was read");
+    let inflated = server.wait_for_metric(names[1], |inflated| inflated >= before[1] + all) - before[1];
+    let ticks = server.metric(names[0]) - before[0];
+    assert!(ticks * TICK >= inflated, "{inflated} bytes in {ticks} ticks");
+    assert_eq!(server.metric("violations_total"), 0);
+    for mut bomber in bombers {
+        bomber.expect("connection_established");
+        bomber.send(0x81, br#"{"type":"ping"}"#);
+        bomber.expect("pong");
+    }
 }
 
 fn what_is_no_deflate_ends_the_connection(start: Start) {

@@ -50,6 +50,10 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     /// Connections whose held-back input is to be looked at again.
     pub(crate) stalled: VecDeque<ConnId>,
+    /// Connections whose held-back input may be compressed, and waits for its turn.
+    pub(crate) inflating: VecDeque<ConnId>,
+    /// So far the pool's count of inflated bytes may come in this tick.
+    pub(crate) inflated_until: u64,
     /// Bytes in all places for held-back input.
     pub(crate) held_bytes: usize,
     /// Consumers that overflowed while effects were carried out.
@@ -85,6 +89,8 @@ impl Core {
             batch_scanner: Scanner::new(depth),
             timers: Timers::new(now, Duration::from_millis(10)),
             stalled: VecDeque::new(),
+            inflating: VecDeque::new(),
+            inflated_until: 0,
             held_bytes: 0,
             overflowed: Vec::new(),
             drain: Drain::default(),

@@ -14,6 +14,23 @@ use crate::compression::Kind;
 use crate::conn::Phase;
 use crate::core::{Core, reply_frame};
 
+/// What compressed messages may become per tick and shard, together; one message more gets through, as the last one is
+/// not known before. Unpacking and reading a MiB takes 1 to 3 ms, so that whoever sends small messages that become large
+/// ones keeps others waiting some milliseconds at a time, however many came at once.
+pub(crate) const INFLATED_PER_TICK: u64 = 2 << 20;
+
+/// What the messages of one connection may become before it is another's turn.
+const INFLATED_PER_TURN: u64 = 256 << 10;
+
+/// What bytes are held back for.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// Room: for the effects, in the outbox, or for the connection itself.
+    Room,
+    /// Its turn among those whose messages are compressed.
+    Turn,
+}
+
 /// A message as its frame carried it: on any connection, text is JSON and binary MessagePack.
 #[derive(Clone, Copy)]
 enum Message<'a> {
@@ -42,17 +59,23 @@ impl Core {
         self.counters.bytes_in.add(bytes.len() as u64);
         let now = self.now;
         let Some(conn) = self.conns.find(id) else { return };
-        let is_held_back = conn.is_stalled || conn.is_paused;
+        let wait = if conn.is_stalled || conn.is_paused {
+            Some(Wait::Room)
+        } else if conn.deflate.is_some() && !self.inflating.is_empty() {
+            // Those before it did not get their turn yet.
+            Some(Wait::Turn)
+        } else {
+            None
+        };
         if let Some(heartbeat) = conn.client().and_then(|client| client.heartbeat.as_mut())
             && !canary::strikes(Canary::PongIgnored)
             && heartbeat.heard(now)
         {
             self.set_timer(id);
         }
-        if is_held_back {
-            self.hold(io, id, bytes);
-        } else {
-            self.act(io, assembly, id, bytes);
+        match wait {
+            Some(wait) => self.hold(io, id, bytes, wait),
+            None => self.act(io, assembly, id, bytes),
         }
     }
 
@@ -67,7 +90,7 @@ impl Core {
                     Some(taken) => at += taken,
                     None => return,
                 },
-                Phase::Admission(_) => return self.hold(io, id, &bytes[at..]),
+                Phase::Admission(_) => return self.hold(io, id, &bytes[at..], Wait::Room),
                 Phase::Open(_) => return self.frames(io, assembly, id, &mut bytes[at..]),
                 Phase::Closing(_) => return self.last_frames(io, assembly, id, &mut bytes[at..]),
                 Phase::Gone => return,
@@ -76,7 +99,7 @@ impl Core {
     }
 
     /// Keeps bytes for later and stops reading.
-    fn hold(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8]) {
+    fn hold(&mut self, io: &mut impl Io, id: ConnId, bytes: &[u8], wait: Wait) {
         let (now, limits) = (self.now, self.config.limits.outbox);
         let Some(conn) = self.conns.find(id) else { return };
         conn.held.extend_from_slice(bytes);
@@ -97,35 +120,51 @@ impl Core {
         // The end of an admission looks at its connection by itself; every other reason is tried each tick.
         if !conn.is_stalled && !is_admission {
             conn.is_stalled = true;
-            self.stalled.push_back(id);
+            match wait {
+                Wait::Room => self.stalled.push_back(id),
+                Wait::Turn => self.inflating.push_back(id),
+            }
         }
     }
 
-    /// Tries the connections that were held back, each once; whether any of them got on.
+    /// Tries the connections that were held back, each once; whether any of them got on, or will in the next tick.
     pub(crate) fn retry_stalled(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool) -> bool {
         let mut got_on = false;
+        // Whoever had its turn goes to the end of the queue, so that all get one in the order in which they came.
+        for _ in 0..self.inflating.len() {
+            if assembly.inflated_bytes() >= self.inflated_until {
+                break;
+            }
+            let Some(id) = self.inflating.pop_front() else { break };
+            got_on |= self.go_on(io, assembly, id);
+        }
         for _ in 0..self.stalled.len() {
             let Some(id) = self.stalled.pop_front() else { break };
             if canary::strikes(Canary::PausedForEver) {
                 continue;
             }
-            let may_go_on = self.may_read(id);
-            let Some(conn) = self.conns.find(id) else { continue };
-            if !may_go_on {
-                self.stalled.push_back(id);
-                continue;
-            }
-            got_on = true;
-            conn.is_stalled = false;
-            let mut held = std::mem::take(&mut conn.held);
-            self.held_bytes -= held.len();
-            if !held.is_empty() && canary::strikes(Canary::InputLost) {
-                held.clear();
-            }
-            self.act(io, assembly, id, &mut held);
-            self.read_on(io, id);
+            got_on |= self.go_on(io, assembly, id);
         }
-        got_on
+        got_on || !self.inflating.is_empty()
+    }
+
+    /// Acts on what was held back, if there is room for it; whether there was.
+    fn go_on(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool, id: ConnId) -> bool {
+        let may_go_on = self.may_read(id);
+        let Some(conn) = self.conns.find(id) else { return false };
+        if !may_go_on {
+            self.stalled.push_back(id);
+            return false;
+        }
+        conn.is_stalled = false;
+        let mut held = std::mem::take(&mut conn.held);
+        self.held_bytes -= held.len();
+        if !held.is_empty() && canary::strikes(Canary::InputLost) {
+            held.clear();
+        }
+        self.act(io, assembly, id, &mut held);
+        self.read_on(io, id);
+        true
     }
 
     /// Nothing is held back any more: read again, or act on the end that came meanwhile.
@@ -166,10 +205,21 @@ impl Core {
     }
 
     fn frames(&mut self, io: &mut impl Io, assembly: &mut AssemblyPool, id: ConnId, bytes: &mut [u8]) {
-        let Some(mut codec) = self.conns.find(id).and_then(|conn| conn.codec.take()) else { return };
+        let Some(conn) = self.conns.find(id) else { return };
+        // Only what is compressed becomes more than was received.
+        let turn_ends = match conn.deflate {
+            Some(_) => self.inflated_until.min(assembly.inflated_bytes() + INFLATED_PER_TURN),
+            None => u64::MAX,
+        };
+        let Some(mut codec) = conn.codec.take() else { return };
         let length = bytes.len();
         let mut reader = codec.receive(bytes, assembly);
+        let mut wait = Wait::Room;
         while self.is_open(id) && reader.consumed() < length && self.may_read(id) {
+            if reader.inflated_bytes() >= turn_ends {
+                wait = Wait::Turn;
+                break;
+            }
             match reader.next() {
                 None => break,
                 Some(Ok(event)) => self.event(id, event),
@@ -192,7 +242,7 @@ impl Core {
         conn.codec = Some(codec);
         let rest = &mut bytes[consumed..];
         if is_open && !rest.is_empty() {
-            self.hold(io, id, rest);
+            self.hold(io, id, rest, wait);
         } else if !is_open {
             self.last_frames(io, assembly, id, rest);
         }

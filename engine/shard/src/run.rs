@@ -21,6 +21,7 @@ use crate::conn::{Conn, Phase};
 use crate::core::{Core, opcode};
 use crate::counters::Counters;
 use crate::drain::{MARKER, Stage};
+use crate::input::INFLATED_PER_TICK;
 use crate::rings::{Inbox, Links};
 
 /// Records of one class acted on per tick: sockets must not wait for ever for other shards.
@@ -95,6 +96,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         if order == Order::Stop {
             return Next::Stop;
         }
+        self.core.inflated_until = self.assembly.inflated_bytes() + INFLATED_PER_TICK;
         self.take_events(io);
         let has_more_records = self.take_records();
         let got_on = self.core.retry_stalled(io, &mut self.assembly);
@@ -333,6 +335,10 @@ impl Core {
     /// Whether no client can cause another request. Who is held back although there is room and the next flush brings
     /// none does not read its own replies: nobody waits for that, and what it sent was never accepted.
     fn is_quiet(&mut self) -> bool {
+        // Whoever waits for its turn gets it.
+        if !self.inflating.is_empty() {
+            return false;
+        }
         if self.stalled.is_empty() {
             return true;
         }

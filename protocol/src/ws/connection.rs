@@ -279,6 +279,11 @@ impl Reader<'_> {
         Some(event)
     }
 
+    /// Bytes that compressed messages of this pool's connections became, so far.
+    pub fn inflated_bytes(&self) -> u64 {
+        self.pool.inflated_bytes()
+    }
+
     /// How many bytes were taken so far.
     pub fn consumed(&self) -> usize {
         self.at
