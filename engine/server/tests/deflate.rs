@@ -37,7 +37,9 @@ fn noise(bytes: usize, seed: u64) -> String {
 }
 
 fn everybody_gets_the_same_however_they_get_it(start: Start) {
-    const SIZES: [usize; 5] = [10, 300, 900, 5_000, 60_000];
+    const SIZES: [usize; 6] = [10, 300, 900, 5_000, 60_000, 300_000];
+    /// What the largest window is good for.
+    const LARGEST: usize = 256 << 10;
     const EACH: usize = 6;
     let layout = start.set("compression.mode", "standard").set("limits.connections_per_ip", 0);
     let server = layout.start();
@@ -56,10 +58,11 @@ fn everybody_gets_the_same_however_they_get_it(start: Start) {
         assert!(agreed.contains("; server_no_context_takeover; client_no_context_takeover"), "{agreed}");
         let (established, _) = client.expect("connection_established");
         client.subscribe("conversation:1");
-        let window: usize = if index == 1 { 1 << 10 } else { 1 << 15 };
+        let window: usize = if index == 1 { 1 << 10 } else { LARGEST };
         shards[usize::from(index != 1)].insert(established["shard"].as_u64());
         takers.push((client, window));
     }
+    let skipped = server.metric("compression_skipped_total");
     let names = ["compressed_messages_total", "compression_bytes_in_total", "compression_bytes_out_total"];
     let before = names.map(|name| server.metric(name));
     let mut compressed = 0;
@@ -72,7 +75,7 @@ fn everybody_gets_the_same_however_they_get_it(start: Start) {
         let bytes = expected.to_string().len();
         compressed += match bytes {
             256..=1024 => shards[0].union(&shards[1]).count() as u64,
-            1025..=32768 => shards[1].len() as u64,
+            1025..=LARGEST => shards[1].len() as u64,
             _ => 0,
         };
         for client in &mut plain[1..] {
@@ -88,6 +91,7 @@ fn everybody_gets_the_same_however_they_get_it(start: Start) {
     assert!(compressed > 0);
     assert_eq!(after[0] - before[0], compressed, "once on each shard where somebody takes it");
     assert!((after[2] - before[2]) * 3 < after[1] - before[1], "it compresses well: {before:?} {after:?}");
+    assert!(server.metric("compression_skipped_total") > skipped, "what is too small or too large");
     assert_eq!(server.metric("deflate_contexts"), 0, "the shards' own serve all");
 }
 
@@ -134,6 +138,13 @@ fn the_echo_keeps_to_what_was_agreed(start: Start) {
         }
         assert_eq!(server.metric("deflate_contexts"), 2, "one for each direction");
     }
+    let mut client = Packed::connect(&server, "/ws/echo", &format!("{NAME}; server_no_context_takeover"));
+    for (size, is_packed) in [(256 << 10, true), ((256 << 10) + 6, false)] {
+        let message = text(size).into_bytes()[..size].to_vec();
+        client.send(0x82, &message);
+        assert!(client.message() == (message, is_packed), "{size} bytes");
+    }
+    drop(client);
     before.assert_back(&server);
     server.wait_for_metric("deflate_contexts", |contexts| contexts == 0);
 }
@@ -173,7 +184,9 @@ fn bombs_keep_nobody_waiting(start: Start) {
     const EACH: u64 = 40;
     let server =
         start.shards(1).set("compression.mode", "standard").set("limits.connections_per_ip", 0).start();
-    let bomb = packed(format!("{:MESSAGE$}", r#"{"type":"pong"}"#, MESSAGE = MESSAGE as usize).as_bytes());
+    let mut bomb = br#"{"type":"pong"}"#.to_vec();
+    bomb.resize(MESSAGE as usize, b' ');
+    let bomb = packed(&bomb);
     assert!(bomb.len() < 2 << 10);
     let bombs = masked(0x81 | 0x40, &bomb).repeat(EACH as usize);
     let mut plain = server.connect("/ws/demo");

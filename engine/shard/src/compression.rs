@@ -20,6 +20,10 @@ use crate::output::Output;
 /// Connections of one shard that may keep contexts of their own, of up to 0.4 MB each; more of them get shared ones.
 const OWNERS_MAX: usize = 1024;
 
+/// Larger messages are sent as they are: compressing so much takes a shard 1 ms by level 1, 6 ms by level 6, and all
+/// others wait meanwhile.
+const PACKED_BYTES_MAX: usize = 256 << 10;
+
 /// Larger buffers for what was just compressed are freed after use.
 const SCRATCH_KEPT_BYTES: usize = 64 << 10;
 
@@ -34,6 +38,8 @@ pub(crate) struct Compression {
     ratios: Vec<PerFormat<Ratio>>,
     /// Of what belongs to none: replies and direct messages.
     others: PerFormat<Ratio>,
+    /// Connections that agreed to compression.
+    takers: usize,
     owners: Rc<Cell<usize>>,
     compressors: Rc<Cell<usize>>,
 }
@@ -54,12 +60,14 @@ pub(crate) struct Forms {
     pub(crate) packed: Option<Frame>,
 }
 
-/// How far back the compressed messages of this connection may look, in bytes; 0 for one that takes none.
-pub(crate) fn window_bytes(deflate: Option<Negotiated>) -> usize {
-    match deflate {
-        None => 0,
-        Some(_) if canary::strikes(Canary::WindowIgnored) => 1 << 15,
-        Some(it) => 1 << it.window_bits_sent(Role::Server),
+/// How large a message may be that this connection takes compressed, in bytes; 0 for one that takes none. The shard's
+/// compressor looks back as far as the largest window: whoever agreed to a smaller one gets what that covers.
+pub(crate) fn takes_up_to(deflate: Option<Negotiated>) -> usize {
+    let Some(negotiated) = deflate else { return 0 };
+    match negotiated.window_bits_sent(Role::Server) {
+        15 => PACKED_BYTES_MAX,
+        _ if canary::strikes(Canary::WindowIgnored) => PACKED_BYTES_MAX,
+        bits => 1 << bits,
     }
 }
 
@@ -79,6 +87,7 @@ impl Compression {
             scratch: Vec::new(),
             ratios: Vec::new(),
             others: PerFormat::default(),
+            takers: 0,
             owners: Rc::default(),
             compressors: Rc::default(),
         }
@@ -86,6 +95,21 @@ impl Compression {
 
     pub(crate) fn is_on(&self) -> bool {
         self.config.mode != CompressionMode::Off
+    }
+
+    /// Whether anybody takes compressed messages.
+    pub(crate) fn has_takers(&self) -> bool {
+        self.takers > 0
+    }
+
+    /// Somebody who does came.
+    pub(crate) fn came(&mut self, deflate: Option<Negotiated>) {
+        self.takers += usize::from(deflate.is_some());
+    }
+
+    /// Somebody who did is gone.
+    pub(crate) fn left(&mut self, deflate: Option<Negotiated>) {
+        self.takers -= usize::from(deflate.is_some());
     }
 
     /// What a new connection of `/ws/echo` may be offered.
@@ -98,23 +122,27 @@ impl Compression {
         self.compressors.get()
     }
 
-    /// The forms in which these recipients, known by their windows, get a message: each only if somebody wants it.
+    /// The forms in which these recipients, known by how much each takes compressed, get a message: only what is wanted.
     pub(crate) fn forms(
         &mut self,
         (opcode, message, kind): (Opcode, &[u8], Kind),
-        windows: impl Iterator<Item = usize>,
+        takers: impl Iterator<Item = usize>,
         out: &Output,
         counters: &Counters,
     ) -> Forms {
-        let (mut takes_packed, mut takes_plain) = (false, false);
-        for window in windows {
-            // A window that covers the message is never left; an empty message has nothing to compress.
-            let is_covered = window >= message.len().max(1);
+        let (mut takes_packed, mut takes_plain, mut is_too_large) = (false, false, false);
+        for bytes_max in takers {
+            // An empty message has nothing to compress.
+            let is_covered = bytes_max >= message.len().max(1);
+            is_too_large |= bytes_max > 0 && !is_covered;
             takes_packed |= is_covered;
             takes_plain |= !is_covered;
             if takes_packed && takes_plain {
                 break;
             }
+        }
+        if is_too_large && !takes_packed {
+            counters.compression_skipped.add(1);
         }
         let packed = if takes_packed { self.pack(opcode, message, kind, out, counters) } else { None };
         let is_plain_wanted = takes_plain || packed.is_none();
@@ -147,7 +175,7 @@ impl Compression {
         Some(self.packed_frame(opcode, message.len(), out, counters))
     }
 
-    /// A message of `/ws/echo`, whatever it gains.
+    /// A message of `/ws/echo` that its connection [packs](OwnContext::packs), whatever it gains.
     pub(crate) fn pack_own(
         &mut self,
         own: &mut OwnContext,
@@ -238,6 +266,11 @@ fn needs_compressor(negotiated: Negotiated) -> bool {
 impl OwnContext {
     fn needs_compressor(&self) -> bool {
         needs_compressor(self.negotiated)
+    }
+
+    /// Whether a message of this size is sent compressed. Where later ones refer to it, it costs what it costs.
+    pub(crate) fn packs(&self, bytes: usize) -> bool {
+        bytes > 0 && (bytes <= PACKED_BYTES_MAX || self.negotiated.takes_over_sent(Role::Server))
     }
 
     fn compressor(&mut self, level: u32) -> &mut Compressor {
@@ -349,11 +382,12 @@ mod tests {
         assert_eq!(forms(long.as_bytes(), &[1 << 15, 1 << 10]), (false, true), "everybody does");
         assert_eq!(forms(long.as_bytes(), &[1 << 15, 0]), (true, true), "some do");
         assert_eq!(forms(long.as_bytes(), &[1 << 9, 1 << 8]), (true, false), "their windows are too small");
+        assert_eq!(forms(long.as_bytes(), &[1 << 9, 1 << 15]), (true, true), "one of them is");
         assert_eq!(forms(&long.as_bytes()[..99], &[1 << 15]), (true, false), "below the threshold");
         assert_eq!(forms(b"", &[1 << 15]), (true, false), "nothing to compress");
         let counted = (counters.compressed_messages.value(), counters.compression_skipped.value());
-        assert_eq!(counted, (2, 2), "once per message");
-        assert_eq!(counters.compression_bytes_in.value(), 2 * long.len() as u64);
+        assert_eq!(counted, (3, 3), "once per message");
+        assert_eq!(counters.compression_bytes_in.value(), 3 * long.len() as u64);
         assert!(counters.compression_bytes_out.value() < long.len() as u64 / 2);
     }
 
@@ -386,6 +420,13 @@ mod tests {
                 assert!(is_packed(Opcode::Text, text.as_bytes()), "{kind:?}: text does");
             }
         }
+    }
+
+    #[test]
+    fn the_largest_window_covers_more_than_itself() {
+        let window = |bits| Some(Negotiated { server_max_window_bits: bits, ..Negotiated::default() });
+        let all = [None, window(Some(9)), window(Some(14)), window(Some(15)), window(None)];
+        assert_eq!(all.map(takes_up_to), [0, 1 << 9, 1 << 14, 256 << 10, 256 << 10]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum CompressionMode {
     /// Nowhere, for nothing.
     #[default]
     Off,
-    /// Every message from the threshold on.
+    /// Every message from the threshold on, up to 256 KiB and to what a client's smaller window covers.
     Standard,
     /// Of these, those of namespaces whose messages become smaller by a quarter.
     Adaptive,

@@ -13,7 +13,7 @@ use corecast_hub::{ConnKey, Delivery, Effect, Effects, Format, Hub, Now};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
 
-use crate::compression::{Compression, Forms, Kind, window_bytes};
+use crate::compression::{Compression, Forms, Kind, takes_up_to};
 use crate::config::{Node, ShardConfig};
 use crate::conn::{Conn, Phase, id_of};
 use crate::counters::Counters;
@@ -162,15 +162,14 @@ impl Core {
 
     /// A message in the forms that its recipients take.
     fn forms(&mut self, opcode: Opcode, message: &[u8], recipients: &[ConnKey], delivery: Delivery) -> Forms {
-        if !self.compression.is_on() {
+        if !self.compression.has_takers() {
             return Forms { plain: Some(self.out.encode(opcode, message)), packed: None };
         }
         let conns = &mut self.conns;
-        let windows = recipients
-            .iter()
-            .filter_map(|key| conns.find(id_of(*key)).map(|conn| window_bytes(conn.deflate)));
+        let takers =
+            recipients.iter().filter_map(|key| conns.find(id_of(*key)).map(|conn| takes_up_to(conn.deflate)));
         let message = (opcode, message, Kind::Of(delivery.namespace));
-        self.compression.forms(message, windows, &self.out, &self.counters)
+        self.compression.forms(message, takers, &self.out, &self.counters)
     }
 
     /// The forms of a message that is spliced, and its bytes: straight into its frame, unless it is to be compressed.
@@ -181,7 +180,7 @@ impl Core {
         recipients: &[ConnKey],
         delivery: Delivery,
     ) -> (Forms, usize) {
-        if !self.compression.is_on() {
+        if !self.compression.has_takers() {
             let frame = self.out.encode_with(opcode, about_bytes, write);
             return (Forms { plain: Some(frame), packed: None }, about_bytes);
         }
@@ -240,7 +239,7 @@ impl Core {
 
 /// Whether a message is sent compressed to a connection, where there is that form of it.
 fn takes_packed(conn: &Conn, message_bytes: usize) -> bool {
-    window_bytes(conn.deflate) >= message_bytes
+    takes_up_to(conn.deflate) >= message_bytes
         || conn.deflate.is_none() && canary::strikes(Canary::PackedUnasked)
 }
 
@@ -263,7 +262,7 @@ pub(crate) fn reply_frame(
     if conn.deflate.is_none() {
         return out.encode(message.0, message.1);
     }
-    let windows = std::iter::once(window_bytes(conn.deflate));
-    let forms = compression.forms(message, windows, out, counters);
+    let takers = std::iter::once(takes_up_to(conn.deflate));
+    let forms = compression.forms(message, takers, out, counters);
     forms.packed.or(forms.plain).expect("one of both is made")
 }

@@ -87,7 +87,7 @@ counters! {
     compression_bytes_in: "counter",
     /// And after.
     compression_bytes_out: "counter",
-    /// Messages that somebody would have taken compressed, and that were not: too small, or in vain.
+    /// Messages that somebody would have taken compressed, and that were not: too small, too large, or in vain.
     compression_skipped: "counter",
     /// Bytes that compressed messages from clients became.
     inflated_bytes: "counter",

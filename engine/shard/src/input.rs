@@ -304,7 +304,7 @@ impl Core {
         let Some(conn) = self.conns.find(id) else { return };
         let own = conn.client().and_then(|client| client.own_context.as_mut());
         let frame = match own {
-            Some(own) if !payload.is_empty() => {
+            Some(own) if own.packs(payload.len()) => {
                 self.compression.pack_own(own, (opcode, payload), &self.out, &self.counters)
             }
             Some(_) => self.out.encode(opcode, payload),

@@ -83,6 +83,7 @@ impl Core {
             });
             if let Some(conn) = self.conns.find(id) {
                 conn.deflate = upgrade.deflate;
+                self.compression.came(upgrade.deflate);
             }
         }
         let accept = self.out.raw(|bytes| write_accept(&upgrade, bytes));
@@ -412,6 +413,7 @@ impl Core {
         self.forget(id);
         if let Some(mut conn) = self.conns.remove(id) {
             self.held_bytes -= conn.held.len();
+            self.compression.left(conn.deflate);
             conn.outbox.clear(&mut self.out.queues);
             if let Some(codec) = &mut conn.codec
                 && !canary::strikes(Canary::AssemblyLeaked)

@@ -64,7 +64,12 @@ pub(crate) const KEYS: &[Key] = &[
         "auto",
         "auto: uring, or epoll where it is refused",
     ),
-    key("echo", Kind::Flag, "false", "offer /ws/echo; refused in production"),
+    key(
+        "echo",
+        Kind::Flag,
+        "false",
+        "offer /ws/echo, for conformance and probes: 16 MiB hold a shard up to 1 s; refused in production",
+    ),
     key(
         "no_limits",
         Kind::Flag,
@@ -115,7 +120,7 @@ pub(crate) const KEYS: &[Key] = &[
         "compression.mode",
         Kind::Word(&["off", "standard", "adaptive"]),
         "off",
-        "permessage-deflate; adaptive: only where it saves a quarter, measured per namespace",
+        "permessage-deflate, of messages up to 256 KiB; adaptive: where it saves a quarter, by namespace",
     ),
     integer("compression.level", 1, 9, "1", "1 is fast, 9 is small"),
     integer("compression.threshold_bytes", 0, 1 << 28, "256", "smaller messages are sent as they are"),
