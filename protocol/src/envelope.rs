@@ -26,4 +26,4 @@ pub use parse::{
     parse_msgpack,
 };
 pub use scan::DEPTH_MAX;
-pub use transcode::{transcode, transcoded_len};
+pub use transcode::{transcode, transcoded_len, transcoded_len_max};

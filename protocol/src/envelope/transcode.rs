@@ -40,6 +40,17 @@ pub fn transcoded_len(from: Format, value: &[u8]) -> usize {
     count.0
 }
 
+/// At least as many bytes as [`transcode`] appends for any value of so many bytes: what is known without looking at it.
+///
+/// In MessagePack a number takes at most 9 bytes for 2 and what separates it from the next; in JSON an extension takes
+/// at most 23, with its comma, for 3.
+pub const fn transcoded_len_max(from: Format, bytes: u64) -> u64 {
+    match from {
+        Format::Json => bytes.saturating_mul(3).saturating_add(3),
+        Format::MessagePack => bytes.saturating_mul(8),
+    }
+}
+
 /// Null stands for what was not validated: that is a defect of ours, and no reason to end the process.
 #[cold]
 fn unwritable(from: Format, out: &mut impl Sink) {

@@ -8,6 +8,7 @@ use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::Command;
 use corecast_protocol::envelope::{
     Format, Scanner, batch_messages_msgpack, parse, parse_msgpack, transcode, transcoded_len,
+    transcoded_len_max,
 };
 
 pub(crate) const DEPTH: usize = 64;
@@ -128,7 +129,8 @@ pub(crate) fn transcoded(from: Format, value: &[u8]) -> Vec<u8> {
     transcode(from, value, &mut out);
     let out = out.split_off("before".len());
     assert_eq!(transcoded_len(from, value), out.len(), "the length of {value:02x?}");
-    assert!(out.len() <= 8 * value.len().max(1), "{} bytes became {}", value.len(), out.len());
+    let bytes_max = transcoded_len_max(from, value.len() as u64);
+    assert!(out.len() as u64 <= bytes_max, "{} bytes became {}", value.len(), out.len());
     match from {
         Format::Json => assert_ne!(twin(&out), Verdict::Bad, "{out:02x?}"),
         Format::MessagePack => {

@@ -1,7 +1,5 @@
 //! MessagePack to JSON.
 
-use std::fmt::{self, Write};
-
 use crate::envelope::scan::DEPTH_MAX;
 use crate::envelope::sink::Sink;
 use crate::envelope::text;
@@ -99,15 +97,6 @@ fn put_scalar(scalar: Head<'_>, out: &mut impl Sink) {
 
 /// The shortest digits that are this double, with a fraction or an exponent: so it stays a float when it comes back.
 fn put_float(number: f64, out: &mut impl Sink) {
-    struct Text<'a, S>(&'a mut S);
-
-    impl<S: Sink> Write for Text<'_, S> {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.put(text.as_bytes());
-            Ok(())
-        }
-    }
-
-    // `Debug` writes what JSON calls a number: `1.0`, `-0.0`, `1e-7`. The sink takes everything.
-    let _ = write!(Text(out), "{number:?}");
+    // Any double takes about as long as any other: a peer chooses which.
+    out.put(ryu::Buffer::new().format_finite(number).as_bytes());
 }
