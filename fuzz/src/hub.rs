@@ -304,7 +304,7 @@ impl Node {
     /// As the shard unrolls it.
     fn batch(&mut self, place: Place, channels: &[u8]) {
         let Some((shard, _)) = self.who(place) else { return };
-        self.net.hubs[usize::from(shard)].begin_batch();
+        self.net.hubs[usize::from(shard)].begin_batch(Format::Json, 0);
         for channel in channels.iter().take(8) {
             let message = self.publish(json!({"channel": name(*channel)}), channel >> 3);
             self.send(place, message);

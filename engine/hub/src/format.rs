@@ -7,6 +7,15 @@ use crate::effect::ShardSet;
 /// Both encodings, in the order in which they are served.
 pub(crate) const FORMATS: [Format; 2] = [Format::Json, Format::MessagePack];
 
+/// The one that this is not.
+#[inline(always)]
+pub(crate) fn other(format: Format) -> Format {
+    match format {
+        Format::Json => Format::MessagePack,
+        Format::MessagePack => Format::Json,
+    }
+}
+
 /// One of each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PerFormat<T> {

@@ -236,12 +236,25 @@ impl Homes {
                 place
             }
         };
+        self.extend_by_patterns(&mut wanted, name, hasher);
+        Placed { epoch, offset, wanted, is_reborn }
+    }
+
+    /// Shards that would want a message on the channel, which gets no place yet.
+    pub(crate) fn wanted(&self, hash: u64, name: &str, hasher: &Hasher) -> Wanted {
+        let known = self.channels.find(hash, name).and_then(|index| self.channels.get(index));
+        let mut wanted = known.map_or(Wanted::default(), |channel| channel.wanted);
+        self.extend_by_patterns(&mut wanted, name, hasher);
+        wanted
+    }
+
+    #[inline(always)]
+    fn extend_by_patterns(&self, wanted: &mut Wanted, name: &str, hasher: &Hasher) {
         for prefix in self.lengths.prefixes(name) {
             if let Some(index) = self.patterns.find(hasher.of(prefix), prefix) {
                 wanted.extend(self.patterns.get(index).expect("it was found").wanted);
             }
         }
-        Placed { epoch, offset, wanted, is_reborn }
     }
 
     /// Puts an idle channel at the newest end.

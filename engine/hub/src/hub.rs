@@ -19,6 +19,7 @@ use crate::member::{Members, Subscription};
 use crate::participant::Participants;
 use crate::publish::Buffers;
 use crate::remote::{FromHome, Receipt, ToHome, Written};
+use crate::size::Batch;
 
 /// Invalid messages in a row that end a connection.
 const INVALID_IN_A_ROW_MAX: u8 = 10;
@@ -41,8 +42,8 @@ pub struct Hub {
     pub(crate) iso_members: usize,
     /// Members that are sent MessagePack, likewise.
     pub(crate) msgpack_members: usize,
-    /// Names in the batch that is being acted on.
-    pub(crate) batch_names: Option<usize>,
+    /// What the batch that is being acted on has used of its bounds.
+    pub(crate) batch: Option<Batch>,
     /// Numbers the deliveries for which members are chosen one by one.
     pub(crate) choices: u64,
     /// For a message in the making; boxed, because it is taken out for each.
@@ -93,7 +94,7 @@ impl Hub {
             awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
             msgpack_members: 0,
-            batch_names: None,
+            batch: None,
             choices: 0,
             scratch: Some(Box::default()),
             transcoded: 0,
@@ -103,16 +104,6 @@ impl Hub {
             hasher,
             config,
         }
-    }
-
-    /// The messages of one batch follow: together they may name as many channels and participants as one message.
-    pub fn begin_batch(&mut self) {
-        self.batch_names = Some(0);
-    }
-
-    /// The batch is over.
-    pub fn end_batch(&mut self) {
-        self.batch_names = None;
     }
 
     /// Whether a message may name so many more: each name may cause an answer, and a frame must not cause more than
@@ -128,7 +119,7 @@ impl Hub {
             self.invalid(conn, id, "at most 256 channels or participants in one message", fx);
             return false;
         }
-        let Some(names) = &mut self.batch_names else { return true };
+        let Some(Batch { names, .. }) = &mut self.batch else { return true };
         if *names + count > NAMES_MAX {
             // Alone it would have been fine: it is not counted as one that was not understood.
             let why =
@@ -349,6 +340,9 @@ impl Hub {
             FromHome::Nobody { conn, id, participant } => {
                 let why = format!("nobody is connected as {participant}");
                 self.error(fx, conn, id, None, ErrorCode::NotFound, &why);
+            }
+            FromHome::TooLarge { conn, id, target, is_direct, format, bytes } => {
+                self.too_large(conn, id, (target, is_direct), (format, bytes), fx);
             }
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
                 self.ip_admitted(now, conn, (ip, is_admitted), via, fx);

@@ -20,6 +20,7 @@ mod publish;
 mod registry;
 pub mod remote;
 pub mod rules;
+mod size;
 mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now};

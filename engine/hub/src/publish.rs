@@ -10,20 +10,13 @@ use corecast_protocol::envelope::{self, name};
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
-use crate::format::{Format, Formats, PerFormat, Wanted};
+use crate::format::{Format, Formats, PerFormat, Wanted, other};
 use crate::home::{Numbering, Placed};
 use crate::hub::{Hub, forward, one};
 use crate::member::Access;
 use crate::remote::{Epoch, Form, FromHome, Published, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
 use crate::subscribe::Refused;
-
-/// A value grows at most so many times when it is transcoded: an extension without a byte of data takes 3 bytes in
-/// MessagePack and less than 24 in JSON.
-const GROWTH_MAX: u64 = 8;
-
-/// A list of participants may turn one message into this many times the bytes of the largest message.
-const DIRECT_COPIES_MAX: u64 = 4;
 
 impl Hub {
     pub(crate) fn publish(
@@ -58,7 +51,7 @@ impl Hub {
             Ok(found) => found,
             Err(refused) => return self.error(fx, conn, id, Some(channel), refused.code, &refused.why),
         };
-        if let Err(refused) = self.must_fit(publish) {
+        if let Err(refused) = self.take_bytes(publish) {
             return self.error(fx, conn, id, Some(channel), refused.code, &refused.why);
         }
         let is_ephemeral = !is_numbered || is_ephemeral(publish);
@@ -146,7 +139,7 @@ impl Hub {
     /// Everything that can be wrong with a direct message before its homes are asked: nothing of a list is sent
     /// unless all of it may be.
     fn may_send_direct(
-        &self,
+        &mut self,
         conn: ConnKey,
         names: &[Name<'_>],
         publish: &Publish<'_>,
@@ -169,55 +162,15 @@ impl Hub {
             name::participant(to)
                 .map_err(|wrong| Refused::new(ErrorCode::InvalidMessage, format!("`to`: {wrong}")))?;
         }
-        self.must_fit(publish)?;
-        let payload = publish.payload.bytes();
-        let bytes_max = self.config.message_bytes.saturating_mul(DIRECT_COPIES_MAX);
-        let mut bytes = (payload.len() * names.len()) as u64;
-        if bytes.saturating_mul(GROWTH_MAX) > bytes_max {
-            // Whoever is sent the other encoding gets a copy too.
-            let other = envelope::transcoded_len(publish.format, payload);
-            bytes = (payload.len().max(other) * names.len()) as u64;
-        }
-        if bytes > bytes_max && names.len() > 1 {
-            let why = format!(
-                "the copies for {} participants have {bytes} bytes, at most {bytes_max}: send to fewer at once",
-                names.len()
-            );
-            return Err(Refused::new(ErrorCode::MessageTooLarge, why));
-        }
-        Ok(())
-    }
-
-    /// The payload must have room in a message of either encoding: what grows beyond that would overflow the outboxes of
-    /// subscribers who can't help it. Small ones are not looked at.
-    #[inline(always)]
-    fn must_fit(&self, publish: &Publish<'_>) -> Result<(), Refused> {
-        let bytes = publish.payload.bytes().len() as u64;
-        if bytes.saturating_mul(GROWTH_MAX) <= self.config.message_bytes {
-            return Ok(());
-        }
-        self.must_fit_transcoded(publish)
-    }
-
-    #[cold]
-    fn must_fit_transcoded(&self, publish: &Publish<'_>) -> Result<(), Refused> {
-        let bytes = envelope::transcoded_len(publish.format, publish.payload.bytes()) as u64;
-        let bytes_max = self.config.message_bytes;
-        if bytes <= bytes_max {
-            return Ok(());
-        }
-        let format = match publish.format {
-            Format::Json => "MessagePack",
-            Format::MessagePack => "JSON",
-        };
-        let why = format!(
-            "for subscribers of {format} the payload would have {bytes} bytes, at most {bytes_max} (limits.message_bytes)"
-        );
-        Err(Refused::new(ErrorCode::MessageTooLarge, why))
+        self.take_copies(names.len(), publish)?;
+        self.take_bytes(publish)
     }
 
     /// At the channel's home: the message gets its place, is written once, and goes where it is wanted.
     pub(crate) fn publish_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
+        if self.may_be_too_large(it) && self.is_too_large_for_channel(now, from, it, fx) {
+            return;
+        }
         let rule = self.config.namespaces.at(it.rule);
         let numbering = match (rule.numbers, it.is_ephemeral) {
             (false, _) => Numbering::Never,
@@ -250,6 +203,9 @@ impl Hub {
 
     /// At the participant's home: the message gets its place in the inbox.
     pub(crate) fn direct_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
+        if self.may_be_too_large(it) && self.is_too_large_for_participant(now, from, it, fx) {
+            return;
+        }
         let Some(participant) = self.participants.at_home(it.hash, it.target) else {
             let nobody = FromHome::Nobody { conn: it.conn, id: it.id, participant: it.target };
             return self.answer_to(now, from, &nobody, fx);
@@ -341,11 +297,7 @@ impl Hub {
             priority: it.priority,
             to: to.to,
         };
-        let other = match it.format {
-            Format::Json => Format::MessagePack,
-            Format::MessagePack => Format::Json,
-        };
-        if !to.wanted.of(other).is_empty() {
+        if !to.wanted.of(other(it.format)).is_empty() {
             self.transcode(it, payload);
         }
         if !to.wanted.json.is_empty() {

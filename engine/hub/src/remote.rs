@@ -164,6 +164,15 @@ pub enum FromHome<'a> {
     Accepted(Receipt<'a>),
     /// Nobody is connected as this participant.
     Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
+    /// The message was delivered to nobody: in the encoding that somebody is sent it has too many bytes.
+    TooLarge {
+        conn: ConnKey,
+        id: Option<RequestId<'a>>,
+        target: &'a str,
+        is_direct: bool,
+        format: Format,
+        bytes: u64,
+    },
     /// The answer to `AdmitIp`.
     IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
     /// The answer to `AdmitParticipant`.
@@ -260,6 +269,7 @@ mod tests {
                 FromHome::Message(written), FromHome::Direct(written),
                 FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
                 FromHome::Nobody { conn, id, participant: &name },
+                FromHome::TooLarge { conn, id, target: &name, is_direct: flag, format, bytes: number },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
                 FromHome::ParticipantAdmitted { conn, participant: &name, format, is_admitted: flag },
             ] {

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use corecast_hub::{HubLimits, SlowPolicy};
+use corecast_hub::{Format, HubLimits, SlowPolicy};
 use corecast_protocol::envelope::command::Priority;
 use harness::{Client, Net, Seen, demo, development, unlimited};
 use serde_json::{Value, json};
@@ -517,7 +517,7 @@ fn the_messages_of_a_batch_name_no_more_than_one_message_may() {
             let names: Vec<String> = (from..from + 128).map(|it| format!("conversation:{it}")).collect();
             json!({"type": "subscribe", "id": from, "channels": names}).to_string()
         };
-        net.hubs[0].begin_batch();
+        net.hubs[0].begin_batch(Format::Json, 0);
         let answers: Vec<Value> =
             [0, 128, 256].into_iter().flat_map(|from| net.ask(ann, &names(from))).collect();
         net.hubs[0].end_batch();

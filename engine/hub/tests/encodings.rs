@@ -318,42 +318,6 @@ fn iso_times_come_in_both_encodings() {
 }
 
 #[test]
-fn what_would_grow_too_large_is_refused_where_it_is_published() {
-    let mut net = Net::with_messages_of(2, 1, unlimited(), 1_000);
-    let (ann, bob) = (net.join(0, 0, "ann"), net.join(1, 1, "bob"));
-    subscribe(&mut net, bob, "conversation:1");
-    // One byte in MessagePack, five with its comma in JSON.
-    let nulls = |count: usize| Value::Array(vec![Value::Null; count]);
-    for (count, is_fitting) in [(10, true), (199, true), (200, false), (900, false)] {
-        let message = |target: &str, to: &str| json!({"type": "publish", "id": count, target: to, "payload": nulls(count)});
-        for message in [message("channel", "conversation:1"), message("to", "bob")] {
-            let answers = net.ask_packed(ann, &message);
-            let got = payloads(&mut net, bob);
-            if is_fitting {
-                assert_eq!((&answers[0]["type"], got), (&json!("response"), vec![nulls(count)]));
-                continue;
-            }
-            assert_eq!(
-                (&answers[0]["code"], &answers[0]["id"]),
-                (&json!("MESSAGE_TOO_LARGE"), &json!(count))
-            );
-            let why = answers[0]["message"].as_str().unwrap_or_default();
-            assert!(why.contains("JSON") && why.contains(&(5 * count + 1).to_string()), "{why}");
-            assert!(got.is_empty(), "and nobody gets it");
-        }
-    }
-    // Numbers of one digit and an exponent: nine bytes in MessagePack for four or five.
-    let text = format!(
-        r#"{{"type":"publish","id":1,"channel":"conversation:1","payload":[{}]}}"#,
-        vec!["1e9"; 150].join(",")
-    );
-    assert!(text.len() < 1_000);
-    let answers = net.ask(ann, &text);
-    let why = answers[0]["message"].as_str().unwrap_or_default();
-    assert!(answers[0]["code"] == "MESSAGE_TOO_LARGE" && why.contains("MessagePack"), "{answers:?}");
-}
-
-#[test]
 fn whatever_is_no_messagepack_counts_as_invalid() {
     let mut net = Net::new(1, 1, unlimited());
     let ann = join_binary(&mut net, 0, 0, "ann");

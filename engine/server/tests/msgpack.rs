@@ -23,6 +23,7 @@ on_both_drivers!(
     both_frames_are_understood_on_any_connection,
     ten_malformed_messages_end_a_connection,
     what_grows_too_large_is_refused,
+    a_batch_that_grows_closes_nobody,
     a_batch_is_its_messages_in_order,
     times_are_iso_where_wanted,
     heartbeats_are_messages_where_wanted,
@@ -313,6 +314,20 @@ fn what_grows_too_large_is_refused(start: Start) {
         assert!(why.contains("JSON") && why.contains(&(5 * count + 1).to_string()), "{why}");
         bob.assert_quiet();
     }
+}
+
+fn a_batch_that_grows_closes_nobody(start: Start) {
+    let server = start.set("limits.message_bytes", 65_536).set("limits.outbox_bytes", 131_072).start();
+    let (mut ann, mut bob) = (Peer::connect(&server, "/ws/demo"), server.connect("/ws/demo"));
+    bob.subscribe("conversation:1");
+    // Each becomes 40 KB in JSON: together twice what may wait for a connection.
+    let message = publish("conversation:1", Packed::Array(vec![Packed::Nil; 8_000]));
+    ann.send(&map(&[("type", "batch".into()), ("messages", Packed::Array(vec![message; 7]))]));
+    for _ in 1..7 {
+        assert_eq!(ann.expect("error")["code"].as_str(), Some("OVERLOADED"));
+    }
+    assert_eq!(bob.expect("message")["payload"].as_array().map(Vec::len), Some(8_000));
+    bob.assert_quiet();
 }
 
 fn a_batch_is_its_messages_in_order(start: Start) {

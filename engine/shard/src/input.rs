@@ -6,7 +6,7 @@
 use corecast_driver::{ConnId, Io};
 use corecast_hub::canary::{self, Canary};
 use corecast_protocol::envelope::command::{Command, Request};
-use corecast_protocol::envelope::{self, Rejection, Scanner};
+use corecast_protocol::envelope::{self, Format, Rejection, Scanner};
 use corecast_protocol::ws::frame::Opcode;
 use corecast_protocol::ws::{AssemblyPool, Event};
 
@@ -323,9 +323,11 @@ impl Core {
             Ok(Request { command: Command::Batch { messages }, .. }) => {
                 return match message {
                     Message::Text(text) => {
+                        self.hub.begin_batch(Format::Json, messages.len());
                         self.batch(id, envelope::batch_messages(&text[messages]).map(Message::Text));
                     }
                     Message::Binary(bytes) => {
+                        self.hub.begin_batch(Format::MessagePack, messages.len());
                         let messages = envelope::batch_messages_msgpack(&bytes[messages]);
                         self.batch(id, messages.map(Message::Binary));
                     }
@@ -337,11 +339,10 @@ impl Core {
         self.carry_out();
     }
 
-    /// Each message of a batch as if it came alone, in order. Batches hold no batches.
+    /// Each message of the batch that was begun as if it came alone, in order. Batches hold no batches.
     fn batch<'a>(&mut self, id: ConnId, mut messages: impl Iterator<Item = Message<'a>>) {
         let key = crate::conn::key_of(id);
         let now = self.hub_now();
-        self.hub.begin_batch();
         let late = if canary::strikes(Canary::PublishesSwapped) { messages.next() } else { None };
         for message in messages.chain(late) {
             if !self.is_open(id) {

@@ -78,6 +78,14 @@ impl<'a> FromHome<'a> {
                 format: it.format()?,
                 is_admitted: it.flag()?,
             },
+            9 => Self::TooLarge {
+                conn: it.key()?,
+                id: it.id()?,
+                target: it.text()?,
+                is_direct: it.flag()?,
+                format: it.format()?,
+                bytes: it.u64()?,
+            },
             _ => return Err(Malformed),
         };
         it.end(record)

@@ -90,6 +90,14 @@ impl FromHome<'_> {
                 request_id(out, id);
                 bytes(out, participant.as_bytes());
             }
+            Self::TooLarge { conn, id, target, is_direct, format, bytes: length } => {
+                out.push(9);
+                key(out, conn);
+                request_id(out, id);
+                bytes(out, target.as_bytes());
+                out.extend_from_slice(&[u8::from(is_direct), format_byte(format)]);
+                u64s(out, &[length]);
+            }
             Self::IpAdmitted { conn, ip, is_admitted } => {
                 out.push(7);
                 key(out, conn);
