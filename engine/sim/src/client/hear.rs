@@ -130,7 +130,7 @@ impl Client {
                 };
                 // Only from JSON to JSON an id keeps its escapes: elsewhere they are put back, as it was written.
                 let with_escapes;
-                let text = if session.is_mixed {
+                let text = if session.is_mixed || opcode == wire::BINARY {
                     with_escapes = text.replace(r#""id":"id\""#, r#""id":"\u0069d\""#);
                     &with_escapes
                 } else {
