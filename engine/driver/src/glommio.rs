@@ -26,7 +26,8 @@
 //! - **Three of its 193 end-to-end tests fail.** `exhaustion::descriptors_are_taken_away_while_it_runs`: one client more is
 //!   served than the limit leaves room for, because it was taken from the queue before. `hostile_peers::
 //!   a_reset_behind_every_byte` (one shard and four): glommio's accept does not tell the peer's address, and who
-//!   reset before it could be asked for has none any more: such a client is dropped without being counted. Both run with `cargo test -p corecast --features glommio -- glommio`.
+//!   reset before it could be asked for has none any more: such a client is dropped without being counted. Both run
+//!   with `cargo test -p corecast --features glommio -- glommio`.
 //! - **No release since March 2024**, and the advisory RUSTSEC-2026-0284 about `lockfree`, which glommio depends on and
 //!   never calls. Building it needs a C compiler and `git`; a dependency of it is under MPL-2.0 (`bitmaps`).
 
