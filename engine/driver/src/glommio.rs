@@ -23,11 +23,9 @@
 //!   (<https://github.com/DataDog/glommio/issues/448>): one for each shard, so it doesn't add up in the server.
 //! - **`IoStats::enters` is a lower bound**: glommio doesn't tell its system calls. Counted are the turns of its
 //!   scheduler and the calls of this driver.
-//! - **Three of its 193 end-to-end tests fail.** `exhaustion::descriptors_are_taken_away_while_it_runs`: one client more is
-//!   served than the limit leaves room for, because it was taken from the queue before. `hostile_peers::
-//!   a_reset_behind_every_byte` (one shard and four): glommio's accept does not tell the peer's address, and who
-//!   reset before it could be asked for has none any more: such a client is dropped without being counted. Both run
-//!   with `cargo test -p corecast --features glommio -- glommio`.
+//! - **Accepting does not tell the address**; it is asked for afterwards, and a client that reset meanwhile is told of with
+//!   the unspecified one. The next client is asked for ahead of time, so one more than a lowered limit of descriptors
+//!   allows may be served (`exhaustion.rs` knows).
 //! - **No release since March 2024**, and the advisory RUSTSEC-2026-0284 about `lockfree`, which glommio depends on and
 //!   never calls. Building it needs a C compiler and `git`; a dependency of it is under MPL-2.0 (`bitmaps`).
 

@@ -307,7 +307,8 @@ fn limit_descriptors(server: &Server, soft: u32) {
 }
 
 fn descriptors_are_taken_away_while_it_runs(start: Start) {
-    let has_descriptors = start.driver != "uring";
+    let driver = start.driver;
+    let has_descriptors = driver != "uring";
     let server = start.start();
     let mut monitor = Monitor::new(server.admin);
     let mut chat = Chat::new(&server);
@@ -322,7 +323,10 @@ fn descriptors_are_taken_away_while_it_runs(start: Start) {
         assert_does_not_spin(&server, &mut monitor, 1);
         let line = assert_told_once(&server, "clients wait to be accepted");
         assert!(line.contains("os error 24") && line.contains("ulimit -n"), "{line}");
-        assert_eq!(monitor.metric("clients"), chat.clients() as u64, "nobody is served without a descriptor");
+        // glommio asks for the next client before there is one, and the kernel looks at the limit when it is asked.
+        let ahead = u64::from(driver == "glommio");
+        let clients = chat.clients() as u64 + ahead;
+        assert_eq!(monitor.metric("clients"), clients, "nobody is served without a descriptor");
     } else {
         // Sockets of io_uring are none of the process's descriptors.
         assert!(late.read_head().starts_with("HTTP/1.1 101 "));
