@@ -14,22 +14,6 @@ fn nodes(check: impl Fn(&mut Net)) {
     }
 }
 
-fn last_shard(net: &Net) -> u16 {
-    net.hubs.len() as u16 - 1
-}
-
-fn join_binary(net: &mut Net, shard: u16, slot: u32, as_name: &str) -> Client {
-    let client = net.open_with(shard, slot, binary(as_name));
-    net.run();
-    net.take(client);
-    client
-}
-
-fn subscribe(net: &mut Net, client: Client, channel: &str) {
-    let answers = net.ask(client, &json!({"type": "subscribe", "channel": channel}).to_string());
-    assert_eq!(answers[0]["type"], "subscribed", "{answers:?}");
-}
-
 fn unsubscribe(net: &mut Net, client: Client, channel: &str) {
     let answers = net.ask(client, &json!({"type": "unsubscribe", "channel": channel}).to_string());
     assert_eq!(answers[0]["type"], "unsubscribed", "{answers:?}");
@@ -51,39 +35,30 @@ fn publish_packed(net: &mut Net, client: Client, channel: &str, payload: &Value)
     net.transcoded() - before
 }
 
-/// Payloads of the messages that a client got since the last time.
-fn payloads(net: &mut Net, client: Client) -> Vec<Value> {
-    let messages = net.take(client).into_iter();
-    messages
-        .filter(|it| it["type"] == "message" || it["type"] == "broadcast")
-        .map(|it| it["payload"].clone())
-        .collect()
-}
-
 #[test]
 fn a_message_is_transcoded_once_and_only_for_somebody() {
     nodes(|net| {
-        let (last, channel) = (last_shard(net), "conversation:1");
+        let (last, channel) = (net.last_shard(), "conversation:1");
         let (ann, bob) = (net.join(0, 0, "ann"), net.join(last, 1, "bob"));
         let binaries: Vec<Client> = (0..=last)
             .flat_map(|shard| [(shard, 2), (shard, 3)])
-            .map(|(shard, slot)| join_binary(net, shard, slot, "bin"))
+            .map(|(shard, slot)| net.join_binary(shard, slot, "bin"))
             .collect();
         for client in [ann, bob] {
-            subscribe(net, client, channel);
+            net.subscribe(client, channel);
         }
         assert_eq!(publish(net, ann, channel, &json!({"n": 1})), 0, "nobody is sent MessagePack");
         assert_eq!(publish_packed(net, ann, channel, &json!({"n": 2})), 1, "nobody but JSON");
         for client in &binaries {
-            subscribe(net, *client, channel);
+            net.subscribe(*client, channel);
         }
         for client in [ann, bob] {
-            assert_eq!(payloads(net, client), [json!({"n": 1}), json!({"n": 2})]);
+            assert_eq!(net.payloads(client), [json!({"n": 1}), json!({"n": 2})]);
         }
         assert_eq!(publish(net, ann, channel, &json!({"n": 3})), 1, "however many are sent it");
         assert_eq!(publish_packed(net, bob, channel, &json!({"n": 4})), 1);
         for client in binaries.iter().chain([&ann, &bob]) {
-            assert_eq!(payloads(net, *client), [json!({"n": 3}), json!({"n": 4})]);
+            assert_eq!(net.payloads(*client), [json!({"n": 3}), json!({"n": 4})]);
         }
         for client in [ann, bob] {
             unsubscribe(net, client, channel);
@@ -97,29 +72,29 @@ fn a_message_is_transcoded_once_and_only_for_somebody() {
 #[test]
 fn an_encoding_that_nobody_is_sent_any_more_is_forgotten_at_home() {
     nodes(|net| {
-        let (last, channel) = (last_shard(net), "conversation:1");
+        let (last, channel) = (net.last_shard(), "conversation:1");
         let ann = net.join(0, 0, "ann");
-        subscribe(net, ann, channel);
-        let (bob, carl) = (join_binary(net, 0, 1, "bob"), join_binary(net, last, 2, "carl"));
+        net.subscribe(ann, channel);
+        let (bob, carl) = (net.join_binary(0, 1, "bob"), net.join_binary(last, 2, "carl"));
         for round in 0..3 {
-            subscribe(net, bob, channel);
+            net.subscribe(bob, channel);
             assert_eq!(publish(net, ann, channel, &json!(round)), 1);
-            subscribe(net, carl, channel);
+            net.subscribe(carl, channel);
             unsubscribe(net, bob, channel);
             assert_eq!(publish(net, ann, channel, &json!(round)), 1, "another one is left");
             unsubscribe(net, carl, channel);
             assert_eq!(publish(net, ann, channel, &json!(round)), 0, "round {round}");
         }
         // Whoever dies takes it along like whoever unsubscribes.
-        let dies = join_binary(net, last, 3, "dies");
-        subscribe(net, dies, channel);
-        subscribe(net, dies, "conversation:*");
+        let dies = net.join_binary(last, 3, "dies");
+        net.subscribe(dies, channel);
+        net.subscribe(dies, "conversation:*");
         assert_eq!(publish(net, ann, channel, &json!(0)), 1);
         net.close(dies);
         net.run();
         assert_eq!(publish(net, ann, channel, &json!(0)), 0);
         // And one that leaves before the home has answered leaves nothing either.
-        let hasty = join_binary(net, last, 4, "hasty");
+        let hasty = net.join_binary(last, 4, "hasty");
         net.send(hasty, r#"{"type":"subscribe","channel":"conversation:1"}"#);
         net.close(hasty);
         net.run();
@@ -130,15 +105,15 @@ fn an_encoding_that_nobody_is_sent_any_more_is_forgotten_at_home() {
 #[test]
 fn patterns_know_encodings_too() {
     nodes(|net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         let ann = net.join(0, 0, "ann");
-        let (bob, carl) = (join_binary(net, last, 1, "bob"), join_binary(net, 0, 2, "carl"));
-        subscribe(net, bob, "conversation:*");
+        let (bob, carl) = (net.join_binary(last, 1, "bob"), net.join_binary(0, 2, "carl"));
+        net.subscribe(bob, "conversation:*");
         assert_eq!(publish(net, ann, "conversation:1", &json!("a")), 1);
         assert_eq!(publish(net, ann, "agent:1", &json!("a")), 0);
-        subscribe(net, ann, "conversation:1*");
-        subscribe(net, carl, "conversation:1");
-        subscribe(net, carl, "conversation:*");
+        net.subscribe(ann, "conversation:1*");
+        net.subscribe(carl, "conversation:1");
+        net.subscribe(carl, "conversation:*");
         assert_eq!(publish_packed(net, ann, "conversation:1", &json!("b")), 1);
         let got = net.take(bob);
         assert_eq!(got.last().map(|it| &it["pattern"]), Some(&json!("conversation:*")), "{got:?}");
@@ -159,7 +134,7 @@ fn patterns_know_encodings_too() {
 #[test]
 fn direct_messages_are_transcoded_for_participants_with_connections_of_both_kinds() {
     nodes(|net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         let (ann, bob) = (net.join(0, 0, "ann"), net.join(last, 1, "bob"));
         let send = |net: &mut Net, to: &str| {
             let before = net.transcoded();
@@ -167,21 +142,21 @@ fn direct_messages_are_transcoded_for_participants_with_connections_of_both_kind
             net.transcoded() - before
         };
         assert_eq!(send(net, "bob"), 0);
-        let other = join_binary(net, 0, 2, "bob");
+        let other = net.join_binary(0, 2, "bob");
         assert_eq!(send(net, "bob"), 1);
-        assert_eq!(payloads(net, bob), [json!({"x": 1}), json!({"x": 1})]);
+        assert_eq!(net.payloads(bob), [json!({"x": 1}), json!({"x": 1})]);
         assert_eq!(net.take(other)[0]["to"], "bob");
         net.close(bob);
         net.run();
         let packed_message = json!({"type": "publish", "to": "bob", "payload": {"x": 2}});
         let before = net.transcoded();
         net.ask_packed(ann, &packed_message);
-        assert_eq!((payloads(net, other), net.transcoded() - before), (vec![json!({"x": 2})], 0));
+        assert_eq!((net.payloads(other), net.transcoded() - before), (vec![json!({"x": 2})], 0));
         net.close(other);
         net.run();
         let bob = net.join(last, 3, "bob");
         assert_eq!(
-            (send(net, "bob"), payloads(net, bob)),
+            (send(net, "bob"), net.payloads(bob)),
             (0, vec![json!({"x": 1})]),
             "nothing is left of the other"
         );
@@ -191,12 +166,12 @@ fn direct_messages_are_transcoded_for_participants_with_connections_of_both_kind
 #[test]
 fn system_is_written_for_everybody() {
     nodes(|net| {
-        let last = last_shard(net);
-        let (ann, bob) = (net.join(0, 0, "ann"), join_binary(net, last, 1, "bob"));
+        let last = net.last_shard();
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join_binary(last, 1, "bob"));
         assert_eq!(publish(net, ann, "system", &json!("hear")), 1);
         assert_eq!(publish_packed(net, bob, "system", &json!("hear")), 1);
         for client in [ann, bob] {
-            assert_eq!(payloads(net, client), [json!("hear"), json!("hear")]);
+            assert_eq!(net.payloads(client), [json!("hear"), json!("hear")]);
         }
     });
 }
@@ -205,9 +180,9 @@ fn system_is_written_for_everybody() {
 fn both_encodings_carry_the_same_message_and_one_epoch() {
     for (shards, seed) in [(1, 1), (3, 2), (3, 3)] {
         let mut net = Net::new(shards, seed, HubLimits { idle_channels: 2, ..unlimited() });
-        let (ann, bob) = (net.join(0, 0, "ann"), join_binary(&mut net, shards - 1, 1, "bob"));
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join_binary(shards - 1, 1, "bob"));
         for client in [ann, bob] {
-            subscribe(&mut net, client, "conversation:*");
+            net.subscribe(client, "conversation:*");
         }
         for channel in 0..=40 {
             publish(&mut net, ann, &format!("conversation:{channel}"), &json!(1));
@@ -241,7 +216,7 @@ fn both_encodings_carry_the_same_message_and_one_epoch() {
 #[test]
 fn the_same_is_said_in_both_encodings() {
     nodes(|net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         for (request, expected) in [
             (json!({"type": "ping", "id": "a\"b\u{1}"}), "pong"),
             (json!({"type": "subscribe", "id": 1, "channel": "conversation:1"}), "subscribed"),
@@ -251,7 +226,7 @@ fn the_same_is_said_in_both_encodings() {
             (json!({"type": "query", "id": "q", "method": "m"}), "response"),
             (json!({"type": "nonsense", "id": "x"}), "error"),
         ] {
-            let (ann, bob) = (net.join(0, 0, "ann"), join_binary(net, last, 1, "bob"));
+            let (ann, bob) = (net.join(0, 0, "ann"), net.join_binary(last, 1, "bob"));
             net.take(ann);
             let answers = [
                 net.ask(ann, &request.to_string()),
@@ -281,17 +256,17 @@ fn the_same_is_said_in_both_encodings() {
 #[test]
 fn a_publisher_without_echo_hears_nothing_of_it_in_either_encoding() {
     nodes(|net| {
-        let last = last_shard(net);
-        let (ann, bob) = (net.join(0, 0, "ann"), join_binary(net, last, 1, "bob"));
+        let last = net.last_shard();
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join_binary(last, 1, "bob"));
         for channel in ["conversation:1", "conversation:*"] {
             for client in [ann, bob] {
-                subscribe(net, client, channel);
+                net.subscribe(client, channel);
             }
             let silent = json!({"type": "publish", "channel": "conversation:1", "echo": false, "payload": 1});
             assert!(net.ask(ann, &silent.to_string()).is_empty());
-            assert_eq!(payloads(net, bob), [json!(1)]);
+            assert_eq!(net.payloads(bob), [json!(1)]);
             assert!(net.ask_packed(bob, &silent).is_empty());
-            assert_eq!(payloads(net, ann), [json!(1)]);
+            assert_eq!(net.payloads(ann), [json!(1)]);
         }
     });
 }
@@ -299,14 +274,14 @@ fn a_publisher_without_echo_hears_nothing_of_it_in_either_encoding() {
 #[test]
 fn iso_times_come_in_both_encodings() {
     nodes(|net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         let mut open = binary("iso");
         open.is_time_iso = true;
         let iso = net.open_with(last, 0, open);
-        let (ann, bob) = (net.join(0, 1, "ann"), join_binary(net, 0, 2, "bob"));
+        let (ann, bob) = (net.join(0, 1, "ann"), net.join_binary(0, 2, "bob"));
         net.take(iso);
         for client in [iso, bob] {
-            subscribe(net, client, "conversation:*");
+            net.subscribe(client, "conversation:*");
         }
         let message = json!({"type": "publish", "channel": "conversation:1", "timestamp": 1_704_067_200_000u64, "payload": 1});
         net.ask(ann, &message.to_string());
@@ -320,7 +295,7 @@ fn iso_times_come_in_both_encodings() {
 #[test]
 fn whatever_is_no_messagepack_counts_as_invalid() {
     let mut net = Net::new(1, 1, unlimited());
-    let ann = join_binary(&mut net, 0, 0, "ann");
+    let ann = net.join_binary(0, 0, "ann");
     for bytes in [
         &[][..],
         b"\xc1",

@@ -4,7 +4,7 @@
 mod harness;
 
 use corecast_hub::Format;
-use harness::{Client, Net, Seen, binary, packed, unlimited};
+use harness::{Client, Net, Seen, packed, unlimited};
 use serde_json::{Value, json};
 
 /// Several nodes, so that homes lie here and elsewhere.
@@ -12,22 +12,6 @@ fn nodes(message_bytes: u64, check: impl Fn(&mut Net)) {
     for (shards, seed) in [(1, 1), (2, 2), (2, 3), (4, 4), (4, 5)] {
         check(&mut Net::with_messages_of(shards, seed, unlimited(), message_bytes));
     }
-}
-
-fn last_shard(net: &Net) -> u16 {
-    net.hubs.len() as u16 - 1
-}
-
-fn join_binary(net: &mut Net, shard: u16, slot: u32, as_name: &str) -> Client {
-    let client = net.open_with(shard, slot, binary(as_name));
-    net.run();
-    net.take(client);
-    client
-}
-
-fn subscribe(net: &mut Net, client: Client, channel: &str) {
-    let answers = net.ask(client, &json!({"type": "subscribe", "channel": channel}).to_string());
-    assert_eq!(answers[0]["type"], "subscribed", "{answers:?}");
 }
 
 /// One byte each in MessagePack, five with a comma in JSON.
@@ -68,11 +52,6 @@ fn batch(net: &mut Net, client: Client, format: Format, messages: &[Value]) -> V
     net.take(client)
 }
 
-fn payloads(net: &mut Net, client: Client) -> Vec<Value> {
-    let messages = net.take(client).into_iter();
-    messages.filter(|it| it["type"] == "message").map(|it| it["payload"].clone()).collect()
-}
-
 fn assert_too_large(answers: &[Value], id: usize, words: &[&str]) {
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!((&answers[0]["code"], &answers[0]["id"]), (&json!("MESSAGE_TOO_LARGE"), &json!(id)));
@@ -83,15 +62,15 @@ fn assert_too_large(answers: &[Value], id: usize, words: &[&str]) {
 #[test]
 fn what_would_grow_too_large_for_somebody_is_refused() {
     nodes(1_000, |net| {
-        let (ann, bob) = (net.join(0, 0, "ann"), net.join(last_shard(net), 1, "bob"));
-        subscribe(net, bob, "conversation:1");
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join(net.last_shard(), 1, "bob"));
+        net.subscribe(bob, "conversation:1");
         for (count, is_fitting) in [(10, true), (199, true), (200, false), (900, false)] {
             for message in [
                 to_channel(count, "conversation:1", &nulls(count)),
                 to_participants(count, &["bob".into()], &nulls(count)),
             ] {
                 let answers = net.ask_packed(ann, &message);
-                let got = payloads(net, bob);
+                let got = net.payloads(bob);
                 if is_fitting {
                     assert_eq!((&answers[0]["type"], got), (&json!("response"), vec![nulls(count)]));
                     continue;
@@ -106,21 +85,21 @@ fn what_would_grow_too_large_for_somebody_is_refused() {
 #[test]
 fn what_would_grow_too_large_for_nobody_is_delivered() {
     nodes(1_000, |net| {
-        let (ann, bob) = (net.join(0, 0, "ann"), net.join(last_shard(net), 1, "bob"));
-        subscribe(net, bob, "conversation:1");
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join(net.last_shard(), 1, "bob"));
+        net.subscribe(bob, "conversation:1");
         let floats = doubles(200);
         for message in
             [to_channel(1, "conversation:1", &floats), to_participants(1, &["bob".into()], &floats)]
         {
             let answers = net.ask(ann, &message.to_string());
             assert_eq!(answers[0]["type"], "response", "{answers:?}");
-            assert_eq!(payloads(net, bob), std::slice::from_ref(&floats));
+            assert_eq!(net.payloads(bob), std::slice::from_ref(&floats));
         }
-        let carl = join_binary(net, 0, 2, "carl");
-        subscribe(net, carl, "conversation:2");
+        let carl = net.join_binary(0, 2, "carl");
+        net.subscribe(carl, "conversation:2");
         let answers = net.ask_packed(ann, &to_channel(2, "conversation:2", &nulls(900)));
         assert_eq!(
-            (&answers[0]["type"], payloads(net, carl)),
+            (&answers[0]["type"], net.payloads(carl)),
             (&json!("response"), vec![nulls(900)]),
             "and so in MessagePack"
         );
@@ -130,12 +109,12 @@ fn what_would_grow_too_large_for_nobody_is_delivered() {
 #[test]
 fn what_is_refused_uses_no_offset_and_reaches_nobody() {
     nodes(1_000, |net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         let (ann, bob) = (net.join(0, 0, "ann"), net.join(last, 1, "bob"));
-        let carl = join_binary(net, last, 2, "bob");
-        subscribe(net, ann, "conversation:1");
+        let carl = net.join_binary(last, 2, "bob");
+        net.subscribe(ann, "conversation:1");
         for pattern in ["conversation:1", "conversation:*"] {
-            subscribe(net, carl, pattern);
+            net.subscribe(carl, pattern);
             let placed = |net: &mut Net, id: usize, message: Value| {
                 let mut answers = net.ask(ann, &message.to_string());
                 answers.retain(|it| it["type"] != "message");
@@ -168,11 +147,11 @@ fn what_is_refused_uses_no_offset_and_reaches_nobody() {
 #[test]
 fn the_messages_of_a_batch_grow_to_no_more_than_one_message_may() {
     nodes(1_000, |net| {
-        let last = last_shard(net);
+        let last = net.last_shard();
         let (ann, bob) = (net.join(0, 0, "ann"), net.join(last, 1, "bob"));
-        let carl = join_binary(net, last, 2, "carl");
+        let carl = net.join_binary(last, 2, "carl");
         for client in [bob, carl] {
-            subscribe(net, client, "conversation:1");
+            net.subscribe(client, "conversation:1");
         }
         for (format, payload, fitting) in [
             // 451 bytes each in JSON, 453 in MessagePack.
@@ -188,8 +167,8 @@ fn the_messages_of_a_batch_grow_to_no_more_than_one_message_may() {
                     let expected = if id < fitting { &Value::Null } else { &json!("OVERLOADED") };
                     assert!(answers.iter().any(|it| it["id"] == id && it["code"] == *expected), "{answer}");
                 }
-                assert_eq!(payloads(net, bob), vec![payload.clone(); fitting]);
-                assert_eq!(payloads(net, carl), vec![payload.clone(); fitting]);
+                assert_eq!(net.payloads(bob), vec![payload.clone(); fitting]);
+                assert_eq!(net.payloads(carl), vec![payload.clone(); fitting]);
             }
         }
         let is_closed = |net: &Net| net.seen[&ann].iter().any(|it| matches!(it, Seen::Closed(..)));
@@ -218,7 +197,7 @@ fn the_copies_of_a_batchs_direct_messages_are_bounded_in_bytes() {
             assert!(answers.iter().any(|it| it["id"] == id && it["code"] == *expected), "{answers:?}");
         }
         for other in &others {
-            assert_eq!(payloads(net, *other), vec![payload.clone(); 2]);
+            assert_eq!(net.payloads(*other), vec![payload.clone(); 2]);
         }
         let answers = batch(net, ann, Format::Json, &messages[..2]);
         assert!(answers.iter().all(|it| it["type"] == "response"), "the next has its own: {answers:?}");

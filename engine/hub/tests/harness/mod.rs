@@ -131,6 +131,32 @@ impl Net {
         client
     }
 
+    /// The same for a connection that is sent MessagePack.
+    pub(crate) fn join_binary(&mut self, shard: u16, slot: u32, as_name: &str) -> Client {
+        let client = self.open_with(shard, slot, binary(as_name));
+        self.run();
+        self.take(client);
+        client
+    }
+
+    pub(crate) fn last_shard(&self) -> u16 {
+        self.hubs.len() as u16 - 1
+    }
+
+    pub(crate) fn subscribe(&mut self, client: Client, channel: &str) {
+        let answers = self.ask(client, &json!({"type": "subscribe", "channel": channel}).to_string());
+        assert_eq!(answers[0]["type"], "subscribed", "{answers:?}");
+    }
+
+    /// Payloads of the messages that a client got since the last time.
+    pub(crate) fn payloads(&mut self, client: Client) -> Vec<Value> {
+        let messages = self.take(client).into_iter();
+        messages
+            .filter(|it| it["type"] == "message" || it["type"] == "broadcast")
+            .map(|it| it["payload"].clone())
+            .collect()
+    }
+
     pub(crate) fn send(&mut self, (shard, key): Client, text: &str) {
         let now = self.now();
         let mut scanner = Scanner::new(64);
