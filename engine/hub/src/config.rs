@@ -51,7 +51,7 @@ pub struct HubConfig {
     pub message_bytes: u64,
 }
 
-/// Counts that the hub enforces; 0 switches one off.
+/// Bounds that the hub enforces; 0 switches one off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HubLimits {
     /// Connections of one participant on this node.
@@ -62,6 +62,20 @@ pub struct HubLimits {
     pub subscriptions_per_connection: u32,
     /// Channels without subscribers whose offsets each home remembers; about 150 bytes each.
     pub idle_channels: u32,
+    /// Bytes of all that is kept of channels and inboxes on the node; each shard may keep its part of it.
+    pub history_bytes: u64,
+    /// Messages kept for one participant.
+    pub inbox_messages: u32,
+    /// For how long one is kept, in milliseconds.
+    pub inbox_age_ms: u64,
+    /// Sessions of the node that wait for their client.
+    pub sessions: u32,
+    /// For how long one waits, in milliseconds; with 0 none waits at all.
+    pub resume_window_ms: u64,
+    /// What is not acknowledged within this time is sent again, in milliseconds; at least 1.
+    pub ack_timeout_ms: u64,
+    /// How often it is sent in all, before it counts as failed; at least 1.
+    pub ack_attempts: u32,
 }
 
 impl Default for HubLimits {
@@ -71,6 +85,13 @@ impl Default for HubLimits {
             connections_per_ip: 100,
             subscriptions_per_connection: 50,
             idle_channels: 65_536,
+            history_bytes: 1 << 30,
+            inbox_messages: 100,
+            inbox_age_ms: 86_400_000,
+            sessions: 100_000,
+            resume_window_ms: 60_000,
+            ack_timeout_ms: 5_000,
+            ack_attempts: 5,
         }
     }
 }

@@ -285,7 +285,7 @@ impl Hub {
                     format = Format::Json;
                 }
                 let space = channel.split_once(':').map_or(channel, |(space, _)| space);
-                let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers);
+                let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers());
                 let hash = self.hasher.of(channel);
                 let (epoch, offset) = self.homes.join(hash, channel, is_numbered, (from, format));
                 self.answer_to(

@@ -93,7 +93,7 @@ impl Hub {
             return Err(Refused::payload(&rule.name, rule.payload_bytes, payload_bytes));
         }
         // A count, not a copy: the hub changes while the name is in use.
-        Ok((index, rule.numbers, member.participant.clone()))
+        Ok((index, rule.numbers(), member.participant.clone()))
     }
 
     fn publish_direct(
@@ -172,7 +172,7 @@ impl Hub {
             return;
         }
         let rule = self.config.namespaces.at(it.rule);
-        let numbering = match (rule.numbers, it.is_ephemeral) {
+        let numbering = match (rule.numbers(), it.is_ephemeral) {
             (false, _) => Numbering::Never,
             (true, true) => Numbering::Ephemeral,
             (true, false) => Numbering::Numbered,

@@ -2,6 +2,8 @@
 //!
 //! A table, read once per command. Permissions from tokens will refine it; until then two kinds of access exist.
 
+use std::time::Duration;
+
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::Priority;
 use hashbrown::HashMap;
@@ -22,6 +24,34 @@ pub enum Who {
     Backends,
 }
 
+/// What a namespace promises to those who are slow or away for a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// May drop for slow consumers, by its policy.
+    BestEffort,
+    /// No gaps: who is too slow is disconnected, and recovers from the history.
+    Ordered,
+    /// As ordered, and what is not acknowledged is sent again to those who asked for that.
+    Reliable,
+}
+
+/// What is kept of each channel of a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HistoryOptions {
+    /// Messages at most; 0 for no history, and then messages have no offsets of their own.
+    pub messages: u32,
+    /// None is kept for longer.
+    pub age: Duration,
+}
+
+impl HistoryOptions {
+    /// Nothing is kept.
+    pub const NONE: Self = Self { messages: 0, age: Duration::ZERO };
+}
+
+/// Participants of a channel whose names are kept, where nothing else is said; those beyond are only counted.
+pub const PRESENCE_MEMBERS: u32 = 10_000;
+
 /// One namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Namespace {
@@ -33,8 +63,14 @@ pub struct Namespace {
     pub publish: Who,
     /// Whether demo participants may use it at all.
     pub demo: bool,
-    /// Whether messages have offsets of their own; without, they are ephemeral.
-    pub numbers: bool,
+    /// What it promises.
+    pub mode: Mode,
+    /// What is kept of each of its channels.
+    pub history: HistoryOptions,
+    /// Whether it is known who is on its channels, and who comes and goes is told to those who ask.
+    pub presence: bool,
+    /// Participants of one channel whose names are kept; those beyond are only counted. Of no use without `presence`.
+    pub presence_members: u32,
     /// What becomes of messages for slow consumers.
     pub policy: SlowPolicy,
     /// Where the publisher names none.
@@ -57,26 +93,32 @@ const LOOKED_THROUGH_MAX: usize = 8;
 impl Namespaces {
     /// Those of the wire contract, section 6. `has_default` says whether names without a colon are channels.
     pub fn built_in(has_default: bool) -> Self {
-        let of = |name: &str, subscribe, publish, demo, numbers, policy| Namespace {
-            name: name.to_owned(),
+        let of = |name: &str, subscribe, publish| Namespace {
             subscribe,
             publish,
-            demo,
-            numbers,
-            policy,
-            priority: if name == "system" { Priority::Critical } else { Priority::Normal },
-            payload_bytes: u64::MAX,
+            demo: true,
+            ..Namespace::new(name)
         };
-        use SlowPolicy::{Conflate, Disconnect, DropOldest};
+        let kept =
+            |messages, minutes: u64| HistoryOptions { messages, age: Duration::from_secs(60 * minutes) };
         let mut all = vec![
-            of("agent", Who::Anyone, Who::Owner, false, true, Disconnect),
-            of("user", Who::Owner, Who::Owner, true, true, Disconnect),
-            of("conversation", Who::Anyone, Who::Anyone, true, true, Disconnect),
-            of("system", Who::Anyone, Who::Backends, true, true, Disconnect),
-            of("metrics", Who::Anyone, Who::OwnerOrDemo, true, false, Conflate),
+            Namespace {
+                demo: false,
+                ..of("agent", Who::Anyone, Who::Owner).keeping(Mode::Ordered, kept(100, 5))
+            },
+            of("user", Who::Owner, Who::Owner).keeping(Mode::Reliable, kept(100, 5)),
+            Namespace {
+                presence: true,
+                ..of("conversation", Who::Anyone, Who::Anyone).keeping(Mode::Reliable, kept(100, 60))
+            },
+            Namespace {
+                priority: Priority::Critical,
+                ..of("system", Who::Anyone, Who::Backends).keeping(Mode::Ordered, kept(10, 60))
+            },
+            Namespace { policy: SlowPolicy::Conflate, ..of("metrics", Who::Anyone, Who::OwnerOrDemo) },
         ];
         if has_default {
-            all.push(of("default", Who::Anyone, Who::Anyone, true, false, DropOldest));
+            all.push(of("default", Who::Anyone, Who::Anyone));
         }
         let mut namespaces = Self::default();
         for namespace in all {
@@ -159,6 +201,34 @@ impl Request<'_> {
 }
 
 impl Namespace {
+    /// A namespace that is open to all but demos, keeps nothing and promises little.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            subscribe: Who::Anyone,
+            publish: Who::Anyone,
+            demo: false,
+            mode: Mode::BestEffort,
+            history: HistoryOptions::NONE,
+            presence: false,
+            presence_members: PRESENCE_MEMBERS,
+            policy: SlowPolicy::DropOldest,
+            priority: Priority::Normal,
+            payload_bytes: u64::MAX,
+        }
+    }
+
+    /// The same with a promise, and what it takes to keep it.
+    fn keeping(self, mode: Mode, history: HistoryOptions) -> Self {
+        Self { mode, history, policy: SlowPolicy::Disconnect, ..self }
+    }
+
+    /// Whether messages have offsets of their own; without, they are ephemeral.
+    #[inline(always)]
+    pub fn numbers(&self) -> bool {
+        self.history.messages > 0
+    }
+
     /// Whether it may be done in this namespace, which is the name's.
     #[inline(always)]
     pub(crate) fn check(&self, it: &Request<'_>) -> Result<(), Denied> {
@@ -220,6 +290,26 @@ mod tests {
         rules.set(Namespace { name: "n7".into(), payload_bytes: 70, ..model });
         assert_eq!(rules.names().count(), 106, "an equal name replaces");
         assert_eq!(rules.named("n7").map(|it| it.payload_bytes), Some(70));
+    }
+
+    #[test]
+    fn built_in_namespaces_are_those_of_the_wire_contract() {
+        use Mode::{BestEffort, Ordered, Reliable};
+        let rules = Namespaces::built_in(true);
+        for (name, mode, messages, minutes, presence) in [
+            ("agent", Ordered, 100, 5, false),
+            ("user", Reliable, 100, 5, false),
+            ("conversation", Reliable, 100, 60, true),
+            ("system", Ordered, 10, 60, false),
+            ("metrics", BestEffort, 0, 0, false),
+            ("default", BestEffort, 0, 0, false),
+        ] {
+            let it = rules.named(name).expect("it is built in");
+            let history = HistoryOptions { messages, age: Duration::from_secs(60 * minutes) };
+            assert_eq!((it.mode, it.history, it.presence), (mode, history, presence), "{name}");
+            assert_eq!(it.numbers(), messages > 0, "{name}");
+            assert_eq!(it.policy == SlowPolicy::Disconnect, mode != BestEffort, "{name} has gaps or none");
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 mod support;
 
+use corecast_hub::rules::Mode;
+use corecast_hub::{HubLimits, SlowPolicy};
+use corecast_server::config::{ConfigFile, Settings, Sources};
 use serde_json::json;
 use support::configuration::{File, assert_contains, problems, valid};
 use support::{Start, on_all_layouts};
@@ -29,12 +32,87 @@ fn contradictions_name_file_and_line() {
         (5, "`namespaces.conversation.slow_consumer` contradicts its mode"),
         (6, "`Loud` is no namespace"),
         (8, "`namespaces.files.payload_bytes` is 2000000, more than `limits.message_bytes`"),
-        (9, "there is no key `speed` of a namespace, but mode, subscribe"),
-        (10, "`namespaces.files.mode` must be one of best_effort, ordered"),
+        (9, "there is no key `speed` of a namespace, but mode, history_size"),
+        (10, "`namespaces.files.mode` must be one of best_effort, ordered, reliable"),
         (12, "`namespaces.system.subscribe` can't be changed"),
         (13, "`namespaces.system.demo` can't be changed"),
         (15, "`namespaces.room` must be a table"),
     ]);
+}
+
+#[test]
+fn what_is_kept_and_promised_fits_together() {
+    let file = File::new(
+        "promises",
+        "[namespaces.chat]\nmode = \"reliable\"\nslow_consumer = \"drop_oldest\"\n\
+         [namespaces.desk]\nmode = \"ordered\"\nhistory_size = 0\n\
+         [namespaces.conversation]\nhistory_size = 0\n\
+         [namespaces.news]\nhistory_age_ms = 1000\n\
+         [namespaces.metrics]\nhistory_size = 0\nhistory_age_ms = 1000\n\
+         [namespaces.room]\npresence_members = 10\n\
+         [namespaces.hall]\npresence = false\npresence_members = 10\n\
+         [namespaces.big]\nhistory_size = 100001\n\
+         [namespaces.system]\nhistory_size = 20\nmode = \"reliable\"\npresence = true\n",
+    );
+    file.assert_problems(&[
+        (3, "`namespaces.chat.slow_consumer` contradicts its mode: a reliable namespace has no gaps"),
+        (6, "`namespaces.desk.history_size` contradicts its mode: an ordered namespace recovers from its history"),
+        (8, "`namespaces.conversation.history_size` contradicts its mode: a reliable namespace"),
+        (10, "`namespaces.news.history_age_ms` is of no use: the namespace keeps nothing"),
+        (13, "`namespaces.metrics.history_age_ms` is of no use: the namespace keeps nothing"),
+        (15, "`namespaces.room.presence_members` is of no use: set `namespaces.room.presence` to true"),
+        (18, "`namespaces.hall.presence_members` is of no use"),
+        (20, "`namespaces.big.history_size` must be a whole number from 0 to 100000"),
+        (22, "`namespaces.system.history_size` can't be changed"),
+        (23, "`namespaces.system.mode` can't be changed"),
+        (24, "`namespaces.system.presence` can't be changed"),
+    ]);
+}
+
+#[test]
+fn what_is_configured_is_what_the_hub_is_told() {
+    let text = "[namespaces.deal]\nmode = \"ordered\"\n\
+                [namespaces.chat]\nmode = \"reliable\"\nhistory_size = 7\nhistory_age_ms = 1500\npresence = true\n\
+                presence_members = 3\n\
+                [namespaces.ticker]\nhistory_size = 5\nslow_consumer = \"conflate\"\n\
+                [namespaces.conversation]\nhistory_age_ms = 1000\npresence = false\n\
+                [namespaces.agent]\nmode = \"best_effort\"\n\
+                [namespaces.user]\nmode = \"best_effort\"\nhistory_size = 0\n\
+                [limits]\nhistory_bytes = 1\ninbox_messages = 2\ninbox_age_ms = 3\nsessions = 4\nresume_window_ms = 5\n\
+                ack_timeout_ms = 6\nack_attempts = 7\n";
+    let configured = loaded(text, "");
+    let told = |name: &str| {
+        let it = configured.namespaces.named(name).expect("it is configured");
+        (it.mode, it.history.messages, it.history.age.as_millis(), it.presence, it.policy)
+    };
+    assert_eq!(told("deal"), (Mode::Ordered, 100, 300_000, false, SlowPolicy::Disconnect));
+    assert_eq!(told("chat"), (Mode::Reliable, 7, 1500, true, SlowPolicy::Disconnect));
+    assert_eq!(configured.namespaces.named("chat").map(|it| it.presence_members), Some(3));
+    assert_eq!(told("ticker"), (Mode::BestEffort, 5, 300_000, false, SlowPolicy::Conflate));
+    assert_eq!(told("conversation"), (Mode::Reliable, 100, 1000, false, SlowPolicy::Disconnect));
+    assert_eq!(told("agent"), (Mode::BestEffort, 100, 300_000, false, SlowPolicy::DropOldest));
+    assert_eq!(told("user"), (Mode::BestEffort, 0, 0, false, SlowPolicy::DropOldest));
+    let told = |limits: HubLimits| {
+        (
+            limits.history_bytes,
+            limits.inbox_messages,
+            limits.inbox_age_ms,
+            limits.sessions,
+            limits.resume_window_ms,
+        )
+    };
+    assert_eq!(told(configured.hub_limits), (1, 2, 3, 4, 5));
+    assert_eq!((configured.hub_limits.ack_timeout_ms, configured.hub_limits.ack_attempts), (6, 7));
+    assert_eq!(loaded("", "").hub_limits, HubLimits::default());
+    let lifted = loaded("no_limits = true\n", text).hub_limits;
+    assert_eq!(told(lifted), (1, 2, 3, 0, 5), "rates and counts are lifted, sizes and time-outs are not");
+}
+
+/// Settings from a file of these two parts.
+fn loaded(first: &str, second: &str) -> Settings {
+    let contents = Ok([first, second].concat().into_bytes());
+    let file = Some(ConfigFile { name: "test.toml".into(), contents });
+    Settings::load(&Sources { file, ..Sources::default() }).expect("it is valid")
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub(crate) struct Key {
 const MAX: u64 = 1 << 40;
 const DAY_MS: u64 = 86_400_000;
 
+/// Messages that a channel or an inbox keeps at most, whatever is configured.
+const HISTORY_MESSAGES_MAX: u64 = 100_000;
+
 /// The kernel doubles it for its own needs. Left to itself it lets a buffer grow to megabytes for a peer that was fast
 /// once, and keeps them full once that peer stops reading: both directions together stay under 256 KiB so.
 const BUFFER_BYTES: &str = "49152";
@@ -162,9 +165,31 @@ pub(crate) const KEYS: &[Key] = &[
     integer("limits.connects_per_minute_per_ip", 0, MAX, "100", "not enforced by this version"),
     integer("limits.connects_per_second_per_node", 0, MAX, "1000", "not enforced by this version"),
     integer("limits.bytes_per_second_per_participant", 0, MAX, "10000000", "not enforced by this version"),
-    integer("limits.history_bytes", 0, MAX, "1073741824", "not used by this version"),
-    integer("limits.inbox_messages", 0, MAX, "100", "not used by this version"),
-    integer("limits.sessions", 0, MAX, "100000", "not used by this version"),
+    integer(
+        "limits.history_bytes",
+        0,
+        MAX,
+        "1073741824",
+        "of all channels and inboxes of this node; what was unused longest goes first; 0 for no limit",
+    ),
+    integer(
+        "limits.inbox_messages",
+        0,
+        HISTORY_MESSAGES_MAX,
+        "100",
+        "kept for one participant; 0 for what history_bytes lets",
+    ),
+    integer("limits.inbox_age_ms", 0, 30 * DAY_MS, "86400000", "for how long each is kept; 0 for no limit"),
+    integer("limits.sessions", 0, 1 << 24, "100000", "that wait for their client to resume; 0 for no limit"),
+    integer("limits.resume_window_ms", 0, DAY_MS, "60000", "for how long each waits; 0: none does"),
+    integer(
+        "limits.ack_timeout_ms",
+        1,
+        DAY_MS,
+        "5000",
+        "then a message that must be acknowledged is sent again; doubled with each attempt",
+    ),
+    integer("limits.ack_attempts", 1, 100, "5", "to have a message acknowledged, before it counts as failed"),
 ];
 
 /// Whom a namespace lets do something.
@@ -175,9 +200,30 @@ const WHO: Kind = Kind::Word(&["anyone", "owner", "backends"]);
 pub(crate) const NAMESPACE_KEYS: &[Key] = &[
     key(
         "mode",
-        Kind::Word(&["best_effort", "ordered"]),
+        Kind::Word(&["best_effort", "ordered", "reliable"]),
         "best_effort",
-        "best_effort may drop for slow consumers; ordered numbers its messages and never drops one",
+        "best_effort may drop for slow consumers; ordered never drops one; reliable sends again what is not acknowledged",
+    ),
+    integer(
+        "history_size",
+        0,
+        HISTORY_MESSAGES_MAX,
+        "",
+        "messages kept of each channel; 0 for none and no offsets; 100 where the mode is ordered or reliable, else 0",
+    ),
+    integer("history_age_ms", 1, 30 * DAY_MS, "300000", "for how long each is kept"),
+    key(
+        "presence",
+        Kind::Flag,
+        "false",
+        "whether who is on a channel is known, and comings and goings are told",
+    ),
+    integer(
+        "presence_members",
+        1,
+        1 << 20,
+        "10000",
+        "participants of one channel that are known by name; more are only counted",
     ),
     key("subscribe", WHO, "anyone", "owner: whose name follows the colon"),
     key("publish", WHO, "anyone", "owner: whose name follows the colon; backends may always"),
@@ -186,7 +232,7 @@ pub(crate) const NAMESPACE_KEYS: &[Key] = &[
         "slow_consumer",
         Kind::Word(&["disconnect", "drop_oldest", "conflate"]),
         "",
-        "when an outbox is full; drop_oldest where the mode is best_effort, disconnect where it is ordered",
+        "when an outbox is full; drop_oldest where the mode is best_effort, else disconnect",
     ),
     key(
         "priority",

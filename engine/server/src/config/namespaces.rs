@@ -1,9 +1,10 @@
 //! From `[namespaces.NAME]` to the table of namespaces, checked for contradictions.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use corecast_hub::SlowPolicy;
-use corecast_hub::rules::{Namespace, Namespaces, Who};
+use corecast_hub::rules::{HistoryOptions, Mode, Namespace, Namespaces, Who};
 use corecast_protocol::envelope::command::Priority;
 use corecast_protocol::envelope::name::{SYSTEM, is_namespace};
 
@@ -11,6 +12,9 @@ use super::layers::{Options, Problem, Value};
 
 /// Namespaces of one node at most: their numbers have 16 bits.
 const NAMESPACES_MAX: usize = 10_000;
+
+/// What a namespace keeps whose mode needs a history and that does not say how much.
+const HISTORY: HistoryOptions = HistoryOptions { messages: 100, age: Duration::from_secs(300) };
 
 /// What was configured on top of the built-in namespaces.
 pub(super) fn read(
@@ -46,6 +50,20 @@ impl Checked<'_> {
         self.problems.push(Problem { place, what });
     }
 
+    fn flag(&self, key: &'static str) -> Option<bool> {
+        match self.options.find(key) {
+            Some((Value::Flag(is), _)) => Some(*is),
+            _ => None,
+        }
+    }
+
+    fn number(&self, key: &'static str) -> Option<u64> {
+        match self.options.find(key) {
+            Some((Value::Integer(number), _)) => Some(*number),
+            _ => None,
+        }
+    }
+
     fn word(&self, key: &'static str) -> Option<&str> {
         match self.options.find(key) {
             Some((Value::Text(word), _)) => Some(word),
@@ -74,8 +92,8 @@ impl Checked<'_> {
             self.problem(&["payload_bytes"], what);
         }
         // Clients count on what the wire contract says of it: everybody is subscribed without asking.
-        let fixed = ["subscribe", "mode", "slow_consumer", "demo"].into_iter();
-        for key in fixed.filter(|_| name == SYSTEM) {
+        let fixed = ["subscribe", "mode", "slow_consumer", "demo", "history_size", "presence"];
+        for key in fixed.into_iter().filter(|_| name == SYSTEM) {
             if self.options.find(key).is_some() {
                 let what = format!(
                     "`namespaces.{SYSTEM}.{key}` can't be changed: everybody gets all of it, in order"
@@ -87,24 +105,11 @@ impl Checked<'_> {
 
     /// The namespace with these options, on top of what it is by default.
     fn over(&mut self, built_in: Option<&Namespace>) -> Namespace {
-        let mut it = built_in.cloned().unwrap_or_else(|| Namespace {
-            name: self.name.to_owned(),
-            subscribe: Who::Anyone,
-            publish: Who::Anyone,
-            demo: false,
-            numbers: false,
-            policy: SlowPolicy::DropOldest,
-            priority: Priority::Normal,
-            payload_bytes: u64::MAX,
-        });
+        let mut it = built_in.cloned().unwrap_or_else(|| Namespace::new(self.name));
         it.subscribe = self.who("subscribe").unwrap_or(it.subscribe);
         it.publish = self.who("publish").unwrap_or(it.publish);
-        if let Some((Value::Flag(demo), _)) = self.options.find("demo") {
-            it.demo = *demo;
-        }
-        if let Some((Value::Integer(bytes), _)) = self.options.find("payload_bytes") {
-            it.payload_bytes = *bytes;
-        }
+        it.demo = self.flag("demo").unwrap_or(it.demo);
+        it.payload_bytes = self.number("payload_bytes").unwrap_or(it.payload_bytes);
         it.priority = match self.word("priority") {
             Some("low") => Priority::Low,
             Some("normal") => Priority::Normal,
@@ -113,6 +118,8 @@ impl Checked<'_> {
             _ => it.priority,
         };
         self.mode(&mut it);
+        self.history(&mut it);
+        self.presence(&mut it);
         it
     }
 
@@ -125,15 +132,17 @@ impl Checked<'_> {
     }
 
     fn mode(&mut self, it: &mut Namespace) {
-        let was_ordered = it.numbers;
-        match self.word("mode") {
-            Some("ordered") => it.numbers = true,
-            Some(_) => it.numbers = false,
-            None => {}
-        }
+        let had_gaps = it.mode == Mode::BestEffort;
+        it.mode = match self.word("mode") {
+            Some("best_effort") => Mode::BestEffort,
+            Some("ordered") => Mode::Ordered,
+            Some("reliable") => Mode::Reliable,
+            _ => it.mode,
+        };
+        let has_gaps = it.mode == Mode::BestEffort;
         // A policy that fits the old mode may not fit the new one.
-        if it.numbers != was_ordered {
-            it.policy = if it.numbers { SlowPolicy::Disconnect } else { SlowPolicy::DropOldest };
+        if has_gaps != had_gaps {
+            it.policy = if has_gaps { SlowPolicy::DropOldest } else { SlowPolicy::Disconnect };
         }
         it.policy = match self.word("slow_consumer") {
             Some("disconnect") => SlowPolicy::Disconnect,
@@ -141,13 +150,70 @@ impl Checked<'_> {
             Some("conflate") => SlowPolicy::Conflate,
             _ => it.policy,
         };
-        if it.numbers && it.policy != SlowPolicy::Disconnect {
+        if !has_gaps && it.policy != SlowPolicy::Disconnect {
             let what = format!(
-                "`namespaces.{0}.slow_consumer` contradicts its mode: an ordered namespace has no gaps, so it is \
+                "`namespaces.{0}.slow_consumer` contradicts its mode: {1} namespace has no gaps, so it is \
                  `disconnect`; or set `namespaces.{0}.mode` to best_effort",
-                self.name
+                self.name,
+                named(it.mode)
             );
             self.problem(&["slow_consumer", "mode"], what);
         }
+    }
+
+    fn history(&mut self, it: &mut Namespace) {
+        let name = self.name;
+        if it.mode != Mode::BestEffort && !it.numbers() {
+            it.history = HISTORY;
+        }
+        if let Some(messages) = self.number("history_size") {
+            if !it.numbers() {
+                it.history.age = HISTORY.age;
+            }
+            it.history.messages = messages as u32;
+        }
+        if let Some(age) = self.number("history_age_ms") {
+            it.history.age = Duration::from_millis(age);
+        }
+        if it.numbers() {
+            return;
+        }
+        if it.mode != Mode::BestEffort {
+            let what = format!(
+                "`namespaces.{name}.history_size` contradicts its mode: {} namespace recovers from its history, so it \
+                 keeps 1 message or more; or set `namespaces.{name}.mode` to best_effort",
+                named(it.mode)
+            );
+            self.problem(&["history_size", "mode"], what);
+        } else if self.options.find("history_age_ms").is_some() {
+            let what = format!(
+                "`namespaces.{name}.history_age_ms` is of no use: the namespace keeps nothing; set \
+                 `namespaces.{name}.history_size` to how many messages it is to keep"
+            );
+            self.problem(&["history_age_ms"], what);
+        }
+        it.history = HistoryOptions::NONE;
+    }
+
+    fn presence(&mut self, it: &mut Namespace) {
+        it.presence = self.flag("presence").unwrap_or(it.presence);
+        let Some(members) = self.number("presence_members") else { return };
+        it.presence_members = members as u32;
+        if !it.presence {
+            let what = format!(
+                "`namespaces.{0}.presence_members` is of no use: set `namespaces.{0}.presence` to true as well",
+                self.name
+            );
+            self.problem(&["presence_members"], what);
+        }
+    }
+}
+
+/// With its article, for a sentence.
+fn named(mode: Mode) -> &'static str {
+    match mode {
+        Mode::BestEffort => "a best_effort",
+        Mode::Ordered => "an ordered",
+        Mode::Reliable => "a reliable",
     }
 }

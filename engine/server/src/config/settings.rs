@@ -402,20 +402,21 @@ impl Reader {
     }
 
     fn hub_limits(&self) -> HubLimits {
-        let defaults = HubLimits::default();
-        if self.layers.flag_of("no_limits").0 {
-            return HubLimits {
-                connections_per_participant: 0,
-                connections_per_ip: 0,
-                subscriptions_per_connection: 0,
-                ..defaults
-            };
-        }
+        let lifted = self.layers.flag_of("no_limits").0;
+        let count = |name| if lifted { 0 } else { self.number(name) as u32 };
         HubLimits {
-            connections_per_participant: self.number("limits.connections_per_participant") as u32,
-            connections_per_ip: self.number("limits.connections_per_ip") as u32,
-            subscriptions_per_connection: self.number("limits.subscriptions_per_connection") as u32,
-            ..defaults
+            connections_per_participant: count("limits.connections_per_participant"),
+            connections_per_ip: count("limits.connections_per_ip"),
+            subscriptions_per_connection: count("limits.subscriptions_per_connection"),
+            sessions: count("limits.sessions"),
+            // What is kept is a size, and how long something waits a time-out: those stay.
+            history_bytes: self.number("limits.history_bytes"),
+            inbox_messages: self.number("limits.inbox_messages") as u32,
+            inbox_age_ms: self.number("limits.inbox_age_ms"),
+            resume_window_ms: self.number("limits.resume_window_ms"),
+            ack_timeout_ms: self.number("limits.ack_timeout_ms"),
+            ack_attempts: self.number("limits.ack_attempts") as u32,
+            ..HubLimits::default()
         }
     }
 }
