@@ -11,6 +11,7 @@ pub mod name;
 mod number;
 mod pack;
 mod parse;
+pub mod query;
 mod scan;
 mod sink;
 mod special;

@@ -176,6 +176,8 @@ pub struct Subscribe<'a> {
     pub presence: bool,
     /// Whether this subscriber acknowledges.
     pub ack: bool,
+    /// Messages per second at most, 1 to 1000; `None` for all.
+    pub max_rate: Option<u32>,
 }
 
 /// `publish` and its short forms.
@@ -197,6 +199,10 @@ pub struct Publish<'a> {
     pub echo: bool,
     /// The publisher's time, in milliseconds since the Unix epoch.
     pub timestamp: Option<u64>,
+    /// What makes a repetition known as one: 1 to 128 bytes.
+    pub idempotency_key: Option<Name<'a>>,
+    /// Whether the publisher wants to know how many got it.
+    pub receipt: bool,
 }
 
 /// Where a publish goes.

@@ -50,17 +50,39 @@ pub(super) trait Source<'a>: Copy {
     fn join(self, members: &[(usize, usize)], out: &mut Vec<u8>);
 }
 
+/// Bytes of an idempotency key at most.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Messages per second that `max_rate` may ask for at most.
+const MAX_RATE_MAX: u64 = 1000;
+
 /// What few publishes say.
-struct Options {
+struct Options<'a> {
     priority: Option<Priority>,
     store: Option<bool>,
     echo: bool,
     timestamp: Option<u64>,
+    idempotency_key: Option<Name<'a>>,
+    receipt: bool,
 }
 
-impl Options {
+impl Options<'_> {
     /// Where none of these is there, none needs to be looked for.
-    const KEYS: u64 = Key::Priority.bit() | Key::Store.bit() | Key::Echo.bit() | Key::Timestamp.bit();
+    const KEYS: u64 = Key::Priority.bit()
+        | Key::Store.bit()
+        | Key::Echo.bit()
+        | Key::Timestamp.bit()
+        | Key::IdempotencyKey.bit()
+        | Key::Receipt.bit();
+
+    const NONE: Self = Self {
+        priority: None,
+        store: None,
+        echo: true,
+        timestamp: None,
+        idempotency_key: None,
+        receipt: false,
+    };
 }
 
 /// Where the members of one message lie.
@@ -269,7 +291,7 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             (None, _) => return Err(Refused::invalid("`channel` or `to` is missing")),
         };
         let options = match self.seen.found & Options::KEYS {
-            0 => Options { priority: None, store: None, echo: true, timestamp: None },
+            0 => Options::NONE,
             _ => self.options()?,
         };
         let event = match event {
@@ -287,6 +309,8 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             store: options.store,
             echo: options.echo,
             timestamp: options.timestamp,
+            idempotency_key: options.idempotency_key,
+            receipt: options.receipt,
             payload: match self.bytes(Key::Payload) {
                 Some(payload) => Payload::Value(payload),
                 None => Payload::Members(Cow::Borrowed(self.members(payload))),
@@ -294,7 +318,7 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
         })
     }
 
-    fn options(&self) -> Result<Options, Refused> {
+    fn options(&self) -> Result<Options<'a>, Refused> {
         let priority = match self.text(Key::Priority)?.as_deref() {
             None => None,
             Some("critical") => Some(Priority::Critical),
@@ -308,7 +332,17 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             store: self.flag(Key::Store)?,
             echo: self.flag(Key::Echo)?.unwrap_or(true),
             timestamp: self.timestamp()?,
+            idempotency_key: self.idempotency_key()?,
+            receipt: self.flag(Key::Receipt)?.unwrap_or(false),
         })
+    }
+
+    fn idempotency_key(&self) -> Result<Option<Name<'a>>, Refused> {
+        let Some(value) = self.find(Key::IdempotencyKey) else { return Ok(None) };
+        match self.source.string(value) {
+            Some(key) if (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key)),
+            _ => Err(Refused::field(Key::IdempotencyKey, "a string of 1 to 128 bytes")),
+        }
     }
 
     /// The object of all members that are not of the envelope, each as it came.
@@ -333,25 +367,22 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             history: self.integer(Key::History)?,
             presence: self.flag(Key::Presence)?.unwrap_or(false),
             ack: self.flag(Key::Ack)?.unwrap_or(false),
+            max_rate: self.max_rate()?,
         })
+    }
+
+    fn max_rate(&self) -> Result<Option<u32>, Refused> {
+        let Some(value) = self.find(Key::MaxRate) else { return Ok(None) };
+        match self.source.integer(value) {
+            Some(rate @ 1..=MAX_RATE_MAX) => Ok(Some(rate as u32)),
+            _ => Err(Refused::field(Key::MaxRate, "an integer from 1 to 1000, in messages per second")),
+        }
     }
 
     fn recover(&self) -> Result<Option<Position<'a>>, Refused> {
         let Some(value) = self.find(Key::Recover) else { return Ok(None) };
         let right = || Refused::field(Key::Recover, "an object with `epoch` and `offset`");
-        if value.kind != Kind::Object {
-            return Err(right());
-        }
-        let (mut epoch, mut offset) = (None, None);
-        let object = self.source.part(value);
-        for (key, item) in object.members() {
-            match key.as_ref() {
-                "epoch" => epoch = object.string(item),
-                "offset" => offset = object.integer(item),
-                _ => {}
-            }
-        }
-        Ok(Some(Position { epoch: epoch.ok_or_else(right)?, offset: offset.ok_or_else(right)? }))
+        position_of(self.source, value).map(Some).ok_or_else(right)
     }
 
     fn positions(&self) -> Result<Vec<(Name<'a>, Position<'a>)>, Refused> {
@@ -384,4 +415,21 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
         }
         Ok(Command::Batch { messages: value.start..value.end })
     }
+}
+
+/// A place in a channel's history, written as an object with `epoch` and `offset`.
+pub(super) fn position_of<'a, S: Source<'a>>(source: S, value: Value) -> Option<Position<'a>> {
+    if value.kind != Kind::Object {
+        return None;
+    }
+    let (mut epoch, mut offset) = (None, None);
+    let object = source.part(value);
+    for (key, item) in object.members() {
+        match key.as_ref() {
+            "epoch" => epoch = object.string(item),
+            "offset" => offset = object.integer(item),
+            _ => {}
+        }
+    }
+    Some(Position { epoch: epoch?, offset: offset? })
 }

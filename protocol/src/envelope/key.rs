@@ -67,6 +67,7 @@ keys! {
     Result = b"result",
     Error = b"error",
     Partial = b"partial",
+    MaxRate = b"max_rate",
 }
 
 impl Key {

@@ -50,7 +50,7 @@ pub(crate) fn raw_members(text: &str) -> BTreeMap<String, &str> {
 /// The envelope's keys that may come once only, as the contract names them.
 const KEYS: &str = "type id channel channels to event events payload priority store idempotency_key receipt echo \
     exclude tags timestamp traceparent signature key_id nonce token session_id positions recover history presence \
-    ack epoch offset messages method params capabilities call result error partial";
+    ack epoch offset messages method params capabilities call result error partial max_rate";
 
 /// Those of a publish: what else is there is payload where `payload` is absent.
 const PUBLISH_KEYS: &str = "type id channel to event payload priority store idempotency_key receipt echo exclude \

@@ -141,6 +141,7 @@ fn neutral_subscribe(it: &Subscribe<'_>) -> Value {
     put(&mut value, "history", it.history);
     put(&mut value, "presence", it.presence.then_some(true));
     put(&mut value, "ack", it.ack.then_some(true));
+    put(&mut value, "max_rate", it.max_rate);
     value
 }
 
@@ -162,10 +163,12 @@ fn neutral_publish(it: &Publish<'_>, parts: &Parts<'_>) -> Value {
     put(&mut value, "store", it.store);
     put(&mut value, "echo", (!it.echo).then_some(false));
     put(&mut value, "timestamp", it.timestamp);
+    put(&mut value, "idempotency_key", it.idempotency_key.as_deref());
+    put(&mut value, "receipt", it.receipt.then_some(true));
     value
 }
 
-fn put(value: &mut Value, key: &str, member: Option<impl Into<Value>>) {
+pub(crate) fn put(value: &mut Value, key: &str, member: Option<impl Into<Value>>) {
     if let Some(member) = member {
         value[key] = member.into();
     }

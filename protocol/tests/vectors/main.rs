@@ -8,6 +8,7 @@ mod events;
 mod frames;
 mod handshake;
 mod msgpack;
+mod queries;
 mod runner;
 mod transcode;
 mod utf8;

@@ -228,7 +228,8 @@ pub(crate) use section_tests;
 #[test]
 fn every_section_of_every_file_is_run() {
     use crate::{
-        channels, close_codes, commands, deflate, events, frames, handshake, msgpack, transcode, utf8,
+        channels, close_codes, commands, deflate, events, frames, handshake, msgpack, queries, transcode,
+        utf8,
     };
     fn of<C: Case>() -> (String, String) {
         (C::FILE.to_owned(), C::SECTION.to_owned())
@@ -251,6 +252,7 @@ fn every_section_of_every_file_is_run() {
         of::<handshake::Request>(),
         of::<handshake::Refusing>(),
         of::<msgpack::Message>(),
+        of::<queries::Query>(),
         of::<transcode::Both>(),
         of::<transcode::ToJson>(),
         of::<transcode::ToMsgpack>(),
