@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Access, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open};
+use corecast_hub::{
+    Access, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, ReplayLimits,
+};
 use corecast_protocol::envelope::{Scanner, parse};
 use corecast_protocol::ws::frame::{Opcode, encode, encode_masked};
 use corecast_protocol::ws::{AssemblyPool, Connection, Event, Limits, Role};
@@ -180,6 +182,7 @@ fn hub() -> Hub {
         namespaces: Namespaces::built_in(true),
         heartbeat_interval_ms: 30_000,
         message_bytes: 1 << 20,
+        replay: ReplayLimits::for_outbox(1_000, 4 << 20),
     })
 }
 

@@ -15,7 +15,7 @@ use crate::effect::{ConnKey, Effect, Effects, Refusal};
 use crate::format::Format;
 use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
-use crate::remote::{ToHome, base36};
+use crate::remote::{Past, ToHome, base36};
 
 /// What homes are still to be told or asked.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) enum Todo {
     ReleaseParticipant(Arc<str>, Format),
     /// An admission goes on from an answer that came through a ring.
     GoOn(ConnKey),
+    /// A connection has room for more of what it missed.
+    CatchUp(ConnKey),
 }
 
 impl Hub {
@@ -54,6 +56,8 @@ impl Hub {
             subscriptions: Vec::new(),
             serial: 0,
             chosen_for: 0,
+            behind: 0,
+            is_fetching: false,
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));
@@ -105,7 +109,7 @@ impl Hub {
             }
             Admission::Admitted => {
                 if let Some(channel) = member.path_channel.take() {
-                    self.subscribe_one(now, conn, None, &channel, fx);
+                    self.subscribe_one(now, conn, None, (&channel, Past::default()), fx);
                 }
             }
             Admission::AwaitsIp | Admission::AwaitsParticipant => {}
@@ -207,6 +211,7 @@ impl Hub {
         for _ in 0..budget {
             if let Some(todo) = self.todo.pop_front() {
                 self.act_on(now, todo, fx);
+            } else if self.ring(now, fx) {
             } else if let Some(settled) = self.channels.settle_one() {
                 if let Some(left) = settled {
                     self.leave(now, &left, fx);
@@ -215,7 +220,14 @@ impl Hub {
                 return false;
             }
         }
-        !self.todo.is_empty() || !self.channels.dirty.is_empty()
+        self.has_to_settle(now)
+    }
+
+    /// Whether [`settle`](Self::settle) has something to do.
+    pub fn has_to_settle(&self, now: Now) -> bool {
+        !self.todo.is_empty()
+            || !self.channels.dirty.is_empty()
+            || self.deadline().is_some_and(|deadline| deadline <= now.instant)
     }
 
     fn act_on(&mut self, now: Now, todo: Todo, fx: &mut Effects) {
@@ -230,6 +242,7 @@ impl Hub {
                 self.ask(now, home, &record, fx);
             }
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
+            Todo::CatchUp(conn) => self.catch_up(now, conn, fx),
         }
     }
 }

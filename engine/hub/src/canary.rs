@@ -47,6 +47,10 @@ canaries! {
         "A channel begins a new epoch and nobody is told." => "order: an epoch that was not announced",
     PublishDroppedAtHome("publish-dropped-at-home", every 200):
         "A publish is accepted and answered, but delivered to nobody." => "delivery: accepted and not delivered",
+    HistoryForgotten("history-forgotten", every 20):
+        "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
+    ReplayedMessageLost("replayed-message-lost", every 20):
+        "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     MessageToNonSubscriber("message-to-non-subscriber", every 100):
         "A message goes to a connection that did not subscribe." => "membership: a message that was not asked for",
     RecipientForgotten("recipient-forgotten", every 200):

@@ -31,6 +31,9 @@ pub(crate) struct LocalChannel {
     pub(crate) pending: PerFormat<u32>,
     /// Apart by encoding, so that a delivery copies a list and looks at nobody.
     pub(crate) subscribers: PerFormat<Vec<ConnKey>>,
+    /// Who is catching up; among the pending ones.
+    #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
+    pub(crate) behind: Option<Box<Vec<ConnKey>>>,
 }
 
 /// What a home is to be told: nobody here wants the channel in these encodings any more.
@@ -58,6 +61,21 @@ impl LocalChannel {
             asked: Formats::default(),
             pending: PerFormat::default(),
             subscribers: PerFormat::default(),
+            behind: None,
+        }
+    }
+
+    /// Somebody is catching up from here on.
+    pub(crate) fn falls_behind(&mut self, conn: ConnKey) {
+        self.behind.get_or_insert_default().push(conn);
+    }
+
+    /// Somebody is not catching up any more.
+    pub(crate) fn caught_up(&mut self, conn: ConnKey) {
+        let Some(behind) = &mut self.behind else { return };
+        behind.retain(|it| *it != conn);
+        if behind.is_empty() {
+            self.behind = None;
         }
     }
 

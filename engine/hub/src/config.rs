@@ -49,6 +49,30 @@ pub struct HubConfig {
     pub heartbeat_interval_ms: u64,
     /// Told to new connections: bytes of one message at most.
     pub message_bytes: u64,
+    /// How much of the past is sent at once.
+    pub replay: ReplayLimits,
+}
+
+/// How much of the past one connection is sent at once: what an outbox takes besides what is published meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplayLimits {
+    /// Messages of one page.
+    pub messages: usize,
+    /// Bytes of one page; a single message may be larger.
+    pub bytes: usize,
+    /// Bytes of the messages in one answer, likewise.
+    pub answer_bytes: usize,
+}
+
+impl ReplayLimits {
+    /// Those that fit an outbox of so many messages and bytes.
+    pub fn for_outbox(messages: usize, bytes: usize) -> Self {
+        Self {
+            messages: (messages / 4).clamp(1, 100),
+            bytes: (bytes / 16).min(64 << 10),
+            answer_bytes: (bytes / 8).min(256 << 10),
+        }
+    }
 }
 
 /// Bounds that the hub enforces; 0 switches one off.

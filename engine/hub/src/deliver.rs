@@ -6,7 +6,7 @@ use crate::canary::{self, Canary};
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Variant};
 use crate::format::{FORMATS, Format, PerFormat};
 use crate::hub::Hub;
-use crate::remote::{Form, Written};
+use crate::remote::{Form, Reborn, Written};
 
 /// Direct messages and `system` are no channels of a shard: they order against each other only.
 const INBOX_CHANNEL: u32 = u32::MAX;
@@ -25,7 +25,7 @@ impl Hub {
         if written.target == name::SYSTEM {
             return self.deliver_system(written, fx);
         }
-        if self.matches_patterns(written.target) {
+        if self.matches_patterns(written.target) || written.reborn.is_some() {
             return self.deliver_overlapping(written, fx);
         }
         // The usual case copies the whole list and looks at nobody.
@@ -82,6 +82,13 @@ impl Hub {
         // The message is not for who is left out, but the news of its epoch is.
         let mut untold = written.reborn.and(written.exclude);
         let exact = self.channels.exact.find(written.hash, written.target);
+        // Who is catching up gets it with what came before it.
+        let behind = exact.and_then(|slot| self.channels.exact.get(slot)).and_then(|it| it.behind.as_deref());
+        for conn in behind.into_iter().flatten() {
+            if let Some(member) = self.members.find_mut(*conn) {
+                member.chosen_for = self.choices;
+            }
+        }
         let exact = exact.map(|slot| (slot, false));
         let mut messages = PerFormat::default();
         for (slot, is_pattern) in exact.into_iter().chain(scratch.matching.iter().map(|slot| (*slot, true))) {
@@ -125,8 +132,10 @@ impl Hub {
                 out.push(b'*');
             })
         });
-        // Whoever subscribed by name knows the epoch from the answer.
-        if is_pattern && let Some((epoch, offset)) = written.reborn {
+        // Whoever subscribed by name knows the epoch from the answer, unless it began later.
+        if let Some(Reborn { epoch, offset, is_for_all }) = written.reborn
+            && (is_pattern || is_for_all)
+        {
             // Told under the message's own policy, or it might be overtaken.
             let end = fx.recipients.len();
             fx.recipients.extend(untold.take());

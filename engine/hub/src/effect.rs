@@ -180,6 +180,11 @@ pub enum Effect {
         /// An encoded [`remote`](crate::remote) record.
         record: Span,
     },
+    /// Tell [`Hub::has_room`](crate::Hub::has_room) as soon as less than half of the connection's outbox is taken.
+    AwaitRoom {
+        /// Whose.
+        conn: ConnKey,
+    },
     /// The connection was admitted: complete its handshake. Replies follow it.
     Admitted {
         /// Who.
@@ -281,7 +286,7 @@ impl Effects {
                 Effect::Forward { shards, class, record: shift(record) }
             }
             Effect::Close { conn, code, reason } => Effect::Close { conn, code, reason: shift(reason) },
-            other @ (Effect::Admitted { .. } | Effect::Refused { .. }) => other,
+            other @ (Effect::Admitted { .. } | Effect::Refused { .. } | Effect::AwaitRoom { .. }) => other,
         }));
         self.variants
             .extend(other.variants.iter().map(|it| Variant { pattern: it.pattern.map(shift), ..*it }));

@@ -1,17 +1,20 @@
-//! What a home knows: the epoch and offset of its channels, and which shards have subscribers of which encoding.
+//! What a home knows: the epoch, offset and history of its channels, and which shards have subscribers of which
+//! encoding.
 //!
 //! Channels without subscribers are remembered, so that their offsets go on rising, in the order of their last use;
-//! beyond a bound the least recently used are forgotten and begin with a new epoch.
+//! beyond a bound the least recently used are forgotten and begin with a new epoch. Histories have a bound together:
+//! beyond it the channels that were published to longest ago lose theirs first, and get a new epoch as well.
+
+use std::time::Instant;
 
 use crate::canary::{self, Canary};
 use crate::channel::Lengths;
 use crate::config::Hasher;
 use crate::format::{Format, Formats, Wanted};
+use crate::history::{Bounds, History, Kept};
+use crate::order::Order;
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
-
-/// No index.
-const NONE: u32 = u32::MAX;
 
 /// A channel at its home.
 #[derive(Debug)]
@@ -24,11 +27,22 @@ pub(crate) struct HomeChannel {
     wanted: Wanted,
     /// Whether it is to be remembered without subscribers: otherwise nothing of it is worth that.
     is_numbered: bool,
-    /// Subscribers by pattern may know an earlier epoch, and have not been told of this one.
-    is_unannounced: bool,
-    /// Neighbours in the order of last use, while nobody is subscribed.
-    older: u32,
-    newer: u32,
+    /// Who may know an earlier epoch, and has not been told of this one.
+    unannounced: Unannounced,
+    /// The latest messages; none where there are none.
+    history: Option<Box<History>>,
+}
+
+/// Who is to be told of an epoch before the next message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Unannounced {
+    /// Everybody knows it.
+    #[default]
+    Nobody,
+    /// Whoever subscribed by a pattern: who did by name knows it from the answer.
+    Patterns,
+    /// Everybody: it began while they were subscribed.
+    Everybody,
 }
 
 impl Named for HomeChannel {
@@ -49,17 +63,24 @@ impl Named for HomePattern {
     }
 }
 
+/// Looks in which all histories are looked through.
+const SWEEPS: usize = 256;
+
 /// All channels whose home is here.
 #[derive(Debug)]
 pub(crate) struct Homes {
     channels: Registry<HomeChannel>,
     patterns: Registry<HomePattern>,
     lengths: Lengths,
-    /// Channels without subscribers: how many, how many at most, and both ends of their order of use.
-    idle: usize,
+    /// Numbered channels without subscribers, and how many of them at most.
+    idle: Order,
     idle_max: usize,
-    oldest: u32,
-    newest: u32,
+    /// Channels with a history, by their latest message; what all of it takes, and at most.
+    remembering: Order,
+    history_bytes: usize,
+    history_bytes_max: usize,
+    /// Up to which slot histories were looked through.
+    swept: u32,
     epochs: Random,
     /// Keys the epochs of channels that are not numbered.
     unnumbered: u64,
@@ -74,8 +95,10 @@ pub(crate) struct Placed {
     pub(crate) offset: u64,
     /// Shards that want it.
     pub(crate) wanted: Wanted,
-    /// The channel begins an epoch that subscribers by pattern may not know.
-    pub(crate) is_reborn: bool,
+    /// Who may not know the epoch.
+    pub(crate) unannounced: Unannounced,
+    /// Where the channel is, if anything of it is worth remembering.
+    pub(crate) slot: Option<u32>,
 }
 
 /// What kind of message is to be placed.
@@ -106,16 +129,19 @@ impl Random {
 }
 
 impl Homes {
-    pub(crate) fn new(mut epochs: Random, idle_max: usize) -> Self {
+    /// With these bounds for idle channels and for the bytes of all histories.
+    pub(crate) fn new(mut epochs: Random, idle_max: usize, history_bytes_max: usize) -> Self {
         let unnumbered = epochs.next();
         Self {
             channels: Registry::new(),
             patterns: Registry::new(),
             lengths: Lengths::default(),
-            idle: 0,
+            idle: Order::new(),
             idle_max,
-            oldest: NONE,
-            newest: NONE,
+            remembering: Order::new(),
+            history_bytes: 0,
+            history_bytes_max,
+            swept: 0,
             epochs,
             unnumbered,
             has_forgotten: false,
@@ -135,12 +161,14 @@ impl Homes {
             offset: 0,
             wanted: Wanted::default(),
             is_numbered,
-            is_unannounced: is_numbered && self.has_forgotten,
-            older: NONE,
-            newer: NONE,
+            unannounced: match is_numbered && self.has_forgotten {
+                true => Unannounced::Patterns,
+                false => Unannounced::Nobody,
+            },
+            history: None,
         };
         let index = self.channels.insert(hash, channel);
-        self.link(index);
+        self.idle.touch(index);
         index
     }
 
@@ -153,21 +181,97 @@ impl Homes {
         self.channels.get_mut(index).expect("indices are of channels that exist")
     }
 
-    /// A shard has a subscriber of this encoding: the channel's position.
+    /// A shard has a subscriber of this encoding: the channel's slot.
     pub(crate) fn join(
         &mut self,
         hash: u64,
         name: &str,
         is_numbered: bool,
         (shard, format): (u16, Format),
-    ) -> (Epoch, u64) {
+    ) -> u32 {
         let index = self.channel(hash, name, is_numbered);
-        if self.at(index).wanted.is_empty() {
-            self.unlink(index);
-        }
-        let channel = self.at(index);
-        channel.wanted.insert(shard, format);
+        self.idle.remove(index);
+        self.at(index).wanted.insert(shard, format);
+        index
+    }
+
+    /// The slot of a channel that is remembered.
+    pub(crate) fn find(&self, hash: u64, name: &str) -> Option<u32> {
+        self.channels.find(hash, name)
+    }
+
+    /// Where a channel is now.
+    pub(crate) fn position(&self, slot: u32) -> (Epoch, u64) {
+        let channel = self.channels.get(slot).expect("slots are of channels that exist");
         (channel.epoch, channel.offset)
+    }
+
+    /// Where a channel is that nothing is known of: nobody can have been told of it since it was forgotten.
+    pub(crate) fn position_of_unknown(&self, hash: u64) -> (Epoch, u64) {
+        (self.unnumbered_epoch(hash), 0)
+    }
+
+    /// What is kept of a channel.
+    pub(crate) fn history(&mut self, slot: u32, now: Instant) -> Option<&History> {
+        self.change_history(slot, |history| history.expire(now));
+        self.channels.get(slot)?.history.as_deref()
+    }
+
+    /// Keeps a message that was just given its place.
+    pub(crate) fn keep(&mut self, slot: u32, it: &Kept<'_>, now: Instant, bounds: Bounds) {
+        let Some(channel) = self.channels.get_mut(slot) else { return };
+        let offset = channel.offset;
+        channel.history.get_or_insert_with(|| Box::new(History::new(offset - 1)));
+        self.change_history(slot, |history| history.push(it, now, bounds));
+        self.remembering.touch(slot);
+        while self.history_bytes > self.history_bytes_max
+            && let Some(oldest) = self.remembering.oldest()
+        {
+            self.forget_history(oldest);
+        }
+    }
+
+    fn change_history(&mut self, slot: u32, change: impl FnOnce(&mut History)) {
+        let Some(channel) = self.channels.get_mut(slot) else { return };
+        let Some(history) = &mut channel.history else { return };
+        let before = history.bytes();
+        change(history);
+        self.history_bytes = self.history_bytes + history.bytes() - before;
+        if history.is_empty() {
+            channel.history = None;
+            self.remembering.remove(slot);
+        }
+    }
+
+    /// What a channel knows of its past is lost: whoever comes with an earlier position must be told so.
+    fn forget_history(&mut self, slot: u32) {
+        let epoch = Epoch::new(self.epochs.next());
+        self.drop_history(slot);
+        let channel = self.at(slot);
+        channel.epoch = epoch;
+        channel.unannounced = Unannounced::Everybody;
+    }
+
+    fn drop_history(&mut self, slot: u32) {
+        self.remembering.remove(slot);
+        if let Some(history) = self.at(slot).history.take() {
+            self.history_bytes -= history.bytes();
+        }
+    }
+
+    /// Drops what is too old in some histories, a part of all at least this large; whether any are left.
+    pub(crate) fn sweep(&mut self, now: Instant, at_least: usize) -> bool {
+        let slots = self.channels.slots_len();
+        for _ in 0..at_least.max(slots / SWEEPS).min(slots) {
+            self.swept = if self.swept as usize + 1 < slots { self.swept + 1 } else { 0 };
+            self.change_history(self.swept, |history| history.expire(now));
+        }
+        self.remembering.len() > 0
+    }
+
+    /// What all histories take, in bytes.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.history_bytes
     }
 
     /// A shard has no subscriber of these encodings left.
@@ -183,7 +287,7 @@ impl Homes {
             self.channels.remove(hash, index);
             return;
         }
-        self.link(index);
+        self.idle.touch(index);
         self.forget_oldest();
     }
 
@@ -211,8 +315,10 @@ impl Homes {
     /// A message on the channel gets its place.
     pub(crate) fn publish(&mut self, hash: u64, name: &str, numbering: Numbering, hasher: &Hasher) -> Placed {
         let known = self.channels.find(hash, name);
-        let (epoch, offset, mut wanted, is_reborn) = match (known, numbering) {
-            (None, Numbering::Never) => (self.unnumbered_epoch(hash), 0, Wanted::default(), false),
+        let (epoch, offset, mut wanted, unannounced, slot) = match (known, numbering) {
+            (None, Numbering::Never) => {
+                (self.unnumbered_epoch(hash), 0, Wanted::default(), Unannounced::Nobody, None)
+            }
             (known, _) => {
                 let index = known.unwrap_or_else(|| self.channel(hash, name, true));
                 if canary::strikes(Canary::EpochChangedSilently) {
@@ -226,18 +332,17 @@ impl Homes {
                 if numbering == Numbering::Numbered && canary::strikes(Canary::OffsetRepeated) {
                     channel.offset -= 1;
                 }
-                let is_reborn = std::mem::take(&mut channel.is_unannounced);
-                let place = (channel.epoch, channel.offset, channel.wanted, is_reborn);
+                let unannounced = std::mem::take(&mut channel.unannounced);
+                let place = (channel.epoch, channel.offset, channel.wanted, unannounced, Some(index));
                 if place.2.is_empty() {
-                    self.unlink(index);
-                    self.link(index);
+                    self.idle.touch(index);
                     self.forget_oldest();
                 }
                 place
             }
         };
         self.extend_by_patterns(&mut wanted, name, hasher);
-        Placed { epoch, offset, wanted, is_reborn }
+        Placed { epoch, offset, wanted, unannounced, slot }
     }
 
     /// Shards that would want a message on the channel, which gets no place yet.
@@ -257,37 +362,13 @@ impl Homes {
         }
     }
 
-    /// Puts an idle channel at the newest end.
-    fn link(&mut self, index: u32) {
-        let older = std::mem::replace(&mut self.newest, index);
-        match older {
-            NONE => self.oldest = index,
-            older => self.at(older).newer = index,
-        }
-        let channel = self.at(index);
-        (channel.older, channel.newer) = (older, NONE);
-        self.idle += 1;
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let channel = self.at(index);
-        let (older, newer) = (channel.older, channel.newer);
-        match older {
-            NONE => self.oldest = newer,
-            older => self.at(older).newer = newer,
-        }
-        match newer {
-            NONE => self.newest = older,
-            newer => self.at(newer).older = older,
-        }
-        self.idle -= 1;
-    }
-
     fn forget_oldest(&mut self) {
-        while self.idle > self.idle_max {
-            let index = self.oldest;
+        while self.idle.len() > self.idle_max
+            && let Some(index) = self.idle.oldest()
+        {
             self.has_forgotten = true;
-            self.unlink(index);
+            self.idle.remove(index);
+            self.drop_history(index);
             let hash = self.at(index).hash;
             self.channels.remove(hash, index);
         }
@@ -308,6 +389,59 @@ mod tests {
 
     const HASHER: fn() -> Hasher = || Hasher::new(5);
 
+    fn join(homes: &mut Homes, name: &str, is_numbered: bool, shard: u16) -> (Epoch, u64) {
+        let slot = homes.join(HASHER().of(name), name, is_numbered, (shard, Format::Json));
+        homes.position(slot)
+    }
+
+    /// Publishes and keeps it, with a payload of so many bytes.
+    fn keep(homes: &mut Homes, name: &str, bytes: usize, now: Instant) -> Placed {
+        let placed = homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
+        let payload = vec![b'1'; bytes];
+        let kept = Kept {
+            event: None,
+            publisher: "ann",
+            format: Format::Json,
+            payload: &payload,
+            priority: None,
+            timestamp: 0,
+        };
+        let bounds = Bounds { messages: 100, age: std::time::Duration::from_secs(10) };
+        homes.keep(placed.slot.expect("it is numbered"), &kept, now, bounds);
+        placed
+    }
+
+    #[test]
+    fn who_was_published_to_longest_ago_loses_its_history_first_and_says_so() {
+        let (mut homes, now) = (Homes::new(Random(1), 10, 10_000), Instant::now());
+        let first = keep(&mut homes, "a", 4_000, now);
+        keep(&mut homes, "b", 4_000, now);
+        let slot = |homes: &Homes, name: &str| homes.find(HASHER().of(name), name).expect("it is remembered");
+        keep(&mut homes, "a", 100, now);
+        keep(&mut homes, "c", 4_000, now);
+        let (a, b) = (slot(&homes, "a"), slot(&homes, "b"));
+        assert_eq!(homes.history(a, now).map(History::first), Some(1), "it was used later");
+        assert!(homes.history(b, now).is_none() && homes.history_bytes() <= 10_000);
+        assert_eq!(homes.position(a).0, first.epoch);
+        let reborn = keep(&mut homes, "b", 1, now);
+        assert_eq!((reborn.offset, reborn.unannounced), (2, Unannounced::Everybody), "offsets go on rising");
+        assert_eq!(keep(&mut homes, "b", 1, now).unannounced, Unannounced::Nobody);
+        keep(&mut homes, "d", 20_000, now);
+        assert_eq!(homes.history_bytes(), 0, "what is larger than all that may be kept is not kept");
+    }
+
+    #[test]
+    fn what_is_too_old_is_swept_away() {
+        let (mut homes, now) = (Homes::new(Random(1), 1_000, 1 << 20), Instant::now());
+        for number in 0..600 {
+            keep(&mut homes, &format!("c{number}"), 10, now);
+        }
+        assert!(homes.sweep(now, 512) && homes.history_bytes() > 0);
+        let later = now + std::time::Duration::from_secs(11);
+        assert!(homes.sweep(later, 512) && !homes.sweep(later, 512));
+        assert_eq!(homes.history_bytes(), 0);
+    }
+
     fn publish(homes: &mut Homes, name: &str) -> (Epoch, u64) {
         let placed = homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
         assert!(placed.wanted.is_empty());
@@ -316,33 +450,28 @@ mod tests {
 
     #[test]
     fn a_channel_without_numbers_is_forgotten_with_its_last_subscriber() {
-        let mut homes = Homes::new(Random(1), 1);
+        let mut homes = Homes::new(Random(1), 1, 1 << 20);
         let hash = HASHER().of("conversation:1");
-        let numbered = homes.join(hash, "conversation:1", true, (0, Format::Json));
+        let numbered = join(&mut homes, "conversation:1", true, 0);
         homes.leave(hash, "conversation:1", 0, Formats::only(Format::Json));
         let hash = HASHER().of("room");
-        let first = homes.join(hash, "room", false, (0, Format::Json));
+        let first = join(&mut homes, "room", false, 0);
         homes.join(hash, "room", false, (1, Format::Json));
         homes.leave(hash, "room", 0, Formats::only(Format::Json));
-        assert_eq!((homes.len(), homes.idle), (2, 1), "shard 1 still wants it");
+        assert_eq!((homes.len(), homes.idle.len()), (2, 1), "shard 1 still wants it");
         homes.leave(hash, "room", 1, Formats::only(Format::Json));
         assert_eq!(
-            (homes.len(), homes.idle),
+            (homes.len(), homes.idle.len()),
             (1, 1),
             "and takes nobody's place among those that are remembered"
         );
-        assert_eq!(
-            homes.join(hash, "room", false, (0, Format::Json)),
-            first,
-            "nothing of it was worth remembering"
-        );
-        let hash = HASHER().of("conversation:1");
-        assert_eq!(homes.join(hash, "conversation:1", true, (0, Format::Json)), numbered);
+        assert_eq!(join(&mut homes, "room", false, 0), first, "nothing of it was worth remembering");
+        assert_eq!(join(&mut homes, "conversation:1", true, 0), numbered);
     }
 
     #[test]
     fn each_encoding_is_wanted_by_the_shards_that_said_so() {
-        let (mut homes, both) = (Homes::new(Random(1), 10), Formats { json: true, msgpack: true });
+        let (mut homes, both) = (Homes::new(Random(1), 10, 1 << 20), Formats { json: true, msgpack: true });
         let hash = |name: &str| HASHER().of(name);
         let wanted = |homes: &mut Homes| {
             let placed = homes.publish(hash("agent:7"), "agent:7", Numbering::Numbered, &HASHER());
@@ -360,63 +489,65 @@ mod tests {
         assert_eq!(wanted(&mut homes), (vec![0, 2], vec![1]));
         homes.leave(hash("agent:7"), "agent:7", 0, both);
         homes.leave_pattern(hash("a"), "a", 2, both);
-        assert_eq!((wanted(&mut homes), homes.idle), ((vec![], vec![1]), 0));
+        assert_eq!((wanted(&mut homes), homes.idle.len()), ((vec![], vec![1]), 0));
         homes.leave(hash("agent:7"), "agent:7", 1, both);
-        assert_eq!((wanted(&mut homes), homes.idle, homes.patterns_len()), ((vec![], vec![]), 1, 0));
+        assert_eq!((wanted(&mut homes), homes.idle.len(), homes.patterns_len()), ((vec![], vec![]), 1, 0));
     }
 
     #[test]
     fn idle_channels_are_bounded_and_the_latest_are_kept() {
-        let mut homes = Homes::new(Random(1), 10);
+        let mut homes = Homes::new(Random(1), 10, 1 << 20);
         let first = publish(&mut homes, "kept");
         for round in 0..1000 {
             publish(&mut homes, &format!("other{round}"));
             assert_eq!(publish(&mut homes, "kept"), (first.0, round + 2));
         }
-        assert_eq!((homes.len(), homes.idle), (10, 10));
+        assert_eq!((homes.len(), homes.idle.len()), (10, 10));
     }
 
     #[test]
     fn channels_with_subscribers_are_never_forgotten() {
-        let mut homes = Homes::new(Random(1), 2);
+        let mut homes = Homes::new(Random(1), 2, 1 << 20);
         let hash = HASHER().of("wanted");
-        let position = homes.join(hash, "wanted", true, (3, Format::Json));
+        let position = join(&mut homes, "wanted", true, 3);
         for round in 0..10 {
             publish(&mut homes, &format!("other{round}"));
         }
-        assert_eq!((homes.len(), homes.idle), (3, 2));
-        assert_eq!(homes.join(hash, "wanted", true, (4, Format::Json)), position);
+        assert_eq!((homes.len(), homes.idle.len()), (3, 2));
+        assert_eq!(join(&mut homes, "wanted", true, 4), position);
         homes.leave(hash, "wanted", 3, Formats::only(Format::Json));
         homes.leave(hash, "wanted", 3, Formats::only(Format::Json));
-        assert_eq!(homes.idle, 2);
+        assert_eq!(homes.idle.len(), 2);
         homes.leave(hash, "wanted", 4, Formats::only(Format::Json));
-        assert_eq!((homes.len(), homes.idle), (2, 2));
+        assert_eq!((homes.len(), homes.idle.len()), (2, 2));
         assert_eq!(publish(&mut homes, "wanted"), (position.0, 1));
     }
 
     #[test]
     fn channels_without_numbers_leave_no_memory_and_keep_their_epoch() {
-        let mut homes = Homes::new(Random(1), 10);
+        let mut homes = Homes::new(Random(1), 10, 1 << 20);
         let hash = HASHER().of("metrics:a");
         let placed = homes.publish(hash, "metrics:a", Numbering::Never, &HASHER());
         assert_eq!((placed.offset, homes.len()), (0, 0));
-        assert_eq!(homes.join(hash, "metrics:a", false, (0, Format::Json)), (placed.epoch, 0));
+        assert_eq!(join(&mut homes, "metrics:a", false, 0), (placed.epoch, 0));
     }
 
     #[test]
     fn only_what_may_have_been_forgotten_is_born_again() {
-        let mut homes = Homes::new(Random(1), 1);
-        let mut place = |name: &str| homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER());
-        assert!(!place("a").is_reborn && !place("a").is_reborn, "nothing was forgotten yet");
+        let mut homes = Homes::new(Random(1), 1, 1 << 20);
+        let mut place =
+            |name: &str| homes.publish(HASHER().of(name), name, Numbering::Numbered, &HASHER()).unannounced;
+        use Unannounced::{Nobody, Patterns};
+        assert_eq!([place("a"), place("a")], [Nobody, Nobody], "nothing was forgotten yet");
         // The second channel pushes the first one out, and the first one the second.
-        assert!(!place("b").is_reborn);
-        assert!(place("a").is_reborn && !place("a").is_reborn);
+        assert_eq!(place("b"), Nobody);
+        assert_eq!([place("a"), place("a")], [Patterns, Nobody]);
     }
 
     #[test]
     fn a_forgotten_channel_begins_a_new_epoch() {
         for idle_max in [0, 1] {
-            let mut homes = Homes::new(Random(1), idle_max);
+            let mut homes = Homes::new(Random(1), idle_max, 1 << 20);
             let before = publish(&mut homes, "a");
             publish(&mut homes, "b");
             let after = publish(&mut homes, "a");

@@ -8,6 +8,7 @@ use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
 
 use crate::admission::Todo;
+use crate::alarm::Alarms;
 use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
@@ -53,6 +54,15 @@ pub struct Hub {
     pub(crate) others: Vec<ConnKey>,
     /// Messages whose payload was written in the other encoding.
     pub(crate) transcoded: u64,
+    /// Messages of the past that were sent to who was catching up.
+    pub(crate) replayed: u64,
+    /// What is to be done when a time has come.
+    pub(crate) alarms: Alarms,
+    /// An alarm is set to look for histories that are too old.
+    pub(crate) is_sweeping: bool,
+    /// For pages of histories in the making, and for payloads in them.
+    pub(crate) page_scratch: Vec<u8>,
+    pub(crate) transcode_scratch: Vec<u8>,
     /// Records that could not be read: a defect of ours.
     malformed: u64,
 }
@@ -81,7 +91,12 @@ impl Hub {
         let hasher = Hasher::new(config.seed);
         // Clients see what these generate: they must not begin with the seed that keys the tables.
         let random = |purpose: &str| Random(hasher.of((config.shard, purpose)));
-        let mut homes = Homes::new(random("epochs of channels"), config.limits.idle_channels as usize);
+        let history_bytes = match config.limits.history_bytes {
+            0 => usize::MAX,
+            bytes => bytes as usize / usize::from(config.shards),
+        };
+        let mut homes =
+            Homes::new(random("epochs of channels"), config.limits.idle_channels as usize, history_bytes);
         // Everybody is subscribed to it without asking: its home must never think that nobody is.
         homes.join(hasher.of(name::SYSTEM), name::SYSTEM, true, (config.shard, Format::Json));
         Self {
@@ -98,6 +113,11 @@ impl Hub {
             choices: 0,
             scratch: Some(Box::default()),
             transcoded: 0,
+            replayed: 0,
+            alarms: Alarms::default(),
+            is_sweeping: false,
+            page_scratch: Vec::new(),
+            transcode_scratch: Vec::new(),
             deliver_scratch: Scratch::default(),
             others: Vec::new(),
             malformed: 0,
@@ -233,6 +253,16 @@ impl Hub {
         self.transcoded
     }
 
+    /// Messages of the past that were sent to connections here, since the start.
+    pub fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
+    /// Bytes that the histories take whose home is here.
+    pub fn history_bytes(&self) -> usize {
+        self.homes.history_bytes()
+    }
+
     /// Connections, admitted or not yet.
     pub fn members(&self) -> usize {
         self.members.len()
@@ -280,20 +310,8 @@ impl Hub {
     /// What a home does with a request. It causes records to shards, and never further requests.
     fn at_home(&mut self, now: Now, from: u16, record: &ToHome<'_>, fx: &mut Effects) {
         match *record {
-            ToHome::Subscribe { conn, serial, channel, id, mut format } => {
-                if format == Format::MessagePack && canary::strikes(Canary::EncodingForgotten) {
-                    format = Format::Json;
-                }
-                let space = channel.split_once(':').map_or(channel, |(space, _)| space);
-                let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers());
-                let hash = self.hasher.of(channel);
-                let (epoch, offset) = self.homes.join(hash, channel, is_numbered, (from, format));
-                self.answer_to(
-                    now,
-                    from,
-                    &FromHome::Subscribed { conn, serial, channel, id, epoch, offset },
-                    fx,
-                );
+            ToHome::Subscribe { conn, serial, channel, id, format, ref past } => {
+                self.subscribe_at_home(now, from, (conn, serial, channel, id, format), past, fx);
             }
             ToHome::SubscribePattern { conn, serial, prefix, id, format } => {
                 self.homes.join_pattern(self.hasher.of(prefix), prefix, from, format);
@@ -322,15 +340,25 @@ impl Hub {
             ToHome::ReleaseParticipant { participant, format } => {
                 self.participants.release(self.hasher.of(participant), participant, (from, format));
             }
+            ToHome::Fetch { conn, serial, channel, format, epoch, after } => {
+                self.fetch(now, from, (conn, serial, channel, format), (epoch, after), fx);
+            }
+            ToHome::History { conn, id, channel, format, ref extent } => {
+                self.history_page(now, from, (conn, id, channel, format), extent, fx);
+            }
         }
     }
 
     /// What a shard does with a home's answer or message.
     fn on_answer(&mut self, now: Now, record: &FromHome<'_>, via: Via, fx: &mut Effects) {
         match *record {
-            FromHome::Subscribed { conn, serial, channel, id, epoch, offset } => {
-                self.subscribed(conn, serial, channel, id, (epoch, offset), fx);
+            FromHome::Subscribed { conn, serial, channel, id, ref page } => {
+                self.subscribed(conn, serial, channel, id, page, fx);
             }
+            FromHome::Replay { conn, serial, channel, ref page } => {
+                self.page_came(conn, serial, channel, page, fx);
+            }
+            FromHome::HistoryPage { .. } => {}
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);
             }

@@ -6,24 +6,28 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod alarm;
 pub mod canary;
 mod channel;
 mod config;
 mod deliver;
 pub mod effect;
 mod format;
+mod history;
 mod home;
 mod hub;
 mod member;
+mod order;
 mod participant;
 mod publish;
 mod registry;
 pub mod remote;
+mod replay;
 pub mod rules;
 mod size;
 mod subscribe;
 
-pub use config::{HubConfig, HubLimits, Now};
+pub use config::{HubConfig, HubLimits, Now, ReplayLimits};
 pub use effect::{
     Class, ConnKey, Delivery, Effect, Effects, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy, Span,
     Variant, VariantId,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::Format;
+use crate::remote::Epoch;
 
 /// What a connection may, before any permissions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,10 @@ pub(crate) struct Member {
     pub(crate) serial: u32,
     /// The last publish this connection was chosen for, so that overlapping subscriptions deliver once.
     pub(crate) chosen_for: u64,
+    /// Subscriptions that are catching up.
+    pub(crate) behind: u32,
+    /// A page for one of them was asked for.
+    pub(crate) is_fetching: bool,
 }
 
 impl Member {
@@ -89,6 +94,42 @@ pub(crate) struct Subscription {
     /// Place among the channel's subscribers; `None` until the home has answered.
     pub(crate) place: Option<u32>,
     pub(crate) serial: u32,
+    /// What most subscriptions have nothing of.
+    pub(crate) extra: Option<Box<Extra>>,
+}
+
+/// What only some subscriptions have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Set while it is catching up.
+    pub(crate) cursor: Option<Cursor>,
+    /// Answers to come that say where its past begins: only the last of them counts.
+    pub(crate) awaited: u32,
+}
+
+/// How far a subscription that is catching up has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cursor {
+    pub(crate) epoch: Epoch,
+    /// Of the last message that was queued for the client.
+    pub(crate) offset: u64,
+    /// Nothing is fetched yet.
+    pub(crate) is_held: bool,
+}
+
+impl Subscription {
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.extra.as_ref()?.cursor
+    }
+
+    pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {
+        self.extra.as_mut()?.cursor.as_mut()
+    }
+
+    /// The rest, made if need be.
+    pub(crate) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
 }
 
 /// All connections of a shard, by slot.

@@ -11,10 +11,11 @@ use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
 use crate::format::{Format, Formats, PerFormat, Wanted, other};
-use crate::home::{Numbering, Placed};
+use crate::history::{Bounds, Kept};
+use crate::home::{Numbering, Placed, Unannounced};
 use crate::hub::{Hub, forward, one};
 use crate::member::Access;
-use crate::remote::{Epoch, Form, FromHome, Published, Receipt, ToHome, Written};
+use crate::remote::{Epoch, Form, FromHome, Published, Reborn, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
 use crate::subscribe::Refused;
 
@@ -177,7 +178,7 @@ impl Hub {
             (true, true) => Numbering::Ephemeral,
             (true, false) => Numbering::Numbered,
         };
-        let Placed { epoch, offset, mut wanted, is_reborn } =
+        let Placed { epoch, offset, mut wanted, unannounced, slot } =
             self.homes.publish(it.hash, it.target, numbering, &self.hasher);
         if it.target == name::SYSTEM {
             let all = ShardSet::first(usize::from(self.config.shards));
@@ -187,15 +188,28 @@ impl Hub {
             wanted = Wanted::default();
         }
         let conflates = rule.policy == SlowPolicy::Conflate;
+        let priority = it.priority.unwrap_or(rule.priority);
+        if numbering == Numbering::Numbered
+            && let Some(slot) = slot
+            && !canary::strikes(Canary::HistoryForgotten)
+        {
+            let bounds = Bounds { messages: rule.history.messages as usize, age: rule.history.age };
+            self.homes.keep(slot, &it.kept(), now.instant, bounds);
+            self.sweep_later(now);
+        }
         let spread = Spread {
             epoch,
             offset,
-            reborn_at: is_reborn.then(|| offset - u64::from(!it.is_ephemeral)),
+            reborn: (unannounced != Unannounced::Nobody).then(|| Reborn {
+                epoch,
+                offset: offset - u64::from(!it.is_ephemeral),
+                is_for_all: unannounced == Unannounced::Everybody,
+            }),
             wanted,
             from,
             channel: it.target,
             to: None,
-            priority: it.priority.unwrap_or(rule.priority),
+            priority,
             conflate: if conflates { self.hasher.of((it.hash, it.event)) } else { 0 },
         };
         self.spread(now, it, &spread, fx);
@@ -214,7 +228,7 @@ impl Hub {
         let spread = Spread {
             epoch: participant.epoch,
             offset: participant.offset,
-            reborn_at: None,
+            reborn: None,
             wanted: participant.wanted(),
             from,
             channel: name::INBOX,
@@ -249,7 +263,7 @@ impl Hub {
             priority: to.priority,
             exclude,
             receipt,
-            reborn: to.reborn_at.map(|offset| (to.epoch, offset)),
+            reborn: to.reborn,
             timestamp: it.timestamp,
             forms,
         };
@@ -367,6 +381,20 @@ impl Hub {
     }
 }
 
+impl<'a> Published<'a> {
+    /// What is remembered of it.
+    pub(crate) fn kept(&self) -> Kept<'a> {
+        Kept {
+            event: self.event,
+            publisher: self.publisher,
+            format: self.format,
+            payload: self.payload,
+            priority: self.priority,
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 /// The forms of these encodings, without the others.
 #[cold]
 fn only<'a>(forms: &PerFormat<Form<'a>>, formats: Formats) -> PerFormat<Form<'a>> {
@@ -424,8 +452,8 @@ impl<'a> Addressed<'a> {
 struct Spread<'a> {
     epoch: Epoch,
     offset: u64,
-    /// Where the channel's new epoch begins, if it is one that subscribers may not know.
-    reborn_at: Option<u64>,
+    /// The channel's new epoch, if it is one that subscribers may not know.
+    reborn: Option<Reborn>,
     wanted: Wanted,
     /// The publisher's shard.
     from: u16,

@@ -73,6 +73,11 @@ impl<T: Named> Registry<T> {
         self.by_name.len()
     }
 
+    /// Slots that were ever used: indices are below.
+    pub(crate) fn slots_len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }

@@ -54,8 +54,15 @@ pub struct Published<'a> {
 #[expect(missing_docs, reason = "the fields are named after what they carry")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ToHome<'a> {
-    /// A connection wants a channel.
-    Subscribe { conn: ConnKey, serial: u32, channel: &'a str, id: Option<RequestId<'a>>, format: Format },
+    /// A connection wants a channel, and perhaps some of its past.
+    Subscribe {
+        conn: ConnKey,
+        serial: u32,
+        channel: &'a str,
+        id: Option<RequestId<'a>>,
+        format: Format,
+        past: Past,
+    },
     /// A connection wants all channels with a prefix; every home is asked.
     SubscribePattern {
         conn: ConnKey,
@@ -80,6 +87,87 @@ pub enum ToHome<'a> {
     AdmitParticipant { conn: ConnKey, participant: &'a str, format: Format },
     /// One connection of this participant less.
     ReleaseParticipant { participant: &'a str, format: Format },
+    /// A subscription that is catching up wants what follows this position.
+    Fetch { conn: ConnKey, serial: u32, channel: &'a str, format: Format, epoch: Epoch, after: u64 },
+    /// A connection asks what is kept of a channel.
+    History { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, format: Format, extent: Extent },
+}
+
+/// What a subscriber wants of a channel's past.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Past {
+    /// Everything behind a position; `Some(None)` if what the client named can't be one of ours.
+    pub position: Option<Option<(Epoch, u64)>>,
+    /// Otherwise so many of the latest messages.
+    pub latest: u32,
+    /// Whether messages come with the answer; without, they are all fetched later.
+    pub is_carried: bool,
+    /// Whether nothing may come before the subscriber asks for it: it stays behind, whatever there is.
+    pub is_held: bool,
+}
+
+impl Past {
+    /// Whether there is anything that is wanted of it.
+    pub fn is_wanted(&self) -> bool {
+        self.position.is_some() || self.latest > 0
+    }
+}
+
+/// Which part of a history is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Messages at most.
+    pub limit: u32,
+    /// From where on; `Some(None)` if what the client named can't be a position of ours.
+    pub since: Option<Option<(Epoch, u64)>>,
+    /// From the newest to the oldest.
+    pub is_backward: bool,
+}
+
+/// A part of a channel's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page<'a> {
+    /// Of the channel, now.
+    pub epoch: Epoch,
+    /// Where a subscriber is who has read the page.
+    pub offset: u64,
+    /// Whether a part of the past was asked for.
+    pub is_past: bool,
+    /// Whether nothing is missing between the position that was named and this page.
+    pub is_recovered: bool,
+    /// Whether everything behind the page will come as it is published.
+    pub is_live: bool,
+    /// Whether the rest is not fetched before the subscriber says so.
+    pub is_held: bool,
+    /// Whether more was asked for than the page holds.
+    pub has_more: bool,
+    /// The messages; none if none were asked for.
+    pub messages: Option<Messages<'a>>,
+}
+
+impl Page<'_> {
+    /// A page of nothing, at a channel's position.
+    pub fn at(epoch: Epoch, offset: u64) -> Self {
+        Self {
+            epoch,
+            offset,
+            is_past: false,
+            is_recovered: false,
+            is_live: false,
+            is_held: false,
+            has_more: false,
+            messages: None,
+        }
+    }
+}
+
+/// Messages with their events, as the home wrote them for one encoding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Messages<'a> {
+    /// How many.
+    pub count: u32,
+    /// As [`Messages::push`] wrote them.
+    pub bytes: &'a [u8],
 }
 
 /// A publish was accepted.
@@ -113,12 +201,23 @@ pub struct Written<'a> {
     /// Tells the publisher on the receiving shard that the message was accepted: with the message, because a
     /// request causes at most one record per shard.
     pub receipt: Option<Receipt<'a>>,
-    /// The channel begins this epoch behind this offset, and whoever is subscribed by a pattern may know another one.
-    pub reborn: Option<(Epoch, u64)>,
+    /// The channel begins this epoch behind this offset, and some may know another one.
+    pub reborn: Option<Reborn>,
     /// Milliseconds since the Unix epoch.
     pub timestamp: u64,
     /// The message in the encodings that the receiving shard wants.
     pub forms: PerFormat<Form<'a>>,
+}
+
+/// A new epoch of a channel that has subscribers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reborn {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Behind this offset.
+    pub offset: u64,
+    /// Whether who subscribed by name is to be told as well as those who did by a pattern.
+    pub is_for_all: bool,
 }
 
 /// A complete message in one encoding.
@@ -145,15 +244,12 @@ impl Form<'_> {
 #[expect(missing_docs, reason = "the fields are named after what they carry")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FromHome<'a> {
-    /// The subscription is active from here on.
-    Subscribed {
-        conn: ConnKey,
-        serial: u32,
-        channel: &'a str,
-        id: Option<RequestId<'a>>,
-        epoch: Epoch,
-        offset: u64,
-    },
+    /// The subscription is active from here on, if the page says so; otherwise it fetches what it missed.
+    Subscribed { conn: ConnKey, serial: u32, channel: &'a str, id: Option<RequestId<'a>>, page: Page<'a> },
+    /// The answer to `Fetch`.
+    Replay { conn: ConnKey, serial: u32, channel: &'a str, page: Page<'a> },
+    /// The answer to `History`.
+    HistoryPage { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, page: Page<'a> },
     /// This home knows the pattern.
     PatternSubscribed { conn: ConnKey, serial: u32, prefix: &'a str, id: Option<RequestId<'a>> },
     /// A message on a channel.
@@ -196,6 +292,13 @@ impl Epoch {
     pub fn text(&self) -> &[u8] {
         &self.0
     }
+
+    /// What a client named, if it can be an epoch of ours.
+    pub fn read(text: &str) -> Option<Self> {
+        let text: [u8; 8] = text.as_bytes().try_into().ok()?;
+        let is_plain = text.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        is_plain.then_some(Self(text))
+    }
 }
 
 /// The last digits of a number in base 36, as many as the buffer holds.
@@ -229,13 +332,19 @@ mod tests {
             let format = if flag { Format::MessagePack } else { Format::Json };
             let formats = [Formats::only(format), Formats { json: true, msgpack: true }][usize::from(kind % 2)];
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
+            let epoch = Epoch::new(number);
+            let position = [None, Some(None), Some(Some((epoch, !number)))][usize::from(kind % 3)];
+            let past = Past { position, latest: index, is_carried: flag, is_held: !flag };
+            let extent = Extent { limit: index, since: position, is_backward: flag };
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
                 format, payload: &payload, publisher: &other,
                 priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
             };
             for record in [
-                ToHome::Subscribe { conn, serial: index, channel: &name, id, format },
+                ToHome::Subscribe { conn, serial: index, channel: &name, id, format, past },
+                ToHome::Fetch { conn, serial: index, channel: &name, format, epoch, after: number },
+                ToHome::History { conn, id, channel: &name, format, extent },
                 ToHome::SubscribePattern { conn, serial: index, prefix: &name, id, format },
                 ToHome::Leave { channel: &name, formats }, ToHome::LeavePattern { prefix: &name, formats },
                 ToHome::Publish(publish), ToHome::Direct(publish),
@@ -258,13 +367,30 @@ mod tests {
                 PerFormat { json: form, msgpack: Form::NONE },
                 PerFormat { json: Form::NONE, msgpack: form },
             ][usize::from(kind % 3)];
+            let mut list = Vec::new();
+            Messages::push(&mut list, flag.then_some(&*other), number, |out| {
+                out.extend_from_slice(&payload);
+                form.seams
+            });
+            let messages = flag.then_some(Messages { count: 1, bytes: &list });
+            prop_assert_eq!(
+                messages.map(|it| it.iter().collect::<Vec<_>>()),
+                flag.then(|| vec![(Some(&*other), form, number)])
+            );
+            let page = Page {
+                epoch, offset: number, is_past: !flag, is_recovered: flag, is_live: !flag, is_held: flag,
+                has_more: flag, messages,
+            };
+            let reborn = flag.then_some(Reborn { epoch, offset: number, is_for_all: kind > 1 });
             let written = Written {
                 target: &name, hash: number, slot: None, conflate: number, priority: Priority::Critical,
-                exclude: flag.then_some(conn), receipt, reborn: flag.then_some((Epoch::new(number), number)),
+                exclude: flag.then_some(conn), receipt, reborn,
                 timestamp: !number, forms,
             };
             for record in [
-                FromHome::Subscribed { conn, serial: 7, channel: &name, id, epoch: Epoch::new(number), offset: 3 },
+                FromHome::Subscribed { conn, serial: 7, channel: &name, id, page },
+                FromHome::Replay { conn, serial: 7, channel: &name, page },
+                FromHome::HistoryPage { conn, id, channel: &name, page },
                 FromHome::PatternSubscribed { conn, serial: 7, prefix: &name, id },
                 FromHome::Message(written), FromHome::Direct(written),
                 FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
@@ -287,7 +413,7 @@ mod tests {
 
         /// Whatever it is, it is read without a panic, and what was read can be written again.
         #[test]
-        fn garbage_is_no_panic(record in proptest::collection::vec(any::<u8>(), 0..120), tag in 1u8..11) {
+        fn garbage_is_no_panic(record in proptest::collection::vec(any::<u8>(), 0..120), tag in 1u8..30) {
             for record in [record.clone(), [&[tag], record.as_slice()].concat()] {
                 let mut out = Vec::new();
                 if let Ok(read) = ToHome::decode(&record) {

@@ -9,11 +9,11 @@ use corecast_protocol::envelope::{event, name};
 use crate::canary::{self, Canary};
 use crate::channel::Left;
 use crate::config::Now;
-use crate::effect::{ConnKey, Effects};
+use crate::effect::{ConnKey, Effect, Effects};
 use crate::format::Format;
 use crate::hub::Hub;
-use crate::member::Subscription;
-use crate::remote::{Epoch, ToHome};
+use crate::member::{Cursor, Subscription};
+use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
 use crate::rules::{Act, Denied, Request};
 
 /// Namespaces that an error names: an answer must not grow with the configuration.
@@ -36,8 +36,17 @@ impl Hub {
             let why = "`events` beside a channel is not supported by this version: subscribe without it";
             return self.invalid(conn, id, why, fx);
         }
+        let past = Past {
+            position: subscribe
+                .recover
+                .as_ref()
+                .map(|it| Epoch::read(&it.epoch).map(|epoch| (epoch, it.offset))),
+            latest: subscribe.history.map_or(0, |wanted| u32::try_from(wanted).unwrap_or(u32::MAX)),
+            is_carried: false,
+            is_held: false,
+        };
         for channel in names {
-            self.subscribe_one(now, conn, id, channel, fx);
+            self.subscribe_one(now, conn, id, (channel, past), fx);
         }
     }
 
@@ -47,7 +56,7 @@ impl Hub {
         now: Now,
         conn: ConnKey,
         id: Option<RequestId<'_>>,
-        text: &str,
+        (text, past): (&str, Past),
         fx: &mut Effects,
     ) {
         let (rule, stem, is_pattern) = match self.may_subscribe(conn, text) {
@@ -59,7 +68,7 @@ impl Hub {
         let format = member.format;
         if stem == name::SYSTEM {
             // Everybody has it already: only its position is asked for.
-            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format };
+            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format, past };
             return self.ask(now, self.home(hash), &record, fx);
         }
         let known = self.channels.find(hash, stem, is_pattern);
@@ -83,10 +92,13 @@ impl Hub {
                 let serial = member.next_serial();
                 let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
                 self.channels.get_mut(channel).expect("it was found or inserted").await_home(format);
-                member.subscriptions.push(Subscription { channel, place: None, serial });
+                member.subscriptions.push(Subscription { channel, place: None, serial, extra: None });
                 serial
             }
         };
+        if past.is_wanted() && !is_pattern {
+            self.await_past(conn, hash, stem);
+        }
         if canary::strikes(Canary::EarlyMessages) {
             self.activate(conn, serial, stem, is_pattern);
         }
@@ -96,12 +108,8 @@ impl Hub {
                 self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix: stem, id, format }, fx);
             }
         } else {
-            self.ask(
-                now,
-                self.home(hash),
-                &ToHome::Subscribe { conn, serial, channel: stem, id, format },
-                fx,
-            );
+            let record = ToHome::Subscribe { conn, serial, channel: stem, id, format, past };
+            self.ask(now, self.home(hash), &record, fx);
         }
     }
 
@@ -123,26 +131,100 @@ impl Hub {
         Ok((index, stem, is_pattern))
     }
 
-    /// The home has answered: from here on the connection gets what is published.
+    /// A subscription's past is going to be asked for: if it is live it is not until the answer, or messages would come
+    /// with it that have come already.
+    fn await_past(&mut self, conn: ConnKey, hash: u64, name: &str) {
+        let Some(index) = self.channels.find(hash, name, false) else { return };
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let format = member.format;
+        let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
+        own.extra().awaited += 1;
+        if let Some(cursor) = own.cursor_mut() {
+            // The answer says where it goes on.
+            cursor.is_held = true;
+        }
+        if let Some(place) = own.place.take() {
+            self.leave_place(conn, format, (index, place));
+            let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
+            channel.await_home(format);
+        }
+    }
+
+    /// At the channel's home: the shard wants it from here on, and this connection some of what came before.
+    pub(crate) fn subscribe_at_home(
+        &mut self,
+        now: Now,
+        from: u16,
+        (conn, serial, channel, id, mut format): (ConnKey, u32, &str, Option<RequestId<'_>>, Format),
+        past: &Past,
+        fx: &mut Effects,
+    ) {
+        if format == Format::MessagePack && canary::strikes(Canary::EncodingForgotten) {
+            format = Format::Json;
+        }
+        let slot = self.join_at_home(channel, (from, format));
+        let mut out = std::mem::take(&mut self.page_scratch);
+        out.clear();
+        let page = self.first_page(now, slot, (channel, format), past, &mut out);
+        self.answer_to(now, from, &FromHome::Subscribed { conn, serial, channel, id, page }, fx);
+        self.page_scratch = out;
+    }
+
+    /// The channel's slot, wanted by a shard.
+    pub(crate) fn join_at_home(&mut self, channel: &str, whose: (u16, Format)) -> u32 {
+        let space = channel.split_once(':').map_or(channel, |(space, _)| space);
+        let is_numbered = self.config.namespaces.find(space).is_some_and(|(_, rule)| rule.numbers());
+        self.homes.join(self.hasher.of(channel), channel, is_numbered, whose)
+    }
+
+    /// The home has answered: from here on the connection gets what is published, or what it missed.
     pub(crate) fn subscribed(
         &mut self,
         conn: ConnKey,
         serial: u32,
         channel: &str,
         id: Option<RequestId<'_>>,
-        position: (Epoch, u64),
+        page: &Page<'_>,
         fx: &mut Effects,
     ) {
         if self.members.find(conn).is_none() {
             return;
         }
-        if channel != name::SYSTEM && !self.activate(conn, serial, channel, false) {
+        if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
             return self.overtaken(fx, conn, id, channel);
         }
-        let (epoch, offset) = position;
         self.reply_fixed(fx, conn, |out, format| {
-            event::subscribed(out, format, id, channel, Some((epoch.text(), offset)))
+            event::subscribed(out, format, id, channel, Some((page.epoch.text(), page.offset)));
         });
+        if !page.is_live {
+            fx.list.push(Effect::AwaitRoom { conn });
+        }
+    }
+
+    /// A subscription begins where the page says, live or catching up; whether it still exists.
+    fn begin(&mut self, conn: ConnKey, serial: u32, name: &str, page: &Page<'_>) -> bool {
+        let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
+        let is_last = match &mut own.extra {
+            Some(extra) if page.is_past => {
+                extra.awaited -= 1;
+                extra.awaited == 0
+            }
+            Some(extra) => extra.awaited == 0 && extra.cursor.is_none(),
+            None => true,
+        };
+        if !is_last {
+            return true;
+        }
+        if page.is_live {
+            return self.activate(conn, serial, name, false);
+        }
+        let is_new = own.cursor().is_none();
+        own.extra().cursor = Some(Cursor { epoch: page.epoch, offset: page.offset, is_held: page.is_held });
+        if is_new {
+            self.channels.get_mut(index).expect("a subscription's channel exists").falls_behind(conn);
+            self.members.find_mut(conn).expect("it has a subscription").behind += 1;
+        }
+        true
     }
 
     /// One home knows the pattern; the last one makes it active.
@@ -183,23 +265,39 @@ impl Hub {
     ///
     /// A pattern that is asked for again while it is pending has a later serial than the subscription. All homes
     /// answer in the order they were asked, so the earlier request is complete by then.
-    fn activate(&mut self, conn: ConnKey, serial: u32, stem: &str, is_pattern: bool) -> bool {
-        let Some(index) = self.channels.find(self.hasher.of(stem), stem, is_pattern) else { return false };
-        let Some(member) = self.members.find_mut(conn) else { return false };
-        let Some(subscription) = member.subscriptions.iter_mut().find(|it| it.channel == index) else {
-            return false;
-        };
-        if subscription.serial > serial {
-            return false;
-        }
+    pub(crate) fn activate(&mut self, conn: ConnKey, serial: u32, stem: &str, is_pattern: bool) -> bool {
+        let Some((index, subscription)) = self.own(conn, serial, stem, is_pattern) else { return false };
         if subscription.place.is_none() {
+            let was_behind = subscription.extra.as_mut().is_some_and(|it| it.cursor.take().is_some());
+            let member = self.members.find_mut(conn).expect("it has a subscription");
+            member.behind -= u32::from(was_behind);
+            let format = member.format;
             let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
-            let subscribers = channel.subscribers.of_mut(member.format);
-            subscription.place = Some(subscribers.len() as u32);
+            if was_behind {
+                channel.caught_up(conn);
+            }
+            let subscribers = channel.subscribers.of_mut(format);
+            let place = subscribers.len() as u32;
             subscribers.push(conn);
-            *channel.pending.of_mut(member.format) -= 1;
+            *channel.pending.of_mut(format) -= 1;
+            let (_, subscription) = self.own(conn, serial, stem, is_pattern).expect("it was there before");
+            subscription.place = Some(place);
         }
         true
+    }
+
+    /// The subscription that the request with this serial asked for, if it still exists.
+    fn own(
+        &mut self,
+        conn: ConnKey,
+        serial: u32,
+        stem: &str,
+        is_pattern: bool,
+    ) -> Option<(u32, &mut Subscription)> {
+        let index = self.channels.find(self.hasher.of(stem), stem, is_pattern)?;
+        let member = self.members.find_mut(conn)?;
+        let own = member.subscriptions.iter_mut().find(|it| it.channel == index)?;
+        (own.serial <= serial).then_some((index, own))
     }
 
     pub(crate) fn unsubscribe(
@@ -248,24 +346,36 @@ impl Hub {
 
     /// Takes a subscription, already removed from its member, out of its channel.
     pub(crate) fn drop_subscription(&mut self, conn: ConnKey, format: Format, subscription: &Subscription) {
-        let Some(channel) = self.channels.get_mut(subscription.channel) else { return };
+        let index = subscription.channel;
         match subscription.place {
-            None => *channel.pending.of_mut(format) -= 1,
-            Some(place) => {
-                let subscribers = channel.subscribers.of_mut(format);
-                debug_assert_eq!(subscribers[place as usize], conn, "a place is its subscriber's");
-                subscribers.swap_remove(place as usize);
-                // The last subscriber of this encoding moved into the place.
-                if let Some(moved) = subscribers.get(place as usize).copied()
-                    && let Some(member) = self.members.find_mut(moved)
-                    && let Some(own) =
-                        member.subscriptions.iter_mut().find(|it| it.channel == subscription.channel)
-                {
-                    own.place = Some(place);
+            Some(place) => self.leave_place(conn, format, (index, place)),
+            None => {
+                let Some(channel) = self.channels.get_mut(index) else { return };
+                *channel.pending.of_mut(format) -= 1;
+                if subscription.cursor().is_some() {
+                    channel.caught_up(conn);
+                    if let Some(member) = self.members.find_mut(conn) {
+                        member.behind -= 1;
+                    }
                 }
             }
         }
-        self.channels.mark(subscription.channel);
+        self.channels.mark(index);
+    }
+
+    /// Takes a connection out of a channel's subscribers.
+    fn leave_place(&mut self, conn: ConnKey, format: Format, (index, place): (u32, u32)) {
+        let Some(channel) = self.channels.get_mut(index) else { return };
+        let subscribers = channel.subscribers.of_mut(format);
+        debug_assert_eq!(subscribers[place as usize], conn, "a place is its subscriber's");
+        subscribers.swap_remove(place as usize);
+        // The last subscriber of this encoding moved into the place.
+        if let Some(moved) = subscribers.get(place as usize).copied()
+            && let Some(member) = self.members.find_mut(moved)
+            && let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index)
+        {
+            own.place = Some(place);
+        }
     }
 
     /// Tells the home, or all of them, that nobody on this shard is left.

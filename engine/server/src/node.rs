@@ -12,7 +12,7 @@ use corecast_driver::epoll::Epoll;
 use corecast_driver::listener::{is_free, listen};
 use corecast_driver::uring::Uring;
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
-use corecast_hub::{Hub, HubConfig, ShardSet};
+use corecast_hub::{Hub, HubConfig, ReplayLimits, ShardSet};
 use corecast_protocol::ws::handshake::Mode;
 use corecast_shard::rings::{Links, mesh};
 use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLoop};
@@ -337,6 +337,10 @@ fn hub_config(settings: &Settings, shard: usize, shards: usize, seed: u64) -> Hu
         namespaces: settings.namespaces.clone(),
         heartbeat_interval_ms: settings.shard_limits.heartbeat_interval.as_millis() as u64,
         message_bytes: settings.shard_limits.message_bytes as u64,
+        replay: ReplayLimits::for_outbox(
+            settings.shard_limits.outbox.messages,
+            settings.shard_limits.outbox.bytes,
+        ),
     }
 }
 

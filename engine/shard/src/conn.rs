@@ -33,6 +33,8 @@ pub(crate) struct Conn {
     pub(crate) is_paused: bool,
     /// The peer sent FIN.
     pub(crate) is_half_closed: bool,
+    /// The hub waits for room in the outbox.
+    pub(crate) is_awaited: bool,
     /// Input that could not be acted on yet; almost always empty and without memory.
     pub(crate) held: Vec<u8>,
 }
@@ -121,6 +123,7 @@ impl Conn {
             is_stalled: false,
             is_paused: false,
             is_half_closed: false,
+            is_awaited: false,
             held: Vec::new(),
         }
     }

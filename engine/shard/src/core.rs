@@ -150,6 +150,12 @@ impl Core {
                     self.out.reply_at(conn, frame, place);
                 }
             }
+            Effect::AwaitRoom { conn } => {
+                if let Some(conn) = self.conns.find(id_of(conn)) {
+                    conn.is_awaited = true;
+                }
+                self.tell_of_room(id_of(conn));
+            }
             Effect::Forward { shards, class, record } => self.links.push_all(shards, class, fx.span(record)),
             Effect::Admitted { conn } => self.admitted(id_of(conn)),
             Effect::Refused { conn, refusal } => self.not_admitted(id_of(conn), refusal),
@@ -157,6 +163,17 @@ impl Core {
                 let reason = std::str::from_utf8(fx.span(reason)).unwrap_or("INTERNAL");
                 self.begin_close(id_of(conn), code, reason);
             }
+        }
+    }
+
+    /// Tells the hub that a connection has room again, if it has and the hub waits for it.
+    pub(crate) fn tell_of_room(&mut self, id: ConnId) {
+        let limits = self.config.limits.outbox;
+        let Some(conn) = self.conns.find(id) else { return };
+        if conn.is_awaited && !conn.outbox.is_half_full(limits) {
+            conn.is_awaited = false;
+            let key = conn.key();
+            self.hub.has_room(key);
         }
     }
 

@@ -71,6 +71,10 @@ counters! {
     bytes_in: "counter",
     /// Messages whose payload was written in the other encoding: at most once each, at the home of the channel or participant.
     transcoded: "counter",
+    /// Messages of the past that were sent to who was catching up.
+    replayed: "counter",
+    /// Bytes that the histories take whose home this shard is.
+    history_bytes: "gauge",
     /// Messages queued for clients, copies counted.
     deliveries: "counter",
     /// Bytes handed to the kernel.

@@ -135,7 +135,10 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         {
             return Next::Again;
         }
-        let (own, real) = (self.core.timers.next(), self.core.drain.deadline());
+        // Without room nothing is done for the hub's sake; whoever makes some wakes this shard.
+        let hub = self.core.hub.deadline().filter(|_| self.core.has_room());
+        let own = self.core.timers.next().into_iter().chain(hub).min();
+        let real = self.core.drain.deadline();
         self.clock.sleep(own, real).map_or(Next::Park, Next::Until)
     }
 }
@@ -195,6 +198,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         } else {
             self.core.try_finish(id, io);
         }
+        self.core.tell_of_room(id);
     }
 
     /// Acts on records of other shards; whether more are there that could be acted on.
@@ -245,9 +249,10 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
             return false;
         }
         let now = self.core.hub_now();
-        let has_more = self.core.hub.settle(now, SETTLE_PER_TICK, &mut self.core.fx);
+        self.core.hub.settle(now, SETTLE_PER_TICK, &mut self.core.fx);
         self.core.carry_out();
-        has_more
+        // What was carried out may have made room for more.
+        self.core.hub.has_to_settle(now)
     }
 
     /// Goes on with the end of this shard; whether it is reached. Its deadlines are in the driver's time: whoever
@@ -291,6 +296,8 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         let (stats, rings) = (io.stats(), self.core.links.counters());
         counters.ticks.add(1);
         counters.transcoded.set(core.hub.transcoded());
+        counters.replayed.set(core.hub.replayed());
+        counters.history_bytes.set(core.hub.history_bytes() as u64);
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);

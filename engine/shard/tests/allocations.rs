@@ -16,7 +16,7 @@ use corecast_driver::listener::{ListenOptions, listen};
 use corecast_driver::uring::{Uring, probe};
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Format, Hub, HubConfig, HubLimits, PerFormat};
+use corecast_hub::{Format, Hub, HubConfig, HubLimits, PerFormat, ReplayLimits};
 use corecast_protocol::envelope;
 use corecast_protocol::ws::handshake::{Mode, Policy, parse_client_response, write_client_request};
 use corecast_shard::rings::{Links, RingConfig, mesh};
@@ -103,6 +103,7 @@ fn shard_loop<L>(shard: usize, shards: usize, links: Links, node: Arc<Node>) -> 
         namespaces: Namespaces::built_in(true),
         heartbeat_interval_ms: 30_000,
         message_bytes: 1 << 20,
+        replay: ReplayLimits::for_outbox(1_000, 4 << 20),
     });
     let config = ShardConfig {
         shard,

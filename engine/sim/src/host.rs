@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use corecast_driver::{Next, Shard};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Hub, HubConfig, ShardSet};
+use corecast_hub::{Hub, HubConfig, ReplayLimits, ShardSet};
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::Links;
 use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
@@ -47,6 +47,7 @@ impl Host {
             namespaces: Namespaces::built_in(true),
             heartbeat_interval_ms: setup.limits.heartbeat_interval.as_millis() as u64,
             message_bytes: setup.limits.message_bytes as u64,
+            replay: ReplayLimits::for_outbox(setup.limits.outbox.messages, setup.limits.outbox.bytes),
         });
         let policy = Policy {
             prefix: String::new(),

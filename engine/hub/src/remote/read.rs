@@ -7,7 +7,10 @@ use corecast_protocol::envelope::event::Seams;
 
 use crate::effect::ConnKey;
 use crate::format::{Format, Formats, PerFormat};
-use crate::remote::{Epoch, Form, FromHome, Malformed, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+use crate::remote::{
+    Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
+    Receipt, ToHome, Written,
+};
 
 impl<'a> ToHome<'a> {
     /// Reads a record.
@@ -23,6 +26,7 @@ impl<'a> ToHome<'a> {
                 channel: it.text()?,
                 id: it.id()?,
                 format: it.format()?,
+                past: it.past()?,
             },
             2 => Self::SubscribePattern {
                 conn: it.key()?,
@@ -39,6 +43,21 @@ impl<'a> ToHome<'a> {
             8 => Self::ReleaseIp { ip: it.address()? },
             9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()?, format: it.format()? },
             10 => Self::ReleaseParticipant { participant: it.text()?, format: it.format()? },
+            20 => Self::Fetch {
+                conn: it.key()?,
+                serial: it.u32()?,
+                channel: it.text()?,
+                format: it.format()?,
+                epoch: it.epoch()?,
+                after: it.u64()?,
+            },
+            21 => Self::History {
+                conn: it.key()?,
+                id: it.id()?,
+                channel: it.text()?,
+                format: it.format()?,
+                extent: Extent { limit: it.u32()?, since: it.named_position()?, is_backward: it.flag()? },
+            },
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -58,8 +77,7 @@ impl<'a> FromHome<'a> {
                 serial: it.u32()?,
                 channel: it.text()?,
                 id: it.id()?,
-                epoch: it.epoch()?,
-                offset: it.u64()?,
+                page: it.page()?,
             },
             2 => Self::PatternSubscribed {
                 conn: it.key()?,
@@ -86,13 +104,24 @@ impl<'a> FromHome<'a> {
                 format: it.format()?,
                 bytes: it.u64()?,
             },
+            20 => Self::Replay { conn: it.key()?, serial: it.u32()?, channel: it.text()?, page: it.page()? },
+            21 => Self::HistoryPage { conn: it.key()?, id: it.id()?, channel: it.text()?, page: it.page()? },
             _ => return Err(Malformed),
         };
         it.end(record)
     }
 }
 
+impl<'a> Messages<'a> {
+    /// Each with its event and its time.
+    pub fn iter(self) -> impl Iterator<Item = (Option<&'a str>, Form<'a>, u64)> + Clone {
+        let mut rest = Input(self.bytes);
+        (0..self.count).map_while(move |_| rest.message().ok())
+    }
+}
+
 /// What is left of a record.
+#[derive(Clone)]
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -153,9 +182,61 @@ impl<'a> Input<'a> {
     }
 
     fn epoch(&mut self) -> Result<Epoch, Malformed> {
-        let text = self.array()?;
-        let is_plain = text.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if is_plain { Ok(Epoch(text)) } else { Err(Malformed) }
+        let text = self.array::<8>()?;
+        std::str::from_utf8(&text).ok().and_then(Epoch::read).ok_or(Malformed)
+    }
+
+    fn reborn(&mut self) -> Result<Reborn, Malformed> {
+        Ok(Reborn { epoch: self.epoch()?, offset: self.u64()?, is_for_all: self.flag()? })
+    }
+
+    /// A position that a client named.
+    fn named_position(&mut self) -> Result<Option<Option<(Epoch, u64)>>, Malformed> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => Ok(Some(None)),
+            2 => Ok(Some(Some((self.epoch()?, self.u64()?)))),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn past(&mut self) -> Result<Past, Malformed> {
+        Ok(Past {
+            position: self.named_position()?,
+            latest: self.u32()?,
+            is_carried: self.flag()?,
+            is_held: self.flag()?,
+        })
+    }
+
+    fn page(&mut self) -> Result<Page<'a>, Malformed> {
+        Ok(Page {
+            epoch: self.epoch()?,
+            offset: self.u64()?,
+            is_past: self.flag()?,
+            is_recovered: self.flag()?,
+            is_live: self.flag()?,
+            is_held: self.flag()?,
+            has_more: self.flag()?,
+            messages: if self.flag()? { Some(self.messages()?) } else { None },
+        })
+    }
+
+    /// Looked through here, so that whoever reads them finds them well-formed.
+    fn messages(&mut self) -> Result<Messages<'a>, Malformed> {
+        let messages = Messages { count: self.u32()?, bytes: self.bytes()? };
+        let mut rest = Input(messages.bytes);
+        for _ in 0..messages.count {
+            rest.message()?;
+        }
+        rest.end(messages)
+    }
+
+    fn message(&mut self) -> Result<(Option<&'a str>, Form<'a>, u64), Malformed> {
+        let has_event = self.flag()?;
+        let event = self.text()?;
+        let timestamp = self.u64()?;
+        Ok((has_event.then_some(event), self.form()?, timestamp))
     }
 
     fn key(&mut self) -> Result<ConnKey, Malformed> {
@@ -237,7 +318,7 @@ impl<'a> Input<'a> {
         let priority = self.priority()?.ok_or(Malformed)?;
         let exclude = if self.flag()? { Some(self.key()?) } else { None };
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
-        let reborn = if self.flag()? { Some((self.epoch()?, self.u64()?)) } else { None };
+        let reborn = if self.flag()? { Some(self.reborn()?) } else { None };
         let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
         let formats = self.formats()?;
         let json = if formats.json { self.form()? } else { Form::NONE };

@@ -3,20 +3,24 @@
 use std::net::IpAddr;
 
 use corecast_protocol::envelope::command::RequestId;
+use corecast_protocol::envelope::event::Seams;
 
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, Formats};
-use crate::remote::{Epoch, FromHome, PRIORITY_NONE, Published, Receipt, ToHome, Written};
+use crate::remote::{
+    Epoch, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
+};
 
 impl ToHome<'_> {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Subscribe { conn, serial, channel, id, format } => {
+            Self::Subscribe { conn, serial, channel, id, format, past } => {
                 out.push(1);
                 subscription(out, conn, serial, channel, id);
                 out.push(format_byte(format));
+                write_past(out, &past);
             }
             Self::SubscribePattern { conn, serial, prefix, id, format } => {
                 out.push(2);
@@ -61,6 +65,24 @@ impl ToHome<'_> {
                 bytes(out, participant.as_bytes());
                 out.push(format_byte(format));
             }
+            Self::Fetch { conn, serial, channel, format, epoch, after } => {
+                out.push(20);
+                key(out, conn);
+                out.extend_from_slice(&serial.to_le_bytes());
+                bytes(out, channel.as_bytes());
+                out.push(format_byte(format));
+                position(out, epoch, after);
+            }
+            Self::History { conn, id, channel, format, extent } => {
+                out.push(21);
+                key(out, conn);
+                request_id(out, id);
+                bytes(out, channel.as_bytes());
+                out.push(format_byte(format));
+                out.extend_from_slice(&extent.limit.to_le_bytes());
+                named_position(out, extent.since);
+                out.push(u8::from(extent.is_backward));
+            }
         }
     }
 }
@@ -69,10 +91,24 @@ impl FromHome<'_> {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Subscribed { conn, serial, channel, id, epoch, offset } => {
+            Self::Subscribed { conn, serial, channel, id, page } => {
                 out.push(1);
                 subscription(out, conn, serial, channel, id);
-                position(out, epoch, offset);
+                write_page(out, &page);
+            }
+            Self::Replay { conn, serial, channel, page } => {
+                out.push(20);
+                key(out, conn);
+                out.extend_from_slice(&serial.to_le_bytes());
+                bytes(out, channel.as_bytes());
+                write_page(out, &page);
+            }
+            Self::HistoryPage { conn, id, channel, page } => {
+                out.push(21);
+                key(out, conn);
+                request_id(out, id);
+                bytes(out, channel.as_bytes());
+                write_page(out, &page);
             }
             Self::PatternSubscribed { conn, serial, prefix, id } => {
                 out.push(2);
@@ -123,6 +159,65 @@ impl Written<'_> {
 
     fn wanted(&self) -> Formats {
         Formats { json: !self.forms.json.is_empty(), msgpack: !self.forms.msgpack.is_empty() }
+    }
+}
+
+impl Messages<'_> {
+    /// Appends a message that `write` writes, with its event and its time.
+    pub fn push(
+        out: &mut Vec<u8>,
+        event: Option<&str>,
+        timestamp: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Seams,
+    ) {
+        out.push(u8::from(event.is_some()));
+        bytes(out, event.unwrap_or_default().as_bytes());
+        u64s(out, &[timestamp]);
+        // Seams and length are known when it is written.
+        let start = out.len();
+        out.extend_from_slice(&[0; HEAD_BYTES]);
+        let seams = write(out);
+        let length = (out.len() - start - HEAD_BYTES) as u32;
+        let words = [seams.pattern, seams.time.0, seams.time.1, length];
+        for (place, word) in out[start..start + HEAD_BYTES].chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+/// Three seams and a length.
+const HEAD_BYTES: usize = 16;
+
+fn write_seams(out: &mut Vec<u8>, seams: Seams) {
+    for seam in [seams.pattern, seams.time.0, seams.time.1] {
+        out.extend_from_slice(&seam.to_le_bytes());
+    }
+}
+
+fn named_position(out: &mut Vec<u8>, named: Option<Option<(Epoch, u64)>>) {
+    match named {
+        None => out.push(0),
+        Some(None) => out.push(1),
+        Some(Some((epoch, offset))) => {
+            out.push(2);
+            position(out, epoch, offset);
+        }
+    }
+}
+
+fn write_past(out: &mut Vec<u8>, it: &Past) {
+    named_position(out, it.position);
+    out.extend_from_slice(&it.latest.to_le_bytes());
+    out.extend_from_slice(&[u8::from(it.is_carried), u8::from(it.is_held)]);
+}
+
+fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
+    position(out, it.epoch, it.offset);
+    let flags = [it.is_past, it.is_recovered, it.is_live, it.is_held, it.has_more, it.messages.is_some()];
+    out.extend(flags.map(u8::from));
+    if let Some(messages) = it.messages {
+        out.extend_from_slice(&messages.count.to_le_bytes());
+        bytes(out, messages.bytes);
     }
 }
 
@@ -228,8 +323,9 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
         receipt(out, it);
     }
     out.push(u8::from(it.reborn.is_some()));
-    if let Some((epoch, offset)) = it.reborn {
-        position(out, epoch, offset);
+    if let Some(it) = it.reborn {
+        position(out, it.epoch, it.offset);
+        out.push(u8::from(it.is_for_all));
     }
     u64s(out, &[it.hash, it.conflate, it.timestamp]);
     out.push(formats_byte(it.wanted()));
@@ -238,9 +334,7 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
         if form.is_empty() {
             continue;
         }
-        for seam in [form.seams.pattern, form.seams.time.0, form.seams.time.1] {
-            out.extend_from_slice(&seam.to_le_bytes());
-        }
+        write_seams(out, form.seams);
         bytes(out, form.bytes);
         if format == Format::Json && canary::strikes(Canary::RecordCorrupted) {
             let start = out.len() - form.bytes.len();

@@ -13,6 +13,7 @@ use std::time::Instant;
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
     Access, Class, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
+    ReplayLimits,
 };
 use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
@@ -88,6 +89,7 @@ impl Net {
             namespaces: Namespaces::built_in(true),
             heartbeat_interval_ms: 30_000,
             message_bytes,
+            replay: ReplayLimits::for_outbox(1_000, 4 << 20),
         };
         Self {
             hubs: (0..shards).map(|shard| Hub::new(config(shard))).collect(),
@@ -294,6 +296,7 @@ impl Net {
                         ring.push_back(fx.span(record).to_vec());
                     }
                 }
+                Effect::AwaitRoom { conn } => self.hubs[usize::from(shard)].has_room(conn),
                 Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
                 Effect::Refused { conn, refusal } => self.see(shard, conn, Seen::Refused(refusal)),
                 Effect::Close { conn, code, reason } => {

@@ -1,0 +1,103 @@
+//! What the hub does when a time has come, instead of for a message.
+//!
+//! Alarms can't be taken back: whoever set one looks, when it rings, whether it still means anything.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use crate::config::Now;
+use crate::effect::Effects;
+use crate::hub::Hub;
+
+/// Between two looks at what has grown too old.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Channels that one look takes in: all of 100,000 within a few minutes.
+const SWEPT_AT_ONCE: usize = 512;
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Alarm {
+    /// Histories are looked through for messages that are too old.
+    Sweep,
+}
+
+/// All that is to be done, by its time and then in the order in which it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms {
+    heap: BinaryHeap<Reverse<(Instant, u64, Alarm)>>,
+    count: u64,
+}
+
+impl Alarms {
+    /// Rings at this time, or as soon afterwards as the shard has room.
+    pub(crate) fn set(&mut self, at: Instant, alarm: Alarm) {
+        self.count += 1;
+        self.heap.push(Reverse((at, self.count, alarm)));
+    }
+
+    /// When the next one rings.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    fn due(&mut self, now: Instant) -> Option<Alarm> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, _, alarm))| alarm)
+    }
+}
+
+impl Hub {
+    /// When [`settle`](Hub::settle) is to be called without anything having happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.alarms.next()
+    }
+
+    /// Does the next thing whose time has come; whether there was one.
+    pub(crate) fn ring(&mut self, now: Now, _fx: &mut Effects) -> bool {
+        let Some(alarm) = self.alarms.due(now.instant) else { return false };
+        match alarm {
+            Alarm::Sweep => self.sweep(now),
+        }
+        true
+    }
+
+    /// Looks after histories from now on, unless that is done already.
+    pub(crate) fn sweep_later(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.is_sweeping, true) {
+            self.alarms.set(now.instant + SWEEP_INTERVAL, Alarm::Sweep);
+        }
+    }
+
+    fn sweep(&mut self, now: Now) {
+        self.is_sweeping = false;
+        if self.homes.sweep(now.instant, SWEPT_AT_ONCE) {
+            self.sweep_later(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_ring_in_the_order_of_their_times() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut alarms = Alarms::default();
+        assert_eq!((alarms.next(), alarms.due(start)), (None, None));
+        alarms.set(at(5), Alarm::Sweep);
+        alarms.set(at(3), Alarm::Sweep);
+        assert_eq!(alarms.next(), Some(at(3)));
+        assert_eq!(alarms.due(at(2)), None);
+        assert_eq!((alarms.due(at(4)), alarms.due(at(4))), (Some(Alarm::Sweep), None));
+        assert_eq!(
+            (alarms.next(), alarms.due(at(5)), alarms.next()),
+            (Some(at(5)), Some(Alarm::Sweep), None)
+        );
+    }
+}

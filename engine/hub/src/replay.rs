@@ -1,0 +1,308 @@
+//! Catching up: how a subscription that begins in the past becomes one of the present.
+//!
+//! Such a subscription is not among its channel's subscribers. It has a cursor, the last position that was queued for
+//! its client, and its shard fetches from the home what follows, a page at a time, whenever the client has read enough
+//! for another. A page behind which the home has nothing says so, and makes the subscription live. What comes from a
+//! home comes in the order in which it was sent: everything up to the page's end came with pages, everything later
+//! comes as it is published. Nothing is merged, and so nothing can be missing, doubled or out of order.
+
+use corecast_protocol::envelope::command::RequestId;
+use corecast_protocol::envelope::event;
+
+use crate::canary::{self, Canary};
+use crate::config::Now;
+use crate::effect::{ConnKey, Effect, Effects};
+use crate::format::Format;
+use crate::history::{Address, History, Record};
+use crate::hub::Hub;
+use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
+
+/// Messages of one answer at most; with small ones, bytes come first.
+const ANSWER_MESSAGES_MAX: usize = 1_000;
+
+/// Which messages of a history are written, and how many of them at most.
+struct Selection {
+    /// Behind this offset.
+    after: u64,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Hub {
+    /// What a new subscriber is told of a channel, and whether it is live from here on.
+    pub(crate) fn first_page<'b>(
+        &mut self,
+        now: Now,
+        slot: u32,
+        (channel, format): (&str, Format),
+        past: &Past,
+        out: &'b mut Vec<u8>,
+    ) -> Page<'b> {
+        let (epoch, offset) = self.homes.position(slot);
+        let is_live = !past.is_held;
+        let now_on =
+            Page { is_live, is_past: past.is_wanted(), is_held: past.is_held, ..Page::at(epoch, offset) };
+        if !past.is_wanted() {
+            return now_on;
+        }
+        let bytes = if past.is_carried { self.config.replay.answer_bytes } else { 0 };
+        let to = Address { channel, to: None, epoch };
+        let transcoded = &mut self.transcode_scratch;
+        let history = self.homes.history(slot, now.instant);
+        let found = past.position.flatten().filter(|(theirs, _)| *theirs == epoch);
+        if let Some((_, after)) = found
+            && is_whole(history, offset, after)
+        {
+            let selection = Selection { after, messages: ANSWER_MESSAGES_MAX, bytes };
+            let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+            let has_more = end < offset;
+            let is_live = is_live && !has_more;
+            let messages = Messages { count, bytes: out };
+            let messages = past.is_carried.then_some(messages);
+            return Page { offset: end, is_recovered: true, is_live, has_more, messages, ..now_on };
+        }
+        if !past.is_carried {
+            return now_on;
+        }
+        // The latest of them that fit.
+        let wanted = (past.latest as usize).min(ANSWER_MESSAGES_MAX);
+        let (after, has_more) = latest(history, offset, wanted, bytes);
+        let selection = Selection { after, messages: usize::MAX, bytes: usize::MAX };
+        let (count, _) = write(history, &selection, (format, &to), out, transcoded);
+        Page { has_more, messages: Some(Messages { count, bytes: out }), ..now_on }
+    }
+
+    /// At the home: what follows a position, as much as one page holds.
+    pub(crate) fn fetch(
+        &mut self,
+        now: Now,
+        from: u16,
+        (conn, serial, channel, format): (ConnKey, u32, &str, Format),
+        (theirs, after): (Epoch, u64),
+        fx: &mut Effects,
+    ) {
+        let mut out = std::mem::take(&mut self.page_scratch);
+        out.clear();
+        let slot = self.join_at_home(channel, (from, format));
+        let (epoch, offset) = self.homes.position(slot);
+        let lost = Page { is_live: true, ..Page::at(epoch, offset) };
+        let transcoded = &mut self.transcode_scratch;
+        let history = self.homes.history(slot, now.instant);
+        let page = if theirs == epoch && is_whole(history, offset, after) {
+            let replay = self.config.replay;
+            let selection = Selection { after, messages: replay.messages, bytes: replay.bytes };
+            let to = Address { channel, to: None, epoch };
+            let (count, end) = write(history, &selection, (format, &to), &mut out, transcoded);
+            let has_more = end < offset;
+            let messages = Some(Messages { count, bytes: &out });
+            Page { offset: end, is_recovered: true, is_live: !has_more, has_more, messages, ..lost }
+        } else {
+            lost
+        };
+        self.answer_to(now, from, &FromHome::Replay { conn, serial, channel, page }, fx);
+        self.page_scratch = out;
+    }
+
+    /// At the home: a part of what is kept, for a query.
+    pub(crate) fn history_page(
+        &mut self,
+        now: Now,
+        from: u16,
+        (conn, id, channel, format): (ConnKey, Option<RequestId<'_>>, &str, Format),
+        extent: &Extent,
+        fx: &mut Effects,
+    ) {
+        let mut out = std::mem::take(&mut self.page_scratch);
+        out.clear();
+        let hash = self.hasher.of(channel);
+        let slot = self.homes.find(hash, channel);
+        let (epoch, offset) = match slot {
+            Some(slot) => self.homes.position(slot),
+            None => self.homes.position_of_unknown(hash),
+        };
+        let transcoded = &mut self.transcode_scratch;
+        let history = slot.and_then(|slot| self.homes.history(slot, now.instant));
+        let first = history.map_or(offset + 1, History::first);
+        let since = extent.since.map(|named| named.filter(|(theirs, _)| *theirs == epoch).map(|it| it.1));
+        let to = Address { channel, to: None, epoch };
+        let mut page = Page { is_recovered: true, ..Page::at(epoch, offset) };
+        let messages = (extent.limit as usize).min(ANSWER_MESSAGES_MAX);
+        let bytes = self.config.replay.answer_bytes;
+        // What is asked for lies behind `after` and before `until`.
+        let (after, until) = match (since, extent.is_backward) {
+            (None, _) => (Some(first - 1), offset + 1),
+            (Some(since), false) => (since.filter(|since| is_whole(history, offset, *since)), offset + 1),
+            (Some(since), true) => {
+                let since = since.filter(|since| (first..=offset + 1).contains(since));
+                (since.map(|_| first - 1), since.unwrap_or(first))
+            }
+        };
+        if let Some(after) = after {
+            let written = if extent.is_backward {
+                write_back(history, (until, messages, bytes), (format, &to), &mut out, transcoded)
+            } else {
+                let (count, end) = write(
+                    history,
+                    &Selection { after, messages, bytes },
+                    (format, &to),
+                    &mut out,
+                    transcoded,
+                );
+                (count, end < offset)
+            };
+            page.has_more = written.1;
+            page.messages = Some(Messages { count: written.0, bytes: &out });
+        } else {
+            page.is_recovered = false;
+        }
+        self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
+        self.page_scratch = out;
+    }
+
+    /// The client has read enough for more to be queued.
+    pub fn has_room(&mut self, conn: ConnKey) {
+        if self.members.find(conn).is_some_and(|it| it.behind > 0 && !it.is_fetching) {
+            self.todo.push_back(crate::admission::Todo::CatchUp(conn));
+        }
+    }
+
+    /// Fetches what the next of the connection's subscriptions missed.
+    pub(crate) fn catch_up(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        if member.is_fetching {
+            return;
+        }
+        let format = member.format;
+        let next =
+            member.subscriptions.iter().find_map(|it| Some((it, it.cursor().filter(|it| !it.is_held)?)));
+        let Some((subscription, cursor)) = next else { return };
+        let (serial, index) = (subscription.serial, subscription.channel);
+        member.is_fetching = true;
+        let Some(channel) = self.channels.get(index) else { return };
+        let (name, home) = (channel.name.clone(), self.home(channel.hash));
+        let record =
+            ToHome::Fetch { conn, serial, channel: &name, format, epoch: cursor.epoch, after: cursor.offset };
+        self.ask(now, home, &record, fx);
+    }
+
+    /// A page has come for a subscription that is catching up, if it still is.
+    pub(crate) fn page_came(
+        &mut self,
+        conn: ConnKey,
+        serial: u32,
+        channel: &str,
+        page: &Page<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        member.is_fetching = false;
+        let index = self.channels.find(self.hasher.of(channel), channel, false);
+        let own = member.subscriptions.iter_mut().find(|it| Some(it.channel) == index && it.serial == serial);
+        if let Some(own) = own
+            && let Some(cursor) = own.cursor_mut().filter(|it| !it.is_held)
+        {
+            (cursor.epoch, cursor.offset) = (page.epoch, page.offset);
+            if !page.is_recovered {
+                self.reply_fixed(fx, conn, |out, format| {
+                    let position = Some((page.epoch.text(), page.offset));
+                    event::subscribed(out, format, None, channel, position);
+                });
+            }
+            self.replay(conn, page.messages.unwrap_or_default(), fx);
+            if page.is_live {
+                self.activate(conn, serial, channel, false);
+            }
+        }
+        if self.members.find(conn).is_some_and(|it| it.behind > 0) {
+            fx.list.push(Effect::AwaitRoom { conn });
+        }
+    }
+
+    /// Messages of the past for one connection.
+    fn replay(&mut self, conn: ConnKey, messages: Messages<'_>, fx: &mut Effects) {
+        let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
+        for (_, form, timestamp) in messages.iter() {
+            let iso = is_time_iso.then_some(timestamp);
+            self.replayed += 1;
+            if canary::strikes(Canary::ReplayedMessageLost) {
+                continue;
+            }
+            self.reply(fx, conn, |out, format| {
+                event::variant(out, format, form.bytes, form.seams, None, iso);
+            });
+        }
+    }
+}
+
+/// Whether everything behind this offset is kept, of a channel whose last message has the other one.
+fn is_whole(history: Option<&History>, offset: u64, after: u64) -> bool {
+    history.map_or(after == offset, |history| history.since(after).is_some())
+}
+
+/// Where the latest messages begin that fit, and whether more of them were wanted.
+fn latest(history: Option<&History>, offset: u64, messages: usize, bytes: usize) -> (u64, bool) {
+    let Some(history) = history else { return (offset, false) };
+    let all = history.since(history.first() - 1).into_iter().flatten();
+    let (mut after, mut room) = (offset, bytes);
+    for (offset, record) in all.rev().take(messages) {
+        if record.len() > room {
+            return (after, true);
+        }
+        room -= record.len();
+        after = offset - 1;
+    }
+    (after, false)
+}
+
+/// Writes what follows an offset: how many messages, and the offset of the last one. One is written however large it
+/// is, unless there is no room at all.
+fn write(
+    history: Option<&History>,
+    selection: &Selection,
+    (format, to): (Format, &Address<'_>),
+    out: &mut Vec<u8>,
+    transcoded: &mut Vec<u8>,
+) -> (u32, u64) {
+    let (mut count, mut end) = (0, selection.after);
+    let all = history.and_then(|history| history.since(selection.after)).into_iter().flatten();
+    for (offset, record) in all.take(selection.messages) {
+        let is_full = out.len() + record.len() > selection.bytes;
+        if is_full && (count > 0 || selection.bytes == 0) {
+            break;
+        }
+        write_one(out, (offset, &record), (format, to), transcoded);
+        (count, end) = (count + 1, offset);
+    }
+    (count, end)
+}
+
+/// The same from the newest to the oldest, of those before an offset: how many, and whether older ones are left.
+fn write_back(
+    history: Option<&History>,
+    (until, messages, bytes): (u64, usize, usize),
+    (format, to): (Format, &Address<'_>),
+    out: &mut Vec<u8>,
+    transcoded: &mut Vec<u8>,
+) -> (u32, bool) {
+    let mut count = 0;
+    let Some(history) = history else { return (0, false) };
+    let all = history.since(history.first() - 1).into_iter().flatten();
+    for (offset, record) in all.rev().skip_while(|(offset, _)| *offset >= until) {
+        if count as usize == messages || count > 0 && out.len() + record.len() > bytes {
+            return (count, true);
+        }
+        write_one(out, (offset, &record), (format, to), transcoded);
+        count += 1;
+    }
+    (count, false)
+}
+
+fn write_one(
+    out: &mut Vec<u8>,
+    (offset, record): (u64, &Record<'_>),
+    (format, to): (Format, &Address<'_>),
+    transcoded: &mut Vec<u8>,
+) {
+    let Record(kept) = record;
+    Messages::push(out, kept.event, kept.timestamp, |out| record.write(out, format, to, offset, transcoded));
+}
