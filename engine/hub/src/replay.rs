@@ -10,7 +10,7 @@ use corecast_protocol::envelope::command::RequestId;
 use corecast_protocol::envelope::event;
 
 use crate::canary::{self, Canary};
-use crate::config::Now;
+use crate::config::{Now, ReplayLimits};
 use crate::effect::{ConnKey, Effect, Effects};
 use crate::format::Format;
 use crate::history::{Address, History, Record};
@@ -28,28 +28,33 @@ struct Selection {
     bytes: usize,
 }
 
-impl Hub {
-    /// What a new subscriber is told of a channel, and whether it is live from here on.
+/// What pages are made of: a channel or an inbox at its home, and who reads it.
+pub(crate) struct Source<'a> {
+    /// Of the latest message.
+    pub(crate) offset: u64,
+    pub(crate) history: Option<&'a History>,
+    pub(crate) to: Address<'a>,
+    pub(crate) format: Format,
+}
+
+impl Source<'_> {
+    /// What a new subscriber is told, and whether it is live from here on.
     pub(crate) fn first_page<'b>(
-        &mut self,
-        now: Now,
-        slot: u32,
-        (channel, format): (&str, Format),
+        &self,
         past: &Past,
+        limits: ReplayLimits,
         out: &'b mut Vec<u8>,
+        transcoded: &mut Vec<u8>,
     ) -> Page<'b> {
-        let (epoch, offset) = self.homes.position(slot);
+        let Self { offset, history, to, format } = *self;
         let is_live = !past.is_held;
         let now_on =
-            Page { is_live, is_past: past.is_wanted(), is_held: past.is_held, ..Page::at(epoch, offset) };
+            Page { is_live, is_past: past.is_wanted(), is_held: past.is_held, ..Page::at(to.epoch, offset) };
         if !past.is_wanted() {
             return now_on;
         }
-        let bytes = if past.is_carried { self.config.replay.answer_bytes } else { 0 };
-        let to = Address { channel, to: None, epoch };
-        let transcoded = &mut self.transcode_scratch;
-        let history = self.homes.history(slot, now.instant);
-        let found = past.position.flatten().filter(|(theirs, _)| *theirs == epoch);
+        let bytes = if past.is_carried { limits.answer_bytes } else { 0 };
+        let found = past.position.flatten().filter(|(theirs, _)| *theirs == to.epoch);
         if let Some((_, after)) = found
             && is_whole(history, offset, after)
         {
@@ -72,33 +77,93 @@ impl Hub {
         Page { has_more, messages: Some(Messages { count, bytes: out }), ..now_on }
     }
 
+    /// What follows a position, as much as one page holds.
+    pub(crate) fn next_page<'b>(
+        &self,
+        (theirs, after): (Epoch, u64),
+        limits: ReplayLimits,
+        out: &'b mut Vec<u8>,
+        transcoded: &mut Vec<u8>,
+    ) -> Page<'b> {
+        let Self { offset, history, to, format } = *self;
+        let lost = Page { is_live: true, ..Page::at(to.epoch, offset) };
+        if theirs != to.epoch || !is_whole(history, offset, after) {
+            return lost;
+        }
+        let selection = Selection { after, messages: limits.messages, bytes: limits.bytes };
+        let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+        let has_more = end < offset;
+        let messages = Some(Messages { count, bytes: out });
+        Page { offset: end, is_recovered: true, is_live: !has_more, has_more, messages, ..lost }
+    }
+
+    /// A part of what is kept, for a query.
+    pub(crate) fn part<'b>(
+        &self,
+        extent: &Extent,
+        limits: ReplayLimits,
+        out: &'b mut Vec<u8>,
+        transcoded: &mut Vec<u8>,
+    ) -> Page<'b> {
+        let Self { offset, history, to, format } = *self;
+        let first = history.map_or(offset + 1, History::first);
+        let since = extent.since.map(|named| named.filter(|(theirs, _)| *theirs == to.epoch).map(|it| it.1));
+        let page = Page { is_recovered: true, ..Page::at(to.epoch, offset) };
+        let (messages, bytes) = ((extent.limit as usize).min(ANSWER_MESSAGES_MAX), limits.answer_bytes);
+        // What is asked for lies behind `after` and before `until`.
+        let (after, until) = match (since, extent.is_backward) {
+            (None, _) => (Some(first - 1), offset + 1),
+            (Some(since), false) => (since.filter(|since| is_whole(history, offset, *since)), offset + 1),
+            (Some(since), true) => {
+                let since = since.filter(|since| (first..=offset + 1).contains(since));
+                (since.map(|_| first - 1), since.unwrap_or(first))
+            }
+        };
+        let Some(after) = after else { return Page { is_recovered: false, ..page } };
+        let (count, has_more) = if extent.is_backward {
+            write_back(history, (until, messages, bytes), (format, &to), out, transcoded)
+        } else {
+            let selection = Selection { after, messages, bytes };
+            let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+            (count, end < offset)
+        };
+        Page { has_more, messages: Some(Messages { count, bytes: out }), ..page }
+    }
+}
+
+impl Hub {
+    /// What a new subscriber is told of a channel, and whether it is live from here on.
+    pub(crate) fn first_page<'b>(
+        &mut self,
+        now: Now,
+        slot: u32,
+        (channel, format): (&str, Format),
+        past: &Past,
+        out: &'b mut Vec<u8>,
+    ) -> Page<'b> {
+        let (epoch, offset) = self.homes.position(slot);
+        let history = if past.is_wanted() { self.homes.history(slot, now.instant) } else { None };
+        let to = Address { channel, to: None, epoch };
+        let source = Source { offset, history, to, format };
+        source.first_page(past, self.config.replay, out, &mut self.transcode_scratch)
+    }
+
     /// At the home: what follows a position, as much as one page holds.
     pub(crate) fn fetch(
         &mut self,
         now: Now,
         from: u16,
         (conn, serial, channel, format): (ConnKey, u32, &str, Format),
-        (theirs, after): (Epoch, u64),
+        position: (Epoch, u64),
         fx: &mut Effects,
     ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
         let slot = self.join_at_home(channel, (from, format));
         let (epoch, offset) = self.homes.position(slot);
-        let lost = Page { is_live: true, ..Page::at(epoch, offset) };
-        let transcoded = &mut self.transcode_scratch;
         let history = self.homes.history(slot, now.instant);
-        let page = if theirs == epoch && is_whole(history, offset, after) {
-            let replay = self.config.replay;
-            let selection = Selection { after, messages: replay.messages, bytes: replay.bytes };
-            let to = Address { channel, to: None, epoch };
-            let (count, end) = write(history, &selection, (format, &to), &mut out, transcoded);
-            let has_more = end < offset;
-            let messages = Some(Messages { count, bytes: &out });
-            Page { offset: end, is_recovered: true, is_live: !has_more, has_more, messages, ..lost }
-        } else {
-            lost
-        };
+        let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
+        let page = source.next_page(position, self.config.replay, &mut out, &mut self.transcode_scratch);
         self.answer_to(now, from, &FromHome::Replay { conn, serial, channel, page }, fx);
         self.page_scratch = out;
     }
@@ -120,41 +185,9 @@ impl Hub {
             Some(slot) => self.homes.position(slot),
             None => self.homes.position_of_unknown(hash),
         };
-        let transcoded = &mut self.transcode_scratch;
         let history = slot.and_then(|slot| self.homes.history(slot, now.instant));
-        let first = history.map_or(offset + 1, History::first);
-        let since = extent.since.map(|named| named.filter(|(theirs, _)| *theirs == epoch).map(|it| it.1));
-        let to = Address { channel, to: None, epoch };
-        let mut page = Page { is_recovered: true, ..Page::at(epoch, offset) };
-        let messages = (extent.limit as usize).min(ANSWER_MESSAGES_MAX);
-        let bytes = self.config.replay.answer_bytes;
-        // What is asked for lies behind `after` and before `until`.
-        let (after, until) = match (since, extent.is_backward) {
-            (None, _) => (Some(first - 1), offset + 1),
-            (Some(since), false) => (since.filter(|since| is_whole(history, offset, *since)), offset + 1),
-            (Some(since), true) => {
-                let since = since.filter(|since| (first..=offset + 1).contains(since));
-                (since.map(|_| first - 1), since.unwrap_or(first))
-            }
-        };
-        if let Some(after) = after {
-            let written = if extent.is_backward {
-                write_back(history, (until, messages, bytes), (format, &to), &mut out, transcoded)
-            } else {
-                let (count, end) = write(
-                    history,
-                    &Selection { after, messages, bytes },
-                    (format, &to),
-                    &mut out,
-                    transcoded,
-                );
-                (count, end < offset)
-            };
-            page.has_more = written.1;
-            page.messages = Some(Messages { count: written.0, bytes: &out });
-        } else {
-            page.is_recovered = false;
-        }
+        let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
+        let page = source.part(extent, self.config.replay, &mut out, &mut self.transcode_scratch);
         self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
         self.page_scratch = out;
     }
@@ -219,7 +252,7 @@ impl Hub {
     }
 
     /// Messages of the past for one connection.
-    fn replay(&mut self, conn: ConnKey, messages: Messages<'_>, fx: &mut Effects) {
+    pub(crate) fn replay(&mut self, conn: ConnKey, messages: Messages<'_>, fx: &mut Effects) {
         let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
         for (_, form, timestamp) in messages.iter() {
             let iso = is_time_iso.then_some(timestamp);
