@@ -126,6 +126,11 @@ impl History {
         Some(entry.bytes)
     }
 
+    /// All messages, and when they came: for moving a history elsewhere.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Kept<'_>, Instant)> {
+        self.entries.iter().map(|entry| (entry.record().0, entry.since))
+    }
+
     /// Forgets what is too old.
     pub(crate) fn expire(&mut self, now: Instant) {
         while self.entries.front().is_some_and(|it| now.saturating_duration_since(it.since) > self.age) {

@@ -231,6 +231,33 @@ impl Homes {
         }
     }
 
+    /// All numbered channels, with their positions and what is kept of them.
+    pub(crate) fn numbered(&self) -> impl Iterator<Item = (&str, Epoch, u64, Option<&History>)> {
+        let channels = self.channels.iter().filter(|it| it.is_numbered);
+        channels.map(|it| (&*it.name, it.epoch, it.offset, it.history.as_deref()))
+    }
+
+    /// A channel as another node remembered it, up to this offset; into a home that knows nothing of it yet.
+    pub(crate) fn restore<'a>(
+        &mut self,
+        (hash, name): (u64, &str),
+        (epoch, offset): (Epoch, u64),
+        messages: impl ExactSizeIterator<Item = (Kept<'a>, Instant)>,
+        bounds: Bounds,
+    ) {
+        let slot = self.channel(hash, name, true);
+        let channel = self.at(slot);
+        (channel.epoch, channel.unannounced) = (epoch, Unannounced::Nobody);
+        channel.offset = offset.saturating_sub(messages.len() as u64);
+        for (kept, since) in messages {
+            self.at(slot).offset += 1;
+            self.keep(slot, &kept, since, bounds);
+        }
+        // What came before may have had another epoch here.
+        self.has_forgotten = true;
+        self.forget_oldest();
+    }
+
     fn change_history(&mut self, slot: u32, change: impl FnOnce(&mut History)) {
         let Some(channel) = self.channels.get_mut(slot) else { return };
         let Some(history) = &mut channel.history else { return };

@@ -25,6 +25,7 @@ pub mod remote;
 mod replay;
 pub mod rules;
 mod size;
+pub mod state;
 mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now, ReplayLimits};

@@ -110,6 +110,18 @@ const CHANNEL_MISSING: &str = "`channel` is missing in `params`";
 const CHANNEL_MUST: &str = "`channel` must be a string";
 const LIMIT_MUST: &str = "`limit` must be an integer from 0 to 2^53-1";
 
+/// Whether these bytes are one value of this encoding and nothing else: for what did not come in a message.
+pub fn is_value(format: Format, bytes: &[u8]) -> bool {
+    let value = match format {
+        Format::Json => simdutf8::basic::from_utf8(bytes)
+            .is_ok_and(|text| scan::Cursor::new(text).value(DEPTH_MAX).is_ok_and(|it| it.end == bytes.len())),
+        Format::MessagePack => {
+            unpack::Cursor::new(bytes).value(DEPTH_MAX).is_ok_and(|it| it.end == bytes.len())
+        }
+    };
+    value && !bytes.is_empty()
+}
+
 /// An object, in either encoding.
 enum Params<'a> {
     Json(&'a str),

@@ -1,0 +1,228 @@
+//! A node's memory as one versioned form: what an upgrade or another node goes on from.
+//!
+//! It knows channels, messages and participants by their names and nothing of shards, so that a node with another
+//! number of them reads it as well. Connections are no part of it. On the wire it is MessagePack with named members:
+//! what a later version adds is ignored by an earlier one of the same version number.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use corecast_protocol::envelope::command::Priority;
+use corecast_protocol::envelope::name;
+use corecast_protocol::envelope::query::is_value;
+
+use crate::config::Now;
+use crate::format::Format;
+use crate::history::{Bounds, History, Kept};
+use crate::hub::Hub;
+use crate::remote::Epoch;
+
+/// The version that is written, and the only one that is read.
+pub const STATE_VERSION: u32 = 1;
+
+/// What a node remembers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// Of the form.
+    pub version: u32,
+    /// Numbered channels.
+    pub channels: Vec<ChannelState>,
+}
+
+/// A channel with a position.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// Its name.
+    pub name: String,
+    /// Its epoch.
+    pub epoch: String,
+    /// Of its last message.
+    pub offset: u64,
+    /// The latest messages, without a gap up to the last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<MessageState>,
+}
+
+/// A message that is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MessageState {
+    /// How long ago it came, in milliseconds.
+    pub age_ms: u64,
+    /// Its time, in milliseconds since the Unix epoch.
+    pub timestamp: u64,
+    /// Its event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// Who published it.
+    pub publisher: String,
+    /// Of its payload.
+    pub encoding: Encoding,
+    /// A validated value.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    /// As the publisher named it: 0 (low) to 3 (critical).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+}
+
+/// How a payload is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// JSON.
+    Json,
+    /// MessagePack.
+    Msgpack,
+}
+
+impl From<Encoding> for Format {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Json => Self::Json,
+            Encoding::Msgpack => Self::MessagePack,
+        }
+    }
+}
+
+/// Why a state can't be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateError {
+    /// It is no state at all, or cut off.
+    Malformed(String),
+    /// It is of a version that this program does not know.
+    Version(u32),
+}
+
+impl std::fmt::Display for StateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(why) => write!(f, "this is no state of a hub: {why}"),
+            Self::Version(version) => {
+                write!(f, "this state is of version {version}, this program reads version {STATE_VERSION}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StateError {}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { version: STATE_VERSION, channels: Vec::new() }
+    }
+}
+
+impl State {
+    /// Adds what another shard exported.
+    pub fn merge(&mut self, mut other: Self) {
+        self.channels.append(&mut other.channels);
+    }
+
+    /// As bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("memory takes it, and all of it can be written")
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// If they are no state, or one of another version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        /// What every version begins with.
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let malformed = |error: rmp_serde::decode::Error| StateError::Malformed(error.to_string());
+        let Head { version } = rmp_serde::from_slice(bytes).map_err(malformed)?;
+        if version != STATE_VERSION {
+            return Err(StateError::Version(version));
+        }
+        rmp_serde::from_slice(bytes).map_err(malformed)
+    }
+}
+
+impl Hub {
+    /// What this shard remembers, as the home of channels and participants.
+    pub fn export(&self, now: Now) -> State {
+        let channels = self.homes.numbered().map(|(name, epoch, offset, history)| ChannelState {
+            name: name.to_owned(),
+            epoch: text_of(epoch),
+            offset,
+            messages: history.map_or_else(Vec::new, |history| exported(history, now)),
+        });
+        State { channels: channels.collect(), ..State::default() }
+    }
+
+    /// Takes over what this shard is the home of; into a hub that has served nobody yet. What does not fit the
+    /// configuration of this node (a namespace that is gone, a shorter history) is left out.
+    pub fn import(&mut self, now: Now, state: &State) {
+        for channel in &state.channels {
+            let hash = self.hasher.of(&*channel.name);
+            if self.home(hash) != self.config.shard {
+                continue;
+            }
+            let space = channel.name.split_once(':').map_or(&*channel.name, |(space, _)| space);
+            let Some(history) = self.config.namespaces.find(space).map(|(_, rule)| rule.history) else {
+                continue;
+            };
+            let Some(epoch) = Epoch::read(&channel.epoch).filter(|_| history.messages > 0) else { continue };
+            let bounds = Bounds { messages: history.messages as usize, age: history.age };
+            // Whatever stands behind something broken is still without a gap.
+            let broken = channel.messages.iter().rposition(|message| !is_sound(message));
+            let sound = &channel.messages[broken.map_or(0, |broken| broken + 1)..];
+            let messages = sound.iter().map(|message| imported(message, now));
+            self.homes.restore((hash, &channel.name), (epoch, channel.offset), messages, bounds);
+            self.sweep_later(now);
+        }
+    }
+}
+
+/// The messages of a history, with their ages.
+pub(crate) fn exported(history: &History, now: Now) -> Vec<MessageState> {
+    let message = |(kept, since): (Kept<'_>, std::time::Instant)| MessageState {
+        age_ms: now.instant.saturating_duration_since(since).as_millis() as u64,
+        timestamp: kept.timestamp,
+        event: kept.event.map(str::to_owned),
+        publisher: kept.publisher.to_owned(),
+        encoding: match kept.format {
+            Format::Json => Encoding::Json,
+            Format::MessagePack => Encoding::Msgpack,
+        },
+        payload: kept.payload.to_vec(),
+        priority: kept.priority.map(|it| it as u8),
+    };
+    history.all().map(message).collect()
+}
+
+/// Whether a message can be kept and sent: the form may come from anywhere.
+fn is_sound(it: &MessageState) -> bool {
+    let texts = [it.event.as_deref().unwrap_or_default(), &it.publisher];
+    texts.iter().all(|text| text.len() <= name::NAME_BYTES_MAX) && is_value(it.encoding.into(), &it.payload)
+}
+
+/// A message, and when it came in this node's time.
+pub(crate) fn imported(it: &MessageState, now: Now) -> (Kept<'_>, std::time::Instant) {
+    let kept = Kept {
+        event: it.event.as_deref(),
+        publisher: &it.publisher,
+        format: it.encoding.into(),
+        payload: &it.payload,
+        priority: match it.priority {
+            Some(0) => Some(Priority::Low),
+            Some(1) => Some(Priority::Normal),
+            Some(2) => Some(Priority::High),
+            Some(_) => Some(Priority::Critical),
+            None => None,
+        },
+        timestamp: it.timestamp,
+    };
+    let age = Duration::from_millis(it.age_ms);
+    // The clock may have begun later than the message.
+    (kept, now.instant.checked_sub(age).unwrap_or(now.instant))
+}
+
+pub(crate) fn text_of(epoch: Epoch) -> String {
+    String::from_utf8_lossy(epoch.text()).into_owned()
+}

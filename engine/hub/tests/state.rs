@@ -1,0 +1,82 @@
+//! A node's memory moves into a fresh hub, and everything goes on there.
+
+mod harness;
+
+use corecast_hub::state::{STATE_VERSION, State, StateError};
+use harness::{Net, binary, unlimited};
+use serde_json::{Value, json};
+
+const CHANNELS: [&str; 4] = ["conversation:1", "conversation:2", "agent:7", "user:ann"];
+
+fn exported(net: &Net) -> State {
+    let mut state = State::default();
+    for hub in &net.hubs {
+        state.merge(hub.export(net.now()));
+    }
+    state
+}
+
+fn restored(state: &State, shards: u16) -> Net {
+    let bytes = state.to_bytes();
+    let mut net = Net::new(shards, 99, unlimited());
+    let now = net.now();
+    let state = State::from_bytes(&bytes).expect("it was just written");
+    for hub in &mut net.hubs {
+        hub.import(now, &state);
+    }
+    net
+}
+
+fn position(answer: &Value) -> (String, u64) {
+    (answer["epoch"].as_str().expect("an epoch").to_owned(), answer["offset"].as_u64().expect("an offset"))
+}
+
+#[test]
+fn positions_and_messages_move_to_a_node_with_another_number_of_shards() {
+    for (before, after) in [(1, 4), (4, 1), (3, 3)] {
+        let mut net = Net::new(before, 7, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let bob = net.join_binary(net.last_shard(), 1, "bob");
+        let mut positions = Vec::new();
+        for channel in CHANNELS {
+            let at = net.ask(ann, &json!({"type": "subscribe", "channel": channel}).to_string());
+            positions.push((channel, position(&at[0])));
+            net.ask(ann, &json!({"type": "publish", "channel": channel, "payload": {"n": 1}}).to_string());
+            net.ask_packed(
+                bob,
+                &json!({"type": "publish", "channel": channel, "event": "e", "payload": [2]}),
+            );
+        }
+        let state = exported(&net);
+        drop(net);
+        let mut net = restored(&state, after);
+        let ann = net.join(0, 0, "ann");
+        for (channel, (epoch, offset)) in positions {
+            let recover = json!({"epoch": epoch, "offset": offset});
+            let seen = net
+                .ask(ann, &json!({"type": "subscribe", "channel": channel, "recover": recover}).to_string());
+            let payloads: Vec<&Value> = seen[1..].iter().map(|it| &it["payload"]).collect();
+            assert_eq!(payloads, [&json!({"n": 1}), &json!([2])], "{channel}");
+            assert_eq!((&seen[2]["event"], &seen[2]["publisher"]), (&json!("e"), &json!("bob")));
+            net.ask(ann, &json!({"type": "publish", "channel": channel, "id": 1, "payload": 3}).to_string());
+            let carl = net.open_with(0, 5, binary("ann"));
+            net.run();
+            net.take(carl);
+            let seen = net
+                .ask(carl, &json!({"type": "subscribe", "channel": channel, "recover": recover}).to_string());
+            assert_eq!(position(seen.last().expect("something")), (epoch, 3), "it goes on where it was");
+            net.close(carl);
+            net.run();
+        }
+    }
+}
+
+#[test]
+fn what_is_no_state_is_refused_with_a_reason() {
+    let state = State { version: STATE_VERSION + 1, ..State::default() };
+    assert_eq!(State::from_bytes(&state.to_bytes()), Err(StateError::Version(STATE_VERSION + 1)));
+    let bytes = State::default().to_bytes();
+    for wrong in [&b""[..], b"{}", &bytes[..bytes.len() - 1]] {
+        assert!(matches!(State::from_bytes(wrong), Err(StateError::Malformed(_))));
+    }
+}
