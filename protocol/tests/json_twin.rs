@@ -7,7 +7,7 @@ mod twin;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Command, OwnedRequestId, Publish, RequestId, Target};
-use corecast_protocol::envelope::event::{self, Message};
+use corecast_protocol::envelope::event::{self, Changes, Message};
 use corecast_protocol::envelope::{Format, Scanner, batch_messages, parse};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -245,6 +245,7 @@ proptest! {
     fn what_the_hub_writes_serde_json_reads(
         channel in any::<String>(), name in prop::option::of(any::<String>()), publisher in any::<String>(),
         pattern in any::<String>(), payload in document(), timestamp in 0u64..1 << 53,
+        skipped in 1u64..1 << 53, attempt in 1u32..,
     ) {
         let mut out = Vec::new();
         let seams = event::message(&mut out, Format::Json, &Message {
@@ -252,7 +253,8 @@ proptest! {
             epoch: b"e", offset: 7, timestamp, priority: None, to: None,
         });
         let mut spliced = Vec::new();
-        event::variant(&mut spliced, Format::Json, &out, seams, Some(&pattern), Some(timestamp));
+        let changes = Changes { pattern: Some(&pattern), iso_timestamp: Some(timestamp), skipped, attempt };
+        event::variant(&mut spliced, Format::Json, &out, seams, &changes);
         let (plain, spliced) = (String::from_utf8(out).expect("text"), String::from_utf8(spliced).expect("text"));
         let (plain, spliced) = (raw_members(&plain), raw_members(&spliced));
         let text = |raw: &str| serde_json::from_str::<String>(raw).expect("a string");
@@ -265,7 +267,9 @@ proptest! {
         for (key, value) in &plain {
             prop_assert!(*key == "timestamp" || spliced[key] == *value, "{} differs", key);
         }
-        prop_assert_eq!(spliced.len(), plain.len() + 1);
+        prop_assert_eq!(spliced["skipped"], skipped.to_string());
+        prop_assert_eq!(spliced["attempt"], attempt.to_string());
+        prop_assert_eq!(spliced.len(), plain.len() + 3);
     }
 }
 

@@ -5,7 +5,7 @@ mod msgpack;
 mod seeded;
 
 use corecast_protocol::envelope::command::{Command, RequestId, Target};
-use corecast_protocol::envelope::event::{self, Message};
+use corecast_protocol::envelope::event::{self, Changes, Message};
 use corecast_protocol::envelope::{
     Format, Scanner, batch_messages_msgpack, parse, parse_msgpack, transcode, transcoded_len,
 };
@@ -247,6 +247,7 @@ proptest! {
     fn what_the_hub_writes_is_one_message_in_both_encodings(
         channel in any::<String>(), name in prop::option::of(any::<String>()), publisher in ".{0,300}",
         pattern in any::<String>(), payload in value(), timestamp in 0u64..1 << 53, offset in 0u64..1 << 53,
+        skipped in 0u64..1 << 53, attempt in 0u32..9,
     ) {
         let write = |format, payload: &[u8]| {
             let mut out = b"before".to_vec();
@@ -255,7 +256,8 @@ proptest! {
                 timestamp, priority: None, to: None,
             });
             let plain = out.split_off("before".len());
-            event::variant(&mut out, format, &plain, seams, Some(&pattern), Some(timestamp));
+            let changes = Changes { pattern: Some(&pattern), iso_timestamp: Some(timestamp), skipped, attempt };
+            event::variant(&mut out, format, &plain, seams, &changes);
             (plain, out.split_off("before".len()))
         };
         let payload = bytes_of(&payload);

@@ -154,6 +154,7 @@ impl Hub {
                 node: &config.node,
                 shard: config.shard,
                 // Nothing can be resumed yet.
+                resume_token: "",
                 resume_window_ms: 0,
                 heartbeat_interval_ms: config.heartbeat_interval_ms,
                 max_message_bytes: config.message_bytes,

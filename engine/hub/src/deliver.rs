@@ -1,6 +1,7 @@
 //! From a written message to its recipients on this shard, each once.
 
-use corecast_protocol::envelope::{event, name};
+use corecast_protocol::envelope::event::{self, Subscribed};
+use corecast_protocol::envelope::name;
 
 use crate::canary::{self, Canary};
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Variant};
@@ -140,7 +141,8 @@ impl Hub {
             let end = fx.recipients.len();
             fx.recipients.extend(untold.take());
             push(fx, start, format, delivery, |out| {
-                event::subscribed(out, format, None, written.target, Some((epoch.text(), offset)));
+                let news = Subscribed { position: Some((epoch.text(), offset)), ..Subscribed::default() };
+                event::subscribed(out, format, None, written.target, &news);
             });
             let told = fx.recipients.len();
             fx.recipients.extend_from_within(start..end);
@@ -225,7 +227,7 @@ impl Hub {
             let Form { bytes, seams } = *form_of(written, format);
             let message = *message.get_or_insert_with(|| fx.write(|out| out.extend_from_slice(bytes)));
             let differs = pattern.is_some() || iso_timestamp.is_some();
-            let variant = Variant { seams, pattern, iso_timestamp };
+            let variant = Variant { pattern, iso_timestamp, ..Variant::of(seams) };
             let variant = differs.then(|| fx.vary(variant));
             fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery });
         };

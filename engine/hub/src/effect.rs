@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::command::Priority;
-use corecast_protocol::envelope::event::{self, Seams};
+use corecast_protocol::envelope::event::{self, Changes, Seams};
 
 use crate::format::Format;
 
@@ -114,6 +114,17 @@ pub struct Variant {
     pub pattern: Option<Span>,
     /// The time that they get as ISO 8601, in milliseconds since the Unix epoch.
     pub iso_timestamp: Option<u64>,
+    /// How many messages were left out for them since the last one.
+    pub skipped: u64,
+    /// Which attempt to deliver it this is; 0 where attempts are not counted.
+    pub attempt: u32,
+}
+
+impl Variant {
+    /// No difference yet.
+    pub fn of(seams: Seams) -> Self {
+        Self { seams, pattern: None, iso_timestamp: None, skipped: 0, attempt: 0 }
+    }
 }
 
 /// One of [`Effects::variants`]: counted from 1.
@@ -320,9 +331,11 @@ impl Effects {
     /// Appends a delivered message as its recipients get it.
     pub fn message(&self, message: Span, format: Format, variant: Option<VariantId>, out: &mut Vec<u8>) {
         let Some(VariantId(id)) = variant else { return out.extend_from_slice(self.span(message)) };
-        let Variant { seams, pattern, iso_timestamp } = self.variants[id.get() as usize - 1];
+        let Variant { seams, pattern, iso_timestamp, skipped, attempt } =
+            self.variants[id.get() as usize - 1];
         let pattern = pattern.map(|it| std::str::from_utf8(self.span(it)).expect("a pattern is text"));
-        event::variant(out, format, self.span(message), seams, pattern, iso_timestamp);
+        let changes = Changes { pattern, iso_timestamp, skipped, attempt };
+        event::variant(out, format, self.span(message), seams, &changes);
     }
 }
 
@@ -356,7 +369,7 @@ mod tests {
             let message = fx.write(|out| out.extend_from_slice(payload));
             let pattern = Some(fx.write(|out| out.extend_from_slice(pattern.as_bytes())));
             let seams = Seams { pattern: 1, time: (2, 3) };
-            let variant = Some(fx.vary(Variant { seams, pattern, iso_timestamp: None }));
+            let variant = Some(fx.vary(Variant { pattern, ..Variant::of(seams) }));
             let delivery = Delivery {
                 priority: Priority::Normal,
                 policy: SlowPolicy::Disconnect,

@@ -396,7 +396,7 @@ impl Hub {
     fn accepted(&self, it: &Receipt<'_>, fx: &mut Effects) {
         if !canary::strikes(Canary::AnswerForgotten) {
             self.reply(fx, it.conn, |out, format| {
-                event::published(out, format, it.id, it.epoch.text(), it.offset)
+                event::published(out, format, it.id, it.epoch.text(), it.offset, false)
             });
         }
     }

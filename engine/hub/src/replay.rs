@@ -7,7 +7,7 @@
 //! comes as it is published. Nothing is merged, and so nothing can be missing, doubled or out of order.
 
 use corecast_protocol::envelope::command::RequestId;
-use corecast_protocol::envelope::event;
+use corecast_protocol::envelope::event::{self, Changes, Subscribed};
 
 use crate::canary::{self, Canary};
 use crate::config::{Now, ReplayLimits};
@@ -238,7 +238,13 @@ impl Hub {
             if !page.is_recovered {
                 self.reply_fixed(fx, conn, |out, format| {
                     let position = Some((page.epoch.text(), page.offset));
-                    event::subscribed(out, format, None, channel, position);
+                    event::subscribed(
+                        out,
+                        format,
+                        None,
+                        channel,
+                        &Subscribed { position, ..Subscribed::default() },
+                    );
                 });
             }
             self.replay(conn, page.messages.unwrap_or_default(), fx);
@@ -255,13 +261,19 @@ impl Hub {
     pub(crate) fn replay(&mut self, conn: ConnKey, messages: Messages<'_>, fx: &mut Effects) {
         let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
         for (_, form, timestamp) in messages.iter() {
-            let iso = is_time_iso.then_some(timestamp);
+            let iso_timestamp = is_time_iso.then_some(timestamp);
             self.replayed += 1;
             if canary::strikes(Canary::ReplayedMessageLost) {
                 continue;
             }
             self.reply(fx, conn, |out, format| {
-                event::variant(out, format, form.bytes, form.seams, None, iso);
+                event::variant(
+                    out,
+                    format,
+                    form.bytes,
+                    form.seams,
+                    &Changes { iso_timestamp, ..Changes::default() },
+                );
             });
         }
     }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
-use corecast_protocol::envelope::{event, name};
+use corecast_protocol::envelope::event::{self, Subscribed};
+use corecast_protocol::envelope::name;
 
 use crate::canary::{self, Canary};
 use crate::channel::Left;
@@ -77,8 +78,9 @@ impl Hub {
         let serial = match own {
             // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
             Some(own) if is_pattern && own.place.is_some() => {
-                return self
-                    .reply_fixed(fx, conn, |out, format| event::subscribed(out, format, id, text, None));
+                return self.reply_fixed(fx, conn, |out, format| {
+                    event::subscribed(out, format, id, text, &Subscribed::default());
+                });
             }
             Some(own) if !is_pattern => own.serial,
             Some(_) => member.next_serial(),
@@ -194,7 +196,8 @@ impl Hub {
             return self.overtaken(fx, conn, id, channel);
         }
         self.reply_fixed(fx, conn, |out, format| {
-            event::subscribed(out, format, id, channel, Some((page.epoch.text(), page.offset)));
+            let position = Some((page.epoch.text(), page.offset));
+            event::subscribed(out, format, id, channel, &Subscribed { position, ..Subscribed::default() });
         });
         if !page.is_live {
             fx.list.push(Effect::AwaitRoom { conn });
@@ -247,7 +250,9 @@ impl Hub {
         }
         let text = format!("{prefix}*");
         if self.activate(conn, serial, prefix, true) {
-            self.reply_fixed(fx, conn, |out, format| event::subscribed(out, format, id, &text, None));
+            self.reply_fixed(fx, conn, |out, format| {
+                event::subscribed(out, format, id, &text, &Subscribed::default());
+            });
         } else {
             self.overtaken(fx, conn, id, &text);
         }

@@ -1,7 +1,9 @@
 //! What the hub sends, in either encoding: appended to a buffer, without allocating.
 
+mod answer;
 mod json;
 mod msgpack;
+mod notice;
 mod object;
 
 use crate::ErrorCode;
@@ -10,6 +12,12 @@ use crate::envelope::command::{Priority, RequestId};
 use crate::envelope::name::NAME_BYTES_MAX;
 
 use object::Object;
+
+pub use answer::{
+    HistoryAnswer, PresenceAnswer, ResumedChannel, Subscribed, history, presence, presence_count,
+    presence_stats, resumed, subscribed,
+};
+pub use notice::{ReceiptEvent, members, presence_changed, receipt};
 
 /// A message on a channel or to a participant.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +54,8 @@ pub struct Established<'a> {
     pub node: &'a str,
     /// The shard's number.
     pub shard: u16,
+    /// What resumes this session; empty where there is none to be resumed.
+    pub resume_token: &'a str,
     /// How long a lost connection may be resumed; 0 for never.
     pub resume_window_ms: u64,
     /// Between pings.
@@ -65,18 +75,24 @@ pub struct Seams {
     pub time: (u32, u32),
 }
 
-/// Appends a variant of a written message: for a pattern's subscriber, or with its time as ISO 8601.
-pub fn variant(
-    out: &mut Vec<u8>,
-    format: Format,
-    message: &[u8],
-    seams: Seams,
-    pattern: Option<&str>,
-    iso_timestamp: Option<u64>,
-) {
+/// How a message differs for some of its recipients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changes<'a> {
+    /// The pattern that they subscribed to.
+    pub pattern: Option<&'a str>,
+    /// Their time is ISO 8601: this one, in milliseconds since the Unix epoch.
+    pub iso_timestamp: Option<u64>,
+    /// How many messages were left out for them since the last one; 0 is not written.
+    pub skipped: u64,
+    /// Which attempt to deliver it this is; 0 is not written.
+    pub attempt: u32,
+}
+
+/// Appends a variant of a written message: what is added stands behind the channel.
+pub fn variant(out: &mut Vec<u8>, format: Format, message: &[u8], seams: Seams, changes: &Changes<'_>) {
     match format {
-        Format::Json => json::variant(out, message, seams, pattern, iso_timestamp),
-        Format::MessagePack => msgpack::variant(out, message, seams, pattern, iso_timestamp),
+        Format::Json => json::variant(out, message, seams, changes),
+        Format::MessagePack => msgpack::variant(out, message, seams, changes),
     }
 }
 
@@ -105,29 +121,13 @@ pub fn connection_established(out: &mut Vec<u8>, format: Format, it: &Establishe
     object.text("participant", it.participant);
     object.text("node", it.node);
     object.number("shard", u64::from(it.shard));
+    if !it.resume_token.is_empty() {
+        object.text("resume_token", it.resume_token);
+    }
     object.number("resume_window_ms", it.resume_window_ms);
     object.number("heartbeat_interval_ms", it.heartbeat_interval_ms);
     object.number("max_message_bytes", it.max_message_bytes);
     object.text("version", it.version);
-    object.end();
-}
-
-/// `subscribed`; a pattern has no position.
-pub fn subscribed(
-    out: &mut Vec<u8>,
-    format: Format,
-    id: Option<RequestId<'_>>,
-    channel: &str,
-    position: Option<(&[u8], u64)>,
-) {
-    let mut object = Object::of_type(out, format, "subscribed");
-    object.id(id);
-    object.text("channel", channel);
-    if let Some((epoch, offset)) = position {
-        object.plain("epoch", epoch);
-        object.number("offset", offset);
-    }
-    object.no("recovered");
     object.end();
 }
 
@@ -178,12 +178,19 @@ fn may_be_name(text: &str) -> bool {
     text.strip_suffix('*').unwrap_or(text).len() <= NAME_BYTES_MAX
 }
 
-/// `response` to a publish.
+/// `response` to a publish; the position of a duplicate is that of the first.
 #[inline(always)]
-pub fn published(out: &mut Vec<u8>, format: Format, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+pub fn published(
+    out: &mut Vec<u8>,
+    format: Format,
+    id: RequestId<'_>,
+    epoch: &[u8],
+    offset: u64,
+    is_duplicate: bool,
+) {
     match format {
-        Format::Json => json::published(out, id, epoch, offset),
-        Format::MessagePack => msgpack::published(out, id, epoch, offset),
+        Format::Json => json::published(out, id, epoch, offset, is_duplicate),
+        Format::MessagePack => msgpack::published(out, id, epoch, offset, is_duplicate),
     }
 }
 

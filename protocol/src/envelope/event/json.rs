@@ -1,7 +1,7 @@
 //! What is written for every publish, in JSON, and the variants of it.
 
 use crate::envelope::command::RequestId;
-use crate::envelope::event::{Message, Seams, priority_name};
+use crate::envelope::event::{Changes, Message, Seams, priority_name};
 use crate::envelope::name::SYSTEM;
 use crate::envelope::special::are_plain;
 use crate::envelope::{number, text, time};
@@ -53,7 +53,7 @@ pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
 }
 
 #[inline(always)]
-pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64, is_duplicate: bool) {
     debug_assert!(are_plain(epoch), "the hub makes it of letters and digits");
     match id {
         RequestId::Text(contents) => {
@@ -75,24 +75,29 @@ pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offs
     out.extend_from_slice(epoch);
     out.extend_from_slice(br#"","offset":"#);
     number::write(offset, out);
+    if is_duplicate {
+        out.extend_from_slice(br#","duplicate":true"#);
+    }
     out.extend_from_slice(br#","durability":"memory"}}"#);
 }
 
-pub(super) fn variant(
-    out: &mut Vec<u8>,
-    message: &[u8],
-    seams: Seams,
-    pattern: Option<&str>,
-    iso_timestamp: Option<u64>,
-) {
+pub(super) fn variant(out: &mut Vec<u8>, message: &[u8], seams: Seams, changes: &Changes<'_>) {
     let (before, rest) = message.split_at(seams.pattern as usize);
     out.extend_from_slice(before);
-    if let Some(pattern) = pattern {
+    if let Some(pattern) = changes.pattern {
         out.extend_from_slice(br#","pattern":""#);
         text::escape(pattern, out);
         out.push(b'"');
     }
-    let Some(unix_ms) = iso_timestamp else {
+    if changes.skipped > 0 {
+        out.extend_from_slice(br#","skipped":"#);
+        number::write(changes.skipped, out);
+    }
+    if changes.attempt > 0 {
+        out.extend_from_slice(br#","attempt":"#);
+        number::write(u64::from(changes.attempt), out);
+    }
+    let Some(unix_ms) = changes.iso_timestamp else {
         out.extend_from_slice(rest);
         return;
     };

@@ -2,7 +2,7 @@
 
 use crate::envelope::command::RequestId;
 use crate::envelope::event::object::Object;
-use crate::envelope::event::{Message, Seams, priority_name};
+use crate::envelope::event::{Changes, Message, Seams, priority_name};
 use crate::envelope::name::SYSTEM;
 use crate::envelope::{Format, pack};
 
@@ -34,35 +34,45 @@ pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
     Seams { pattern, time }
 }
 
-pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64) {
+pub(super) fn published(out: &mut Vec<u8>, id: RequestId<'_>, epoch: &[u8], offset: u64, is_duplicate: bool) {
     let mut object = Object::of_type(out, Format::MessagePack, "response");
     object.id(Some(id));
     let mut result = object.object("result");
     result.plain("epoch", epoch);
     result.number("offset", offset);
+    if is_duplicate {
+        result.flag("duplicate", true);
+    }
     result.plain("durability", b"memory");
     result.end();
     object.end();
 }
 
-/// A pattern is one more member: the count in the first byte says so.
-pub(super) fn variant(
-    out: &mut Vec<u8>,
-    message: &[u8],
-    seams: Seams,
-    pattern: Option<&str>,
-    iso_timestamp: Option<u64>,
-) {
+/// What is added are more members: the count in the first byte says so.
+pub(super) fn variant(out: &mut Vec<u8>, message: &[u8], seams: Seams, changes: &Changes<'_>) {
     let start = out.len();
     let (before, rest) = message.split_at(seams.pattern as usize);
     out.extend_from_slice(before);
-    if let Some(pattern) = pattern {
-        out[start] += 1;
-        debug_assert!(out[start] <= pack::FIXMAP_LAST, "a message has at most 11 members");
-        pack::text(b"pattern", out);
+    let mut added = 0;
+    let mut key = |out: &mut Vec<u8>, key: &str| {
+        added += 1;
+        pack::text(key.as_bytes(), out);
+    };
+    if let Some(pattern) = changes.pattern {
+        key(out, "pattern");
         pack::text(pattern.as_bytes(), out);
     }
-    let Some(unix_ms) = iso_timestamp else {
+    if changes.skipped > 0 {
+        key(out, "skipped");
+        pack::unsigned(changes.skipped, out);
+    }
+    if changes.attempt > 0 {
+        key(out, "attempt");
+        pack::unsigned(u64::from(changes.attempt), out);
+    }
+    out[start] += added;
+    debug_assert!(out[start] <= pack::FIXMAP_LAST, "a message has at most 13 members");
+    let Some(unix_ms) = changes.iso_timestamp else {
         out.extend_from_slice(rest);
         return;
     };

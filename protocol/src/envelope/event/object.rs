@@ -76,14 +76,7 @@ impl<'a> Object<'a> {
     }
 
     fn text_value(&mut self, value: &str) {
-        match self.format {
-            Format::Json => {
-                self.out.push(b'"');
-                text::escape(value, self.out);
-                self.out.push(b'"');
-            }
-            Format::MessagePack => pack::text(value.as_bytes(), self.out),
-        }
+        Item { out: self.out, format: self.format }.text(value);
     }
 
     /// A text in which nothing needs escaping.
@@ -116,13 +109,49 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is false.
-    pub(super) fn no(&mut self, key: &str) {
+    pub(super) fn flag(&mut self, key: &str, value: bool) {
         self.key(key);
         match self.format {
-            Format::Json => self.out.extend_from_slice(b"false"),
-            Format::MessagePack => self.out.push(pack::FALSE),
+            Format::Json => self.out.extend_from_slice(if value { b"true" } else { b"false" }),
+            Format::MessagePack => self.out.push(pack::FALSE + u8::from(value)),
         }
+    }
+
+    /// A list as a member; each item is written by `write`.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        items: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Item<'_>, T),
+    ) {
+        self.key(key);
+        let count = items.len();
+        match self.format {
+            Format::Json => self.out.push(b'['),
+            Format::MessagePack => pack::array_header(count, self.out),
+        }
+        let mut written = 0;
+        for item in items {
+            if self.format == Format::Json && written > 0 {
+                self.out.push(b',');
+            }
+            write(&mut Item { out: self.out, format: self.format }, item);
+            written += 1;
+        }
+        debug_assert_eq!(written, count, "MessagePack's header says how many items follow");
+        if self.format == Format::Json {
+            self.out.push(b']');
+        }
+    }
+
+    /// A list of texts as a member.
+    pub(super) fn texts<'t>(&mut self, key: &str, texts: impl ExactSizeIterator<Item = &'t str>) {
+        self.list(key, texts, |item, text| item.text(text));
+    }
+
+    /// A list of values in the object's encoding as a member.
+    pub(super) fn values(&mut self, key: &str, values: &[&[u8]]) {
+        self.list(key, values.iter(), |item, value| item.out.extend_from_slice(value));
     }
 
     pub(super) fn id(&mut self, id: Option<RequestId<'_>>) {
@@ -163,5 +192,30 @@ impl<'a> Object<'a> {
         if self.format == Format::Json {
             self.out.push(b'}');
         }
+    }
+}
+
+/// One item of a list that is being written.
+pub(super) struct Item<'a> {
+    out: &'a mut Vec<u8>,
+    format: Format,
+}
+
+impl Item<'_> {
+    #[inline]
+    pub(super) fn text(&mut self, value: &str) {
+        match self.format {
+            Format::Json => {
+                self.out.push(b'"');
+                text::escape(value, self.out);
+                self.out.push(b'"');
+            }
+            Format::MessagePack => pack::text(value.as_bytes(), self.out),
+        }
+    }
+
+    /// An object, to be ended before the list goes on.
+    pub(super) fn object(&mut self) -> Object<'_> {
+        Object::new(self.out, self.format)
     }
 }
