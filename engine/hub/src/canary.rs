@@ -71,6 +71,8 @@ canaries! {
         "Subscribers of one encoding are sent the bytes of the other." => "content: a message in another encoding",
     EncodingForgotten("encoding-forgotten", every 10):
         "A home takes who is sent MessagePack for one who is sent JSON." => "order: a gap in a channel's offsets",
+    RepetitionDelivered("repetition-delivered", every 5):
+        "A publish whose key is known is delivered again." => "delivery: a repetition that was delivered",
     MemberRemembered("member-remembered", every 20):
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):

@@ -16,6 +16,7 @@ use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, Place, ShardSet};
 use crate::format::Format;
 use crate::home::{Homes, Random};
+use crate::idempotency::Repetitions;
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
 use crate::publish::Buffers;
@@ -34,6 +35,8 @@ pub struct Hub {
     pub(crate) channels: LocalChannels,
     pub(crate) homes: Homes,
     pub(crate) participants: Participants,
+    /// Publishes with a key that were made at this home.
+    pub(crate) repetitions: Repetitions,
     pub(crate) client_ids: Random,
     /// What homes are still to be told or asked.
     pub(crate) todo: VecDeque<Todo>,
@@ -104,6 +107,7 @@ impl Hub {
             channels: LocalChannels::new(),
             homes,
             participants: Participants::new(&hasher, random("epochs of inboxes")),
+            repetitions: Repetitions::new(config.seed),
             client_ids: random("client ids"),
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
@@ -263,6 +267,11 @@ impl Hub {
         self.homes.history_bytes()
     }
 
+    /// Publishes whose key was known here, and which were delivered to nobody, since the start.
+    pub fn duplicates_suppressed(&self) -> u64 {
+        self.repetitions.suppressed()
+    }
+
     /// Connections, admitted or not yet.
     pub fn members(&self) -> usize {
         self.members.len()
@@ -365,6 +374,7 @@ impl Hub {
             FromHome::Message(ref written) => self.written(written, false, fx),
             FromHome::Direct(ref written) => self.written(written, true, fx),
             FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
+            FromHome::Repeated(ref receipt) => self.repeated(receipt, fx),
             FromHome::Nobody { conn, id, participant } => {
                 let why = format!("nobody is connected as {participant}");
                 self.error(fx, conn, id, None, ErrorCode::NotFound, &why);
@@ -399,6 +409,13 @@ impl Hub {
                 event::published(out, format, it.id, it.epoch.text(), it.offset, false)
             });
         }
+    }
+
+    /// Accepted before: nothing was delivered this time.
+    fn repeated(&self, it: &Receipt<'_>, fx: &mut Effects) {
+        self.reply(fx, it.conn, |out, format| {
+            event::published(out, format, it.id, it.epoch.text(), it.offset, true)
+        });
     }
 
     /// What is acknowledged counts for nothing yet, but a mistake should not wait for the day it does.

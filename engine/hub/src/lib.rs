@@ -16,6 +16,7 @@ mod format;
 mod history;
 mod home;
 mod hub;
+mod idempotency;
 mod member;
 mod order;
 mod participant;

@@ -169,6 +169,10 @@ impl Hub {
 
     /// At the channel's home: the message gets its place, is written once, and goes where it is wanted.
     pub(crate) fn publish_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
+        let key = self.key_of(it, false);
+        if self.is_repeated(now, from, it, key, fx) {
+            return;
+        }
         if self.may_be_too_large(it) && self.is_too_large_for_channel(now, from, it, fx) {
             return;
         }
@@ -212,11 +216,16 @@ impl Hub {
             priority,
             conflate: if conflates { self.hasher.of((it.hash, it.event)) } else { 0 },
         };
+        self.remember(now, key, (epoch, offset));
         self.spread(now, it, &spread, fx);
     }
 
     /// At the participant's home: the message gets its place in the inbox.
     pub(crate) fn direct_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
+        let key = self.key_of(it, true);
+        if self.is_repeated(now, from, it, key, fx) {
+            return;
+        }
         if self.may_be_too_large(it) && self.is_too_large_for_participant(now, from, it, fx) {
             return;
         }
@@ -236,6 +245,7 @@ impl Hub {
             priority: it.priority.unwrap_or_default(),
             conflate: 0,
         };
+        self.remember(now, key, (spread.epoch, spread.offset));
         self.spread(now, it, &spread, fx);
     }
 
@@ -442,6 +452,7 @@ impl<'a> Addressed<'a> {
             priority: publish.priority,
             is_ephemeral: self.is_ephemeral,
             echoes: publish.echo,
+            idempotency_key: publish.idempotency_key.as_deref(),
             // The publisher knows best when it happened; who needs the hub's time publishes without one.
             timestamp: publish.timestamp.unwrap_or(now.unix_ms),
         }

@@ -46,6 +46,8 @@ pub struct Published<'a> {
     pub is_ephemeral: bool,
     /// Whether the publishing connection gets it too.
     pub echoes: bool,
+    /// Makes a repetition known as one.
+    pub idempotency_key: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub timestamp: u64,
 }
@@ -258,6 +260,8 @@ pub enum FromHome<'a> {
     Direct(Written<'a>),
     /// The publish was accepted, and no message goes to the publisher's shard.
     Accepted(Receipt<'a>),
+    /// A publish of this key was accepted before, at this position: nothing was delivered this time.
+    Repeated(Receipt<'a>),
     /// Nobody is connected as this participant.
     Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
     /// The message was delivered to nobody: in the encoding that somebody is sent it has too many bytes.
@@ -339,7 +343,8 @@ mod tests {
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
                 format, payload: &payload, publisher: &other,
-                priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag, timestamp: number,
+                priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag,
+                idempotency_key: (kind % 2 == 0).then_some(other.as_str()), timestamp: number,
             };
             for record in [
                 ToHome::Subscribe { conn, serial: index, channel: &name, id, format, past },
@@ -394,6 +399,7 @@ mod tests {
                 FromHome::PatternSubscribed { conn, serial: 7, prefix: &name, id },
                 FromHome::Message(written), FromHome::Direct(written),
                 FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
+                FromHome::Repeated(Receipt { conn, id: RequestId::Number(number), epoch: Epoch::new(!number), offset: 9 }),
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::TooLarge { conn, id, target: &name, is_direct: flag, format, bytes: number },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
@@ -413,7 +419,7 @@ mod tests {
 
         /// Whatever it is, it is read without a panic, and what was read can be written again.
         #[test]
-        fn garbage_is_no_panic(record in proptest::collection::vec(any::<u8>(), 0..120), tag in 1u8..30) {
+        fn garbage_is_no_panic(record in proptest::collection::vec(any::<u8>(), 0..120), tag in 1u8..80) {
             for record in [record.clone(), [&[tag], record.as_slice()].concat()] {
                 let mut out = Vec::new();
                 if let Ok(read) = ToHome::decode(&record) {

@@ -75,6 +75,8 @@ counters! {
     replayed: "counter",
     /// Bytes that the histories take whose home this shard is.
     history_bytes: "gauge",
+    /// Publishes that repeated the idempotency key of an earlier one, and were delivered to nobody.
+    duplicates_suppressed: "counter",
     /// Messages queued for clients, copies counted.
     deliveries: "counter",
     /// Bytes handed to the kernel.

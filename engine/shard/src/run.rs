@@ -298,6 +298,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.transcoded.set(core.hub.transcoded());
         counters.replayed.set(core.hub.replayed());
         counters.history_bytes.set(core.hub.history_bytes() as u64);
+        counters.duplicates_suppressed.set(core.hub.duplicates_suppressed());
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);

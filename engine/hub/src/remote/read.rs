@@ -106,6 +106,7 @@ impl<'a> FromHome<'a> {
             },
             20 => Self::Replay { conn: it.key()?, serial: it.u32()?, channel: it.text()?, page: it.page()? },
             21 => Self::HistoryPage { conn: it.key()?, id: it.id()?, channel: it.text()?, page: it.page()? },
+            50 => Self::Repeated(it.receipt()?),
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -149,6 +150,14 @@ impl<'a> Input<'a> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Four of them in one byte.
+    fn flags(&mut self) -> Result<[bool; 4], Malformed> {
+        match self.byte()? {
+            bits @ 0..=15 => Ok([1, 2, 4, 8].map(|bit| bits & bit != 0)),
             _ => Err(Malformed),
         }
     }
@@ -284,7 +293,7 @@ impl<'a> Input<'a> {
     fn published(&mut self) -> Result<Published<'a>, Malformed> {
         let (conn, id, target) = (self.key()?, self.id()?, self.text()?);
         let (hash, rule) = (self.u64()?, self.u16()?);
-        let has_event = self.flag()?;
+        let [is_ephemeral, echoes, has_event, has_key] = self.flags()?;
         let event = self.text()?;
         Ok(Published {
             conn,
@@ -298,8 +307,9 @@ impl<'a> Input<'a> {
             payload: self.bytes()?,
             publisher: self.text()?,
             priority: self.priority()?,
-            is_ephemeral: self.flag()?,
-            echoes: self.flag()?,
+            is_ephemeral,
+            echoes,
+            idempotency_key: if has_key { Some(self.text()?) } else { None },
             timestamp: self.u64()?,
         })
     }

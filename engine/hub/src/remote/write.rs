@@ -120,6 +120,10 @@ impl FromHome<'_> {
                 out.push(5);
                 receipt(out, &it);
             }
+            Self::Repeated(it) => {
+                out.push(50);
+                receipt(out, &it);
+            }
             Self::Nobody { conn, id, participant } => {
                 out.push(6);
                 key(out, conn);
@@ -269,6 +273,11 @@ fn formats_byte(formats: Formats) -> u8 {
     u8::from(formats.json) | u8::from(formats.msgpack) << 1
 }
 
+/// Four of them in one byte.
+fn flags(out: &mut Vec<u8>, flags: [bool; 4]) {
+    out.push((0..).zip(flags).map(|(bit, is)| u8::from(is) << bit).sum());
+}
+
 fn address(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
@@ -295,13 +304,15 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
     bytes(out, it.target.as_bytes());
     u64s(out, &[it.hash]);
     out.extend_from_slice(&it.rule.to_le_bytes());
-    out.push(u8::from(it.event.is_some()));
+    flags(out, [it.is_ephemeral, it.echoes, it.event.is_some(), it.idempotency_key.is_some()]);
     bytes(out, it.event.unwrap_or_default().as_bytes());
     out.push(format_byte(it.format));
     bytes(out, it.payload);
     bytes(out, it.publisher.as_bytes());
     out.push(it.priority.map_or(PRIORITY_NONE, |priority| priority as u8));
-    out.extend_from_slice(&[u8::from(it.is_ephemeral), u8::from(it.echoes)]);
+    if let Some(key) = it.idempotency_key {
+        bytes(out, key.as_bytes());
+    }
     u64s(out, &[it.timestamp]);
 }
 

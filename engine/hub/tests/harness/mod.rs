@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
@@ -65,7 +65,7 @@ pub(crate) struct Net {
     generations: BTreeMap<(u16, u32), u32>,
     formats: BTreeMap<Client, Format>,
     fx: Effects,
-    started: Instant,
+    time: Instant,
     pub(crate) records: u64,
     /// Bytes that one call of a hub wrote at most.
     pub(crate) effects_bytes_max: usize,
@@ -98,7 +98,7 @@ impl Net {
             generations: BTreeMap::new(),
             formats: BTreeMap::new(),
             fx: Effects::default(),
-            started: Instant::now(),
+            time: Instant::now(),
             records: 0,
             effects_bytes_max: 0,
             delivers: Vec::new(),
@@ -106,7 +106,12 @@ impl Net {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { instant: self.started, unix_ms: 1_700_000_000_000 }
+        Now { instant: self.time, unix_ms: 1_700_000_000_000 }
+    }
+
+    /// Time passes.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.time += by;
     }
 
     /// A connection asks for admission, on a slot that is free.
