@@ -11,10 +11,11 @@ use corecast_protocol::envelope::event::{self, Established};
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
-use crate::effect::{ConnKey, Effect, Effects, Refusal};
+use crate::effect::{ConnKey, Effect, Effects, Refusal, Tracking};
 use crate::format::Format;
 use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
+use crate::receipt::{self, Report};
 use crate::remote::{Past, ToHome, base36};
 
 /// What homes are still to be told or asked.
@@ -28,6 +29,12 @@ pub(crate) enum Todo {
     GoOn(ConnKey),
     /// A connection has room for more of what it missed.
     CatchUp(ConnKey),
+    /// A message's copies are waited for from now on.
+    Patience(Tracking),
+    /// What became of a message's copies here.
+    Report(Report),
+    /// What is known of a message's copies is told to its publisher.
+    Receipt(Box<receipt::Open>),
 }
 
 impl Hub {
@@ -244,6 +251,11 @@ impl Hub {
             }
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
             Todo::CatchUp(conn) => self.catch_up(now, conn, fx),
+            Todo::Patience(tracking) => self.be_patient(now, tracking),
+            Todo::Report(Report { home, serial, count }) => {
+                self.ask(now, home, &ToHome::Report { serial, count }, fx);
+            }
+            Todo::Receipt(open) => self.end_receipt(now, &open, fx),
         }
     }
 }

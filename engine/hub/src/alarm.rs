@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::config::Now;
-use crate::effect::Effects;
+use crate::effect::{Effects, Tracking};
 use crate::hub::Hub;
 
 /// Between two looks at what has grown too old.
@@ -21,6 +21,8 @@ const SWEPT_AT_ONCE: usize = 512;
 pub(crate) enum Alarm {
     /// Histories are looked through for messages that are too old.
     Sweep,
+    /// Counted copies of a message were waited for long enough.
+    Receipt { tracking: Tracking, home: u16, serial: u64 },
 }
 
 /// All that is to be done, by its time and then in the order in which it was asked for.
@@ -61,6 +63,7 @@ impl Hub {
         let Some(alarm) = self.alarms.due(now.instant) else { return false };
         match alarm {
             Alarm::Sweep => self.sweep(now),
+            Alarm::Receipt { tracking, home, serial } => self.lose_patience(tracking, (home, serial)),
         }
         true
     }

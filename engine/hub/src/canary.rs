@@ -73,6 +73,8 @@ canaries! {
         "A home takes who is sent MessagePack for one who is sent JSON." => "order: a gap in a channel's offsets",
     RepetitionDelivered("repetition-delivered", every 5):
         "A publish whose key is known is delivered again." => "delivery: a repetition that was delivered",
+    LossUncounted("loss-uncounted", every 3):
+        "A copy that was lost is counted as delivered." => "delivery: a receipt that says more than was received",
     MemberRemembered("member-remembered", every 20):
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):

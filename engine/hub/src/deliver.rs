@@ -4,7 +4,7 @@ use corecast_protocol::envelope::event::{self, Subscribed};
 use corecast_protocol::envelope::name;
 
 use crate::canary::{self, Canary};
-use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Variant};
+use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Tracking, Variant};
 use crate::format::{FORMATS, Format, PerFormat};
 use crate::hub::Hub;
 use crate::remote::{Form, Reborn, Written};
@@ -58,7 +58,9 @@ impl Hub {
         if self.iso_members > 0 {
             return self.push_variants(fx, start, (format, &mut None), written, None, delivery);
         }
-        push(fx, start, format, delivery, |out| out.extend_from_slice(form_of(written, format).bytes));
+        push(fx, start, format, (delivery, written.tracking), |out| {
+            out.extend_from_slice(form_of(written, format).bytes);
+        });
     }
 
     /// Notes which patterns match the channel; whether there are any.
@@ -140,7 +142,7 @@ impl Hub {
             // Told under the message's own policy, or it might be overtaken.
             let end = fx.recipients.len();
             fx.recipients.extend(untold.take());
-            push(fx, start, format, delivery, |out| {
+            push(fx, start, format, (delivery, None), |out| {
                 let news = Subscribed { position: Some((epoch.text(), offset)), ..Subscribed::default() };
                 event::subscribed(out, format, None, written.target, &news);
             });
@@ -229,7 +231,8 @@ impl Hub {
             let differs = pattern.is_some() || iso_timestamp.is_some();
             let variant = Variant { pattern, iso_timestamp, ..Variant::of(seams) };
             let variant = differs.then(|| fx.vary(variant));
-            fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery });
+            let tracking = written.tracking;
+            fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery, tracking });
         };
         push(fx, start, None);
         if self.iso_members > 0 {
@@ -283,7 +286,7 @@ fn push(
     fx: &mut Effects,
     start: usize,
     format: Format,
-    delivery: Delivery,
+    (delivery, tracking): (Delivery, Option<Tracking>),
     write: impl FnOnce(&mut Vec<u8>),
 ) {
     let recipients = span_of(start, fx.recipients.len());
@@ -291,7 +294,7 @@ fn push(
         return;
     }
     let message = fx.write(write);
-    fx.list.push(Effect::Deliver { message, format, variant: None, recipients, delivery });
+    fx.list.push(Effect::Deliver { message, format, variant: None, recipients, delivery, tracking });
 }
 
 /// Recipients from here to there. A connection is among those of a request once per answer and message at most, and a

@@ -146,6 +146,19 @@ pub struct Delivery {
     pub conflate: u64,
 }
 
+/// A message whose copies are counted: what becomes of each is told to [`Hub::tracked`](crate::Hub::tracked), once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Tracking(pub(crate) NonZeroU32);
+
+/// What became of one recipient's copy of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fate {
+    /// It was written to the socket.
+    Written,
+    /// It was dropped, replaced, or its connection ended.
+    Lost,
+}
+
 /// Whether a reply may be lifted over messages that wait, as higher messages are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -170,6 +183,8 @@ pub enum Effect {
         recipients: (u32, u32),
         /// How to queue it.
         delivery: Delivery,
+        /// Set if its copies are counted.
+        tracking: Option<Tracking>,
     },
     /// A message for one connection which no policy drops: replies, errors, `subscribed`.
     Reply {
@@ -281,13 +296,14 @@ impl Effects {
         position(self.bytes.len() + other.bytes.len());
         let shift = |span: Span| Span { start: span.start + bytes, end: span.end + bytes };
         self.list.extend(other.list.iter().map(|effect| match *effect {
-            Effect::Deliver { message, format, variant, recipients: (start, end), delivery } => {
+            Effect::Deliver { message, format, variant, recipients: (start, end), delivery, tracking } => {
                 Effect::Deliver {
                     message: shift(message),
                     format,
                     variant: variant.map(|VariantId(id)| VariantId(id.saturating_add(variants))),
                     recipients: (start + recipients, end + recipients),
                     delivery,
+                    tracking,
                 }
             }
             Effect::Reply { conn, message, format, place } => {
@@ -378,7 +394,8 @@ mod tests {
                 conflate: 0,
             };
             let format = Format::Json;
-            fx.list.push(Effect::Deliver { message, format, variant, recipients: (0, 0), delivery });
+            let (recipients, tracking) = ((0, 0), None);
+            fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery, tracking });
             fx
         };
         let (mut fx, mut other) = (with("a*", b"1234"), with("b:*", b"5678"));

@@ -20,6 +20,7 @@ use crate::idempotency::Repetitions;
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
 use crate::publish::Buffers;
+use crate::receipt::{Parts, Receipts};
 use crate::remote::{FromHome, Receipt, ToHome, Written};
 use crate::size::Batch;
 
@@ -37,6 +38,9 @@ pub struct Hub {
     pub(crate) participants: Participants,
     /// Publishes with a key that were made at this home.
     pub(crate) repetitions: Repetitions,
+    /// Receipts of messages whose home is here, and what is counted on this shard for some.
+    pub(crate) receipts: Receipts,
+    pub(crate) parts: Parts,
     pub(crate) client_ids: Random,
     /// What homes are still to be told or asked.
     pub(crate) todo: VecDeque<Todo>,
@@ -108,6 +112,8 @@ impl Hub {
             homes,
             participants: Participants::new(&hasher, random("epochs of inboxes")),
             repetitions: Repetitions::new(config.seed),
+            receipts: Receipts::default(),
+            parts: Parts::default(),
             client_ids: random("client ids"),
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
@@ -293,6 +299,8 @@ impl Hub {
             && self.participants.is_empty()
             && self.todo.is_empty()
             && self.awaited.is_empty()
+            && self.receipts.is_empty()
+            && self.parts.is_empty()
     }
 
     /// The home of what has this hash. The high bits choose: tables use the low ones.
@@ -334,6 +342,7 @@ impl Hub {
             }
             ToHome::Publish(ref published) => self.publish_at_home(now, from, published, fx),
             ToHome::Direct(ref published) => self.direct_at_home(now, from, published, fx),
+            ToHome::Report { serial, count } => self.reported(now, from, serial, count, fx),
             ToHome::AdmitIp { conn, ip } => {
                 let is_admitted = self.participants.admit_ip(ip, self.config.limits.connections_per_ip);
                 self.answer_to(now, from, &FromHome::IpAdmitted { conn, ip, is_admitted }, fx);
@@ -375,6 +384,7 @@ impl Hub {
             FromHome::Direct(ref written) => self.written(written, true, fx),
             FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
             FromHome::Repeated(ref receipt) => self.repeated(receipt, fx),
+            FromHome::Counted { ref receipt, channel, count } => self.counted(receipt, channel, count, fx),
             FromHome::Nobody { conn, id, participant } => {
                 let why = format!("nobody is connected as {participant}");
                 self.error(fx, conn, id, None, ErrorCode::NotFound, &why);
@@ -393,6 +403,9 @@ impl Hub {
 
     /// A message for connections of this shard, and its publisher's answer.
     pub(crate) fn written(&mut self, written: &Written<'_>, is_direct: bool, fx: &mut Effects) {
+        if let Some(serial) = written.serial {
+            return self.written_tracked(written, is_direct, serial, fx);
+        }
         if is_direct {
             self.deliver_direct(written, fx);
         } else {

@@ -21,6 +21,7 @@ mod member;
 mod order;
 mod participant;
 mod publish;
+mod receipt;
 mod registry;
 pub mod remote;
 mod replay;
@@ -31,8 +32,8 @@ mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now, ReplayLimits};
 pub use effect::{
-    Class, ConnKey, Delivery, Effect, Effects, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy, Span,
-    Variant, VariantId,
+    Class, ConnKey, Delivery, Effect, Effects, Fate, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy,
+    Span, Tracking, Variant, VariantId,
 };
 pub use format::{Format, Formats, PerFormat};
 pub use hub::Hub;

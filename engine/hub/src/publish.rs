@@ -28,6 +28,9 @@ impl Hub {
         publish: &Publish<'_>,
         fx: &mut Effects,
     ) {
+        if publish.receipt && id.is_none() {
+            return self.invalid(conn, id, "`receipt` needs an `id`: the receipt names it", fx);
+        }
         match &publish.target {
             Target::Channel(channel) => self.publish_channel(now, conn, id, channel, publish, fx),
             Target::Participants(participants) => {
@@ -108,6 +111,10 @@ impl Hub {
     ) {
         if !self.may_name(conn, id, names.len(), fx) {
             return;
+        }
+        if publish.receipt && names.len() > 1 {
+            let why = "`receipt` is for a channel or one participant: publish to each apart";
+            return self.invalid(conn, id, why, fx);
         }
         if let Err(refused) = self.may_send_direct(conn, names, publish) {
             return self.error(fx, conn, id, None, refused.code, &refused.why);
@@ -254,6 +261,7 @@ impl Hub {
     #[inline(always)]
     fn spread(&mut self, now: Now, it: &Published<'_>, to: &Spread<'_>, fx: &mut Effects) {
         let receipt = it.id.map(|id| Receipt { conn: it.conn, id, epoch: to.epoch, offset: to.offset });
+        let serial = if it.wants_receipt { self.track(it, to) } else { None };
         if to.wanted.is_empty() {
             if let Some(receipt) = receipt {
                 self.answer_to(now, to.from, &FromHome::Accepted(receipt), fx);
@@ -274,6 +282,8 @@ impl Hub {
             exclude,
             receipt,
             reborn: to.reborn,
+            serial,
+            tracking: None,
             timestamp: it.timestamp,
             forms,
         };
@@ -298,6 +308,12 @@ impl Hub {
             }
         }
         self.scratch = Some(buffers);
+    }
+
+    /// Opens a receipt; the number under which shards tell of it, if any is asked.
+    fn track(&mut self, it: &Published<'_>, to: &Spread<'_>) -> Option<u64> {
+        let channel = to.to.is_none().then_some(to.channel);
+        self.open_receipt(to.from, it, channel, (to.epoch, to.offset), to.wanted.shards())
     }
 
     /// The message in each encoding that anybody wants.
@@ -452,6 +468,7 @@ impl<'a> Addressed<'a> {
             priority: publish.priority,
             is_ephemeral: self.is_ephemeral,
             echoes: publish.echo,
+            wants_receipt: publish.receipt,
             idempotency_key: publish.idempotency_key.as_deref(),
             // The publisher knows best when it happened; who needs the hub's time publishes without one.
             timestamp: publish.timestamp.unwrap_or(now.unix_ms),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use corecast_protocol::envelope::command::{Priority, RequestId};
 use corecast_protocol::envelope::event::Seams;
 
-use crate::effect::ConnKey;
+use crate::effect::{ConnKey, Tracking};
 use crate::format::{Format, Formats, PerFormat};
 
 mod read;
@@ -46,6 +46,8 @@ pub struct Published<'a> {
     pub is_ephemeral: bool,
     /// Whether the publishing connection gets it too.
     pub echoes: bool,
+    /// Whether the publisher wants to know what becomes of it.
+    pub wants_receipt: bool,
     /// Makes a repetition known as one.
     pub idempotency_key: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
@@ -93,6 +95,8 @@ pub enum ToHome<'a> {
     Fetch { conn: ConnKey, serial: u32, channel: &'a str, format: Format, epoch: Epoch, after: u64 },
     /// A connection asks what is kept of a channel.
     History { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, format: Format, extent: Extent },
+    /// What became of the copies of a message on this shard, told once.
+    Report { serial: u64, count: Count },
 }
 
 /// What a subscriber wants of a channel's past.
@@ -185,6 +189,17 @@ pub struct Receipt<'a> {
     pub offset: u64,
 }
 
+/// What became of a message's copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// Recipients when it was published.
+    pub of: u64,
+    /// Copies that were acknowledged where that was agreed on, elsewhere written to their sockets.
+    pub delivered: u64,
+    /// The others.
+    pub failed: u64,
+}
+
 /// A message as the home wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written<'a> {
@@ -205,6 +220,10 @@ pub struct Written<'a> {
     pub receipt: Option<Receipt<'a>>,
     /// The channel begins this epoch behind this offset, and some may know another one.
     pub reborn: Option<Reborn>,
+    /// Its copies are to be counted, and told to the home under this number.
+    pub serial: Option<u64>,
+    /// What the copies are counted under on this shard: not in the record.
+    pub tracking: Option<Tracking>,
     /// Milliseconds since the Unix epoch.
     pub timestamp: u64,
     /// The message in the encodings that the receiving shard wants.
@@ -262,6 +281,8 @@ pub enum FromHome<'a> {
     Accepted(Receipt<'a>),
     /// A publish of this key was accepted before, at this position: nothing was delivered this time.
     Repeated(Receipt<'a>),
+    /// What became of a message that was published with a receipt; a direct one has no channel.
+    Counted { receipt: Receipt<'a>, channel: Option<&'a str>, count: Count },
     /// Nobody is connected as this participant.
     Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
     /// The message was delivered to nobody: in the encoding that somebody is sent it has too many bytes.
@@ -344,8 +365,10 @@ mod tests {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
                 format, payload: &payload, publisher: &other,
                 priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag,
+                wants_receipt: kind == 2,
                 idempotency_key: (kind % 2 == 0).then_some(other.as_str()), timestamp: number,
             };
+            let count = Count { of: number, delivered: !number, failed: u64::from(index) };
             for record in [
                 ToHome::Subscribe { conn, serial: index, channel: &name, id, format, past },
                 ToHome::Fetch { conn, serial: index, channel: &name, format, epoch, after: number },
@@ -356,6 +379,7 @@ mod tests {
                 ToHome::AdmitIp { conn, ip }, ToHome::ReleaseIp { ip },
                 ToHome::AdmitParticipant { conn, participant: &name, format },
                 ToHome::ReleaseParticipant { participant: &name, format },
+                ToHome::Report { serial: number, count },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
@@ -390,7 +414,7 @@ mod tests {
             let written = Written {
                 target: &name, hash: number, slot: None, conflate: number, priority: Priority::Critical,
                 exclude: flag.then_some(conn), receipt, reborn,
-                timestamp: !number, forms,
+                serial: flag.then_some(number), tracking: None, timestamp: !number, forms,
             };
             for record in [
                 FromHome::Subscribed { conn, serial: 7, channel: &name, id, page },
@@ -400,6 +424,10 @@ mod tests {
                 FromHome::Message(written), FromHome::Direct(written),
                 FromHome::Accepted(Receipt { conn, id: RequestId::Text(&other), epoch: Epoch::new(number), offset: 9 }),
                 FromHome::Repeated(Receipt { conn, id: RequestId::Number(number), epoch: Epoch::new(!number), offset: 9 }),
+                FromHome::Counted {
+                    receipt: Receipt { conn, id: RequestId::Plain(&other), epoch: Epoch::new(number), offset: 1 },
+                    channel: flag.then_some(&*name), count,
+                },
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::TooLarge { conn, id, target: &name, is_direct: flag, format, bytes: number },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },

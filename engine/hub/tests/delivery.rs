@@ -4,5 +4,6 @@
 
 mod delivery {
     pub(crate) mod keys;
+    pub(crate) mod receipts;
 }
 mod harness;

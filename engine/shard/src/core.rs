@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::{ConnId, Frame};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{ConnKey, Delivery, Effect, Effects, Format, Hub, Now};
+use corecast_hub::{ConnKey, Delivery, Effect, Effects, Fate, Format, Hub, Now, Tracking};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
 
@@ -127,19 +127,19 @@ impl Core {
 
     fn carry_out_one(&mut self, fx: &Effects, effect: Effect) {
         match effect {
-            Effect::Deliver { message, format, variant: None, recipients, delivery } => {
+            Effect::Deliver { message, format, variant: None, recipients, delivery, tracking } => {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
                 let message = fx.span(message);
                 let forms = self.forms(opcode(format), message, recipients, delivery);
-                self.deliver(&forms, message.len(), recipients, delivery);
+                self.deliver(&forms, message.len(), recipients, (delivery, tracking));
             }
-            Effect::Deliver { message, format, variant, recipients, delivery } => {
+            Effect::Deliver { message, format, variant, recipients, delivery, tracking } => {
                 let recipients = &fx.recipients[recipients.0 as usize..recipients.1 as usize];
                 let about_bytes = fx.span(message).len() + VARIANT_BYTES_MORE;
                 let write = |out: &mut Vec<u8>| fx.message(message, format, variant, out);
                 let (forms, bytes) =
                     self.forms_of_variant((opcode(format), about_bytes), write, recipients, delivery);
-                self.deliver(&forms, bytes, recipients, delivery);
+                self.deliver(&forms, bytes, recipients, (delivery, tracking));
             }
             Effect::Reply { conn, message, format, place } => {
                 if let Some(conn) = self.conns.find(id_of(conn))
@@ -214,21 +214,28 @@ impl Core {
 
     /// Queues a message of so many bytes for each of its recipients, in the form that this one takes.
     #[inline(always)]
-    fn deliver(&mut self, forms: &Forms, message_bytes: usize, recipients: &[ConnKey], delivery: Delivery) {
+    fn deliver(
+        &mut self,
+        forms: &Forms,
+        message_bytes: usize,
+        recipients: &[ConnKey],
+        (delivery, tracking): (Delivery, Option<Tracking>),
+    ) {
         if canary::strikes(Canary::FrameLeaked) {
             std::mem::forget(forms.plain.clone());
         }
         let limits = self.config.limits.outbox;
         let mut queued = 0;
         for key in recipients {
-            let Some(conn) = self.conns.find(id_of(*key)) else { continue };
-            if !matches!(conn.phase, Phase::Open(_)) {
+            let Some(conn) = self.conns.find(id_of(*key)).filter(|it| matches!(it.phase, Phase::Open(_)))
+            else {
+                self.out.queues.lost.extend(tracking);
                 continue;
-            }
+            };
             let is_packed = forms.packed.is_some() && takes_packed(conn, message_bytes);
             let form = if is_packed { &forms.packed } else { &forms.plain };
             let Some(frame) = form else { continue };
-            match conn.outbox.push(&mut self.out.queues, frame, delivery, limits) {
+            match conn.outbox.push(&mut self.out.queues, frame, (delivery, tracking), limits) {
                 Pushed::Queued => queued += 1,
                 Pushed::Replaced if canary::strikes(Canary::ConflationUncounted) => {}
                 Pushed::Replaced => self.counters.conflated.add(1),
@@ -250,6 +257,25 @@ impl Core {
         }
         if !canary::strikes(Canary::DeliveryUncounted) {
             self.counters.deliveries.add(queued);
+        }
+    }
+}
+
+impl Core {
+    /// Tells the hub of counted copies that were lost in an outbox.
+    pub(crate) fn tell_lost(&mut self) {
+        while let Some(tracking) = self.out.queues.lost.pop() {
+            self.hub.tracked(tracking, Fate::Lost);
+        }
+    }
+
+    /// Tells the hub of the counted copies that a batch carried, if it carried any.
+    pub(crate) fn tell_sent(&mut self, id: ConnId, fate: Fate) {
+        if self.out.in_flight.is_empty() {
+            return;
+        }
+        for tracking in self.out.in_flight.remove(&id).into_iter().flatten() {
+            self.hub.tracked(tracking, fate);
         }
     }
 }

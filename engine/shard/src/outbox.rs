@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use corecast_driver::{Batch, BatchPool, Frame};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{Delivery, Place, SlowPolicy};
+use corecast_hub::{Delivery, Place, SlowPolicy, Tracking};
 use corecast_protocol::envelope::command::Priority;
 
 /// Bounds of one outbox.
@@ -56,6 +56,8 @@ struct Entry {
     priority: Priority,
     /// Nothing passes it, in neither direction.
     is_fixed: bool,
+    /// What becomes of it is told.
+    tracking: Option<Tracking>,
 }
 
 impl Entry {
@@ -77,6 +79,10 @@ struct Queue {
 pub(crate) struct QueuePool {
     free: Vec<Box<Queue>>,
     free_max: usize,
+    /// Counted copies that were dropped, replaced or forgotten, to be told.
+    pub(crate) lost: Vec<Tracking>,
+    /// Counted copies that the batch in the making carries.
+    pub(crate) carried: Vec<Tracking>,
 }
 
 /// A queue with room for more entries than this is freed after use instead of kept.
@@ -85,7 +91,7 @@ const KEPT_ENTRIES_MAX: usize = 256;
 impl QueuePool {
     /// A pool that keeps up to `free_max` empty queues of at most 256 entries (8 KiB) each.
     pub(crate) fn new(free_max: usize) -> Self {
-        Self { free: Vec::with_capacity(free_max), free_max }
+        Self { free: Vec::with_capacity(free_max), free_max, lost: Vec::new(), carried: Vec::new() }
     }
 
     fn take(&mut self) -> Box<Queue> {
@@ -117,9 +123,15 @@ impl Outbox {
         if !queue.entries.is_empty() && canary::strikes(Canary::ReplyOvertaken) {
             queue.bytes += frame.len();
             let priority = Priority::Critical;
-            return queue.entries.push_front(Entry { frame, delivery: None, priority, is_fixed });
+            return queue.entries.push_front(Entry {
+                frame,
+                delivery: None,
+                priority,
+                is_fixed,
+                tracking: None,
+            });
         }
-        queue.push_back(Entry { frame, delivery: None, priority, is_fixed });
+        queue.push_back(Entry { frame, delivery: None, priority, is_fixed, tracking: None });
     }
 
     /// Queues a message, by its priority and under its policy.
@@ -127,16 +139,20 @@ impl Outbox {
         &mut self,
         pool: &mut QueuePool,
         frame: &Frame,
-        delivery: Delivery,
+        (delivery, tracking): (Delivery, Option<Tracking>),
         limits: OutboxLimits,
     ) -> Pushed {
         let queue = self.queue.get_or_insert_with(|| pool.take());
+        let lost = &mut pool.lost;
         // Behind an empty queue a consumer that keeps up never reaches the policies, unless one tick fills it: then a
         // message replaces its own kind before it takes the place of another.
         let conflates = delivery.policy == SlowPolicy::Conflate
             && (self.in_flight || !queue.has_room(frame.len(), limits));
-        let replaced =
-            if conflates { queue.replace(frame, delivery, limits.bytes) } else { Replaced::Nothing };
+        let replaced = if conflates {
+            queue.replace(frame, (delivery, tracking), limits.bytes, lost)
+        } else {
+            Replaced::Nothing
+        };
         if replaced == Replaced::InPlace {
             return Pushed::Replaced;
         }
@@ -144,15 +160,17 @@ impl Outbox {
         let mut dropped = 0;
         while !queue.has_room(frame.len(), limits) {
             if delivery.policy == SlowPolicy::Disconnect {
+                lost.extend(tracking);
                 return Pushed::Overflow;
             }
             dropped += 1;
-            if !queue.drop_oldest() {
+            if !queue.drop_oldest(lost) {
+                lost.extend(tracking);
                 return Pushed::Dropped { count: gone + dropped, is_queued: false };
             }
         }
         let (priority, is_fixed) = (delivery.priority, false);
-        queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority, is_fixed });
+        queue.insert(Entry { frame: frame.clone(), delivery: Some(delivery), priority, is_fixed, tracking });
         match (gone, dropped) {
             (0, 0) => Pushed::Queued,
             (_, 0) => Pushed::Replaced,
@@ -167,7 +185,14 @@ impl Outbox {
             return None;
         }
         let queue = self.queue.as_mut()?;
-        let batch = batches.fill(|room| queue.pop_within(room));
+        let carried = &mut pool.carried;
+        let batch = batches.fill(|room| {
+            let (frame, tracking) = queue.pop_within(room)?;
+            if tracking.is_some() {
+                carried.extend(tracking);
+            }
+            Some(frame)
+        });
         if queue.entries.is_empty()
             && let Some(queue) = self.queue.take()
         {
@@ -186,7 +211,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self, pool: &mut QueuePool) -> usize {
         let Some(mut queue) = self.queue.take() else { return 0 };
         let count = queue.entries.len();
-        queue.entries.clear();
+        pool.lost.extend(queue.entries.drain(..).filter_map(|entry| entry.tracking));
         queue.bytes = 0;
         pool.put(queue);
         count
@@ -260,11 +285,18 @@ impl Queue {
     /// change.
     /// Where that can't be (too many bytes, a higher priority than the place has), the older one goes all the
     /// same, and the new one is to be queued as others are.
-    fn replace(&mut self, frame: &Frame, delivery: Delivery, bytes_max: usize) -> Replaced {
+    fn replace(
+        &mut self,
+        frame: &Frame,
+        (delivery, tracking): (Delivery, Option<Tracking>),
+        bytes_max: usize,
+        lost: &mut Vec<Tracking>,
+    ) -> Replaced {
         let Some((index, last)) = self.find_same(delivery) else { return Replaced::Nothing };
         let (older, ahead) = (&self.entries[index], &self.entries[last]);
         let priority = if ahead.is_fixed { older.priority } else { ahead.priority };
         self.bytes -= older.frame.len();
+        lost.extend(older.tracking);
         if self.bytes + frame.len() > bytes_max || delivery.priority > priority {
             self.entries.remove(index);
             return Replaced::Removed;
@@ -278,6 +310,7 @@ impl Queue {
         }
         let entry = &mut self.entries[place];
         entry.frame = frame.clone();
+        entry.tracking = tracking;
         entry.priority = priority;
         Replaced::InPlace
     }
@@ -300,21 +333,22 @@ impl Queue {
         self.entries.len() < limits.messages && self.bytes + bytes <= limits.bytes
     }
 
-    fn drop_oldest(&mut self) -> bool {
+    fn drop_oldest(&mut self, lost: &mut Vec<Tracking>) -> bool {
         let Some(index) = self.entries.iter().position(Entry::is_droppable) else { return false };
         if let Some(entry) = self.entries.remove(index) {
             self.bytes -= entry.frame.len();
+            lost.extend(entry.tracking);
         }
         true
     }
 
-    fn pop_within(&mut self, room: usize) -> Option<Frame> {
+    fn pop_within(&mut self, room: usize) -> Option<(Frame, Option<Tracking>)> {
         if self.entries.front()?.frame.len() > room {
             return None;
         }
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.frame.len();
-        Some(entry.frame)
+        Some((entry.frame, entry.tracking))
     }
 }
 

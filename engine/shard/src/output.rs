@@ -2,10 +2,10 @@
 //!
 //! It knows connections as outboxes only; what the bytes mean is the hub's business.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use corecast_driver::{Batch, BatchPool, ConnId, Frame, FramePool, Io};
-use corecast_hub::Place;
+use corecast_hub::{Place, Tracking};
 use corecast_protocol::ws::frame::{self, Opcode};
 
 use crate::conn::Conn;
@@ -30,6 +30,8 @@ pub(crate) struct Output {
     pub(crate) batches: BatchPool,
     pub(crate) queues: QueuePool,
     dirty: VecDeque<ConnId>,
+    /// Counted copies that batches in flight carry.
+    pub(crate) in_flight: HashMap<ConnId, Vec<Tracking>>,
     /// An outbox fills faster than a tick: nothing more is acted on before the next flush.
     pub(crate) is_pressed: bool,
 }
@@ -41,6 +43,7 @@ impl Output {
             batches: BatchPool::new(BATCHES_KEPT),
             queues: QueuePool::new(QUEUES_KEPT),
             dirty: VecDeque::new(),
+            in_flight: HashMap::new(),
             is_pressed: false,
         }
     }
@@ -122,6 +125,9 @@ impl Output {
             let Some(conn) = conns.find(id) else { continue };
             conn.is_dirty = false;
             if let Some(batch) = conn.outbox.next_batch(&mut self.queues, &mut self.batches) {
+                if !self.queues.carried.is_empty() {
+                    self.in_flight.insert(id, std::mem::take(&mut self.queues.carried));
+                }
                 sends += 1;
                 bytes += batch.len();
                 io.send(id, batch);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{Class, Hub, ShardSet};
+use corecast_hub::{Class, Fate, Hub, ShardSet};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
 use corecast_protocol::ws::AssemblyPool;
@@ -174,6 +174,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
 
     fn sent(&mut self, io: &mut impl Io, id: ConnId, batch: corecast_driver::Batch, result: Result<(), i32>) {
         self.core.out.recycle(batch);
+        self.core.tell_sent(id, if result.is_ok() { Fate::Written } else { Fate::Lost });
         let Some(conn) = self.core.conns.find(id) else { return };
         conn.outbox.sent();
         if let Phase::Closing(closing) = &mut conn.phase {
@@ -245,6 +246,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
 
     /// Tells homes what changed; whether more is to be told at once.
     fn settle(&mut self) -> bool {
+        self.core.tell_lost();
         if !self.core.has_room() {
             return false;
         }

@@ -8,7 +8,7 @@ use corecast_protocol::envelope::event::Seams;
 use crate::effect::ConnKey;
 use crate::format::{Format, Formats, PerFormat};
 use crate::remote::{
-    Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
+    Count, Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
     Receipt, ToHome, Written,
 };
 
@@ -58,6 +58,7 @@ impl<'a> ToHome<'a> {
                 format: it.format()?,
                 extent: Extent { limit: it.u32()?, since: it.named_position()?, is_backward: it.flag()? },
             },
+            50 => Self::Report { serial: it.u64()?, count: it.count()? },
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -107,6 +108,11 @@ impl<'a> FromHome<'a> {
             20 => Self::Replay { conn: it.key()?, serial: it.u32()?, channel: it.text()?, page: it.page()? },
             21 => Self::HistoryPage { conn: it.key()?, id: it.id()?, channel: it.text()?, page: it.page()? },
             50 => Self::Repeated(it.receipt()?),
+            51 => Self::Counted {
+                receipt: it.receipt()?,
+                channel: if it.flag()? { Some(it.text()?) } else { None },
+                count: it.count()?,
+            },
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -154,10 +160,10 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Four of them in one byte.
-    fn flags(&mut self) -> Result<[bool; 4], Malformed> {
+    /// Several in one byte.
+    fn flags(&mut self) -> Result<[bool; 5], Malformed> {
         match self.byte()? {
-            bits @ 0..=15 => Ok([1, 2, 4, 8].map(|bit| bits & bit != 0)),
+            bits @ 0..=31 => Ok([1, 2, 4, 8, 16].map(|bit| bits & bit != 0)),
             _ => Err(Malformed),
         }
     }
@@ -293,7 +299,7 @@ impl<'a> Input<'a> {
     fn published(&mut self) -> Result<Published<'a>, Malformed> {
         let (conn, id, target) = (self.key()?, self.id()?, self.text()?);
         let (hash, rule) = (self.u64()?, self.u16()?);
-        let [is_ephemeral, echoes, has_event, has_key] = self.flags()?;
+        let [is_ephemeral, echoes, wants_receipt, has_event, has_key] = self.flags()?;
         let event = self.text()?;
         Ok(Published {
             conn,
@@ -309,6 +315,7 @@ impl<'a> Input<'a> {
             priority: self.priority()?,
             is_ephemeral,
             echoes,
+            wants_receipt,
             idempotency_key: if has_key { Some(self.text()?) } else { None },
             timestamp: self.u64()?,
         })
@@ -323,12 +330,17 @@ impl<'a> Input<'a> {
         })
     }
 
+    fn count(&mut self) -> Result<Count, Malformed> {
+        Ok(Count { of: self.u64()?, delivered: self.u64()?, failed: self.u64()? })
+    }
+
     fn written(&mut self) -> Result<Written<'a>, Malformed> {
         let target = self.text()?;
         let priority = self.priority()?.ok_or(Malformed)?;
         let exclude = if self.flag()? { Some(self.key()?) } else { None };
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
         let reborn = if self.flag()? { Some(self.reborn()?) } else { None };
+        let serial = if self.flag()? { Some(self.u64()?) } else { None };
         let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
         let formats = self.formats()?;
         let json = if formats.json { self.form()? } else { Form::NONE };
@@ -342,6 +354,8 @@ impl<'a> Input<'a> {
             exclude,
             receipt,
             reborn,
+            serial,
+            tracking: None,
             timestamp,
             forms: PerFormat { json, msgpack },
         })

@@ -83,6 +83,10 @@ impl ToHome<'_> {
                 named_position(out, extent.since);
                 out.push(u8::from(extent.is_backward));
             }
+            Self::Report { serial, count } => {
+                out.push(50);
+                u64s(out, &[serial, count.of, count.delivered, count.failed]);
+            }
         }
     }
 }
@@ -123,6 +127,15 @@ impl FromHome<'_> {
             Self::Repeated(it) => {
                 out.push(50);
                 receipt(out, &it);
+            }
+            Self::Counted { receipt: ref it, channel, count } => {
+                out.push(51);
+                receipt(out, it);
+                out.push(u8::from(channel.is_some()));
+                if let Some(channel) = channel {
+                    bytes(out, channel.as_bytes());
+                }
+                u64s(out, &[count.of, count.delivered, count.failed]);
             }
             Self::Nobody { conn, id, participant } => {
                 out.push(6);
@@ -273,8 +286,8 @@ fn formats_byte(formats: Formats) -> u8 {
     u8::from(formats.json) | u8::from(formats.msgpack) << 1
 }
 
-/// Four of them in one byte.
-fn flags(out: &mut Vec<u8>, flags: [bool; 4]) {
+/// Several in one byte.
+fn flags(out: &mut Vec<u8>, flags: [bool; 5]) {
     out.push((0..).zip(flags).map(|(bit, is)| u8::from(is) << bit).sum());
 }
 
@@ -304,7 +317,8 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
     bytes(out, it.target.as_bytes());
     u64s(out, &[it.hash]);
     out.extend_from_slice(&it.rule.to_le_bytes());
-    flags(out, [it.is_ephemeral, it.echoes, it.event.is_some(), it.idempotency_key.is_some()]);
+    let has_key = it.idempotency_key.is_some();
+    flags(out, [it.is_ephemeral, it.echoes, it.wants_receipt, it.event.is_some(), has_key]);
     bytes(out, it.event.unwrap_or_default().as_bytes());
     out.push(format_byte(it.format));
     bytes(out, it.payload);
@@ -337,6 +351,10 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     if let Some(it) = it.reborn {
         position(out, it.epoch, it.offset);
         out.push(u8::from(it.is_for_all));
+    }
+    out.push(u8::from(it.serial.is_some()));
+    if let Some(serial) = it.serial {
+        u64s(out, &[serial]);
     }
     u64s(out, &[it.hash, it.conflate, it.timestamp]);
     out.push(formats_byte(it.wanted()));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
     Access, Class, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
-    ReplayLimits,
+    ReplayLimits, Tracking,
 };
 use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
@@ -70,6 +70,8 @@ pub(crate) struct Net {
     /// Bytes that one call of a hub wrote at most.
     pub(crate) effects_bytes_max: usize,
     pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
+    /// Counted copies in outboxes, with their payloads.
+    pub(crate) copies: Vec<(Client, Tracking, Value)>,
 }
 
 impl Net {
@@ -102,6 +104,7 @@ impl Net {
             records: 0,
             effects_bytes_max: 0,
             delivers: Vec::new(),
+            copies: Vec::new(),
         }
     }
 
@@ -273,7 +276,7 @@ impl Net {
         let mut delivers_to = vec![0; self.hubs.len()];
         for effect in &fx.list {
             match *effect {
-                Effect::Deliver { message, format, variant, recipients, delivery } => {
+                Effect::Deliver { message, format, variant, recipients, delivery, tracking } => {
                     let mut bytes = Vec::new();
                     fx.message(message, format, variant, &mut bytes);
                     let value = self.read(format, &bytes);
@@ -281,6 +284,7 @@ impl Net {
                         self.delivers.push(((shard, *key), delivery));
                         self.is_of_format(shard, *key, format);
                         self.see(shard, *key, Seen::Message(value.clone()));
+                        self.copies.extend(tracking.map(|it| ((shard, *key), it, value["payload"].clone())));
                     }
                 }
                 Effect::Reply { conn, message, format, .. } => {

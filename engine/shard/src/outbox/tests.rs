@@ -30,7 +30,7 @@ impl Fixture {
 
     fn push(&mut self, text: &str, delivery: Delivery) -> Pushed {
         let frame = self.frame(text);
-        self.outbox.push(&mut self.queues, &frame, delivery, LIMITS)
+        self.outbox.push(&mut self.queues, &frame, (delivery, None), LIMITS)
     }
 
     fn reply(&mut self, text: &str) {
@@ -178,7 +178,7 @@ fn values_that_change_often_keep_their_turn() {
     for _ in 0..ROUNDS {
         for delivery in &kinds {
             let frame = it.frame(&format!("{:<4096}", delivery.channel));
-            let became = it.outbox.push(&mut it.queues, &frame, *delivery, limits);
+            let became = it.outbox.push(&mut it.queues, &frame, (*delivery, None), limits);
             assert!(matches!(became, Pushed::Queued | Pushed::Replaced), "{became:?}");
             pushed += 1;
             conflated += usize::from(became == Pushed::Replaced);
