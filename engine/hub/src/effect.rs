@@ -148,7 +148,7 @@ pub struct Delivery {
 
 /// A message whose copies are counted: what becomes of each is told to [`Hub::tracked`](crate::Hub::tracked), once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Tracking(pub(crate) NonZeroU32);
+pub struct Tracking(pub NonZeroU32);
 
 /// What became of one recipient's copy of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

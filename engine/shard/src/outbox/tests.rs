@@ -1,6 +1,8 @@
 //! What waits, and what becomes of it: order, policies, turns.
 
 use super::*;
+use std::num::NonZeroU32;
+
 use corecast_driver::FramePool;
 
 const LIMITS: OutboxLimits = OutboxLimits { messages: 4, bytes: 64 };
@@ -327,4 +329,50 @@ fn planted_bugs_show() {
     let second = (0..Canary::DoubleSend.every()).find_map(|_| outbox.next_batch(queues, batches));
     plant(None);
     assert!(second.is_some());
+}
+
+#[test]
+fn of_every_counted_copy_it_is_known_once_whether_it_was_sent_or_lost() {
+    for seed in 1..=50u64 {
+        println!("seed {seed}");
+        let (mut it, mut random) = (Fixture::new(), seed);
+        let mut below = |bound: u64| {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (random >> 33) % bound
+        };
+        let (mut pushed, mut known) = (Vec::new(), Vec::new());
+        for number in 1..=200 {
+            let policy =
+                [SlowPolicy::Conflate, SlowPolicy::DropOldest, SlowPolicy::Disconnect][below(3) as usize];
+            let priority = [Priority::Normal, Priority::High][below(2) as usize];
+            let delivery = on(below(3) as u32, policy, priority);
+            let tracking = NonZeroU32::new(number).filter(|_| below(4) > 0).map(Tracking);
+            let frame = it.frame(["a", "bcd", &"x".repeat(30)][below(3) as usize]);
+            it.outbox.push(&mut it.queues, &frame, (delivery, tracking), LIMITS);
+            pushed.extend(tracking);
+            match below(12) {
+                0..4 => it.outbox.sent(),
+                4 => {
+                    it.outbox.clear(&mut it.queues);
+                }
+                _ => {}
+            }
+            if below(4) == 0
+                && let Some(batch) = it.outbox.next_batch(&mut it.queues, &mut it.batches)
+            {
+                it.batches.recycle(batch);
+            }
+            known.append(&mut it.queues.carried);
+            known.append(&mut it.queues.lost);
+        }
+        it.outbox.clear(&mut it.queues);
+        known.append(&mut it.queues.lost);
+        known.sort_unstable();
+        assert_eq!(known, pushed);
+    }
+}
+
+#[test]
+fn what_is_counted_takes_no_room() {
+    assert_eq!(size_of::<Entry>(), 32, "256 of them are 8 KiB");
 }
