@@ -65,6 +65,7 @@ impl Hub {
             chosen_for: 0,
             behind: 0,
             is_fetching: false,
+            bulk: 0,
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));

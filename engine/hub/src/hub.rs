@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use corecast_protocol::envelope::command::{Call, Command, OwnedRequestId, Request, RequestId};
+use corecast_protocol::envelope::command::{Command, OwnedRequestId, Request, RequestId};
 use corecast_protocol::envelope::{NAMES_MAX, Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
 use hashbrown::HashMap;
@@ -183,7 +183,7 @@ impl Hub {
             }
             Command::Pong => {}
             Command::Ack { channel, .. } => self.ack(conn, id, channel, fx),
-            Command::Call(call) => self.call(conn, id, call, fx),
+            Command::Call(call) => self.call(now, conn, id, call, fx),
             Command::Cancel | Command::Response { .. } => {
                 self.error(fx, conn, id, None, ErrorCode::NotFound, "there is no such open call");
             }
@@ -376,7 +376,9 @@ impl Hub {
             FromHome::Replay { conn, serial, channel, ref page } => {
                 self.page_came(conn, serial, channel, page, fx);
             }
-            FromHome::HistoryPage { .. } => {}
+            FromHome::HistoryPage { conn, id, channel, ref page } => {
+                self.history_answer(conn, id, channel, page, fx);
+            }
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);
             }
@@ -451,15 +453,6 @@ impl Hub {
                 "subscribe before acknowledging",
             );
         }
-    }
-
-    fn call(&mut self, conn: ConnKey, id: Option<RequestId<'_>>, call: &Call<'_>, fx: &mut Effects) {
-        let why = if call.is_command {
-            "no agent registered this capability"
-        } else {
-            "this server answers no queries of this name"
-        };
-        self.reply(fx, conn, |out, format| event::response_error(out, format, id, ErrorCode::NoHandler, why));
     }
 }
 

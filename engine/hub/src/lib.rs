@@ -21,6 +21,7 @@ mod member;
 mod order;
 mod participant;
 mod publish;
+mod query;
 mod receipt;
 mod registry;
 pub mod remote;

@@ -71,6 +71,8 @@ pub(crate) struct Member {
     pub(crate) behind: u32,
     /// A page for one of them was asked for.
     pub(crate) is_fetching: bool,
+    /// Answers with messages of the past that it waits for.
+    pub(crate) bulk: u8,
 }
 
 impl Member {

@@ -6,8 +6,9 @@
 //! home comes in the order in which it was sent: everything up to the page's end came with pages, everything later
 //! comes as it is published. Nothing is merged, and so nothing can be missing, doubled or out of order.
 
+use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::RequestId;
-use corecast_protocol::envelope::event::{self, Changes, Subscribed};
+use corecast_protocol::envelope::event::{self, Changes, HistoryAnswer, Subscribed};
 
 use crate::canary::{self, Canary};
 use crate::config::{Now, ReplayLimits};
@@ -16,6 +17,9 @@ use crate::format::Format;
 use crate::history::{Address, History, Record};
 use crate::hub::Hub;
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
+
+/// Answers with messages that one connection may wait for at once.
+const BULK_MAX: u8 = 8;
 
 /// Messages of one answer at most; with small ones, bytes come first.
 const ANSWER_MESSAGES_MAX: usize = 1_000;
@@ -67,7 +71,7 @@ impl Source<'_> {
             return Page { offset: end, is_recovered: true, is_live, has_more, messages, ..now_on };
         }
         if !past.is_carried {
-            return now_on;
+            return Page { has_more: history.is_some() && past.latest > 0, ..now_on };
         }
         // The latest of them that fit.
         let wanted = (past.latest as usize).min(ANSWER_MESSAGES_MAX);
@@ -190,6 +194,44 @@ impl Hub {
         let page = source.part(extent, self.config.replay, &mut out, &mut self.transcode_scratch);
         self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
         self.page_scratch = out;
+    }
+
+    /// Whether the connection may wait for one more answer with messages; counted if so.
+    pub(crate) fn takes_bulk(&mut self, conn: ConnKey) -> bool {
+        let Some(member) = self.members.find_mut(conn) else { return false };
+        let has_room = member.bulk < BULK_MAX;
+        member.bulk += u8::from(has_room);
+        has_room
+    }
+
+    /// The answer to a query for history.
+    pub(crate) fn history_answer(
+        &mut self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        channel: &str,
+        page: &Page<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        member.bulk -= 1;
+        let is_time_iso = member.is_time_iso;
+        if !page.is_recovered {
+            let why = "what follows this position is not kept any more, or it is none: ask without `since`";
+            return self.refuse_call(conn, id, ErrorCode::Unrecoverable, why, fx);
+        }
+        let messages = Listed::new(page.messages.unwrap_or_default(), is_time_iso);
+        self.reply(fx, conn, |out, format| {
+            let variants = messages.variants(format);
+            let answer = HistoryAnswer {
+                channel,
+                epoch: page.epoch.text(),
+                offset: page.offset,
+                messages: &variants.list(),
+                more: page.has_more,
+            };
+            event::history(out, format, id, &answer);
+        });
     }
 
     /// The client has read enough for more to be queued.
@@ -350,4 +392,47 @@ fn write_one(
 ) {
     let Record(kept) = record;
     Messages::push(out, kept.event, kept.timestamp, |out| record.write(out, format, to, offset, transcoded));
+}
+
+/// Messages of one answer, as its reader wants them.
+pub(crate) struct Listed<'a> {
+    messages: Messages<'a>,
+    is_time_iso: bool,
+}
+
+/// The bytes of such messages: as they came, or one behind the other with where each ends.
+pub(crate) enum Variants<'a> {
+    AsTheyCame(Messages<'a>),
+    Changed(Vec<u8>, Vec<usize>),
+}
+
+impl<'a> Listed<'a> {
+    pub(crate) fn new(messages: Messages<'a>, is_time_iso: bool) -> Self {
+        Self { messages, is_time_iso }
+    }
+
+    pub(crate) fn variants(&self, format: Format) -> Variants<'a> {
+        if !self.is_time_iso {
+            return Variants::AsTheyCame(self.messages);
+        }
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for (_, form, timestamp) in self.messages.iter() {
+            let changes = Changes { iso_timestamp: Some(timestamp), ..Changes::default() };
+            event::variant(&mut bytes, format, form.bytes, form.seams, &changes);
+            ends.push(bytes.len());
+        }
+        Variants::Changed(bytes, ends)
+    }
+}
+
+impl Variants<'_> {
+    pub(crate) fn list(&self) -> Vec<&[u8]> {
+        match self {
+            Self::AsTheyCame(messages) => messages.iter().map(|(_, form, _)| form.bytes).collect(),
+            Self::Changed(bytes, ends) => {
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                starts.zip(ends).map(|(start, end)| &bytes[start..*end]).collect()
+            }
+        }
+    }
 }

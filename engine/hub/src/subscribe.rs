@@ -15,6 +15,7 @@ use crate::format::Format;
 use crate::hub::Hub;
 use crate::member::{Cursor, Subscription};
 use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
+use crate::replay::{Listed, Variants};
 use crate::rules::{Act, Denied, Request};
 
 /// Namespaces that an error names: an answer must not grow with the configuration.
@@ -57,7 +58,7 @@ impl Hub {
         now: Now,
         conn: ConnKey,
         id: Option<RequestId<'_>>,
-        (text, past): (&str, Past),
+        (text, mut past): (&str, Past),
         fx: &mut Effects,
     ) {
         let (rule, stem, is_pattern) = match self.may_subscribe(conn, text) {
@@ -65,6 +66,8 @@ impl Hub {
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
         let hash = self.hasher.of(stem);
+        // Beyond what one connection may wait for, the past comes behind the answer.
+        past.is_carried = !is_pattern && past.is_wanted() && self.takes_bulk(conn);
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         if stem == name::SYSTEM {
@@ -116,7 +119,11 @@ impl Hub {
     }
 
     /// The rule's index, the name or prefix, and whether it is a pattern.
-    fn may_subscribe<'t>(&self, conn: ConnKey, text: &'t str) -> Result<(u16, &'t str, bool), Refused> {
+    pub(crate) fn may_subscribe<'t>(
+        &self,
+        conn: ConnKey,
+        text: &'t str,
+    ) -> Result<(u16, &'t str, bool), Refused> {
         let is_pattern = name::is_pattern(text);
         let named =
             if is_pattern { name::pattern(text) } else { name::channel(text).map(|space| (space, text)) };
@@ -189,15 +196,23 @@ impl Hub {
         page: &Page<'_>,
         fx: &mut Effects,
     ) {
-        if self.members.find(conn).is_none() {
-            return;
-        }
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let is_time_iso = member.is_time_iso;
+        member.bulk -= u8::from(page.messages.is_some());
         if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
             return self.overtaken(fx, conn, id, channel);
         }
+        let messages = page.messages.map(|messages| Listed::new(messages, is_time_iso));
         self.reply_fixed(fx, conn, |out, format| {
-            let position = Some((page.epoch.text(), page.offset));
-            event::subscribed(out, format, id, channel, &Subscribed { position, ..Subscribed::default() });
+            let variants = messages.as_ref().map(|it| it.variants(format));
+            let list = variants.as_ref().map(Variants::list);
+            let subscribed = Subscribed {
+                position: Some((page.epoch.text(), page.offset)),
+                recovered: page.is_recovered,
+                messages: list.as_deref(),
+                more: page.has_more,
+            };
+            event::subscribed(out, format, id, channel, &subscribed);
         });
         if !page.is_live {
             fx.list.push(Effect::AwaitRoom { conn });

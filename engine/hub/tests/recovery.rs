@@ -47,10 +47,11 @@ fn what_was_missed_comes_before_what_is_new() {
             publish(&mut net, ann, 6);
             net.run();
             let seen = net.take(bob);
-            assert_eq!(seen[0]["type"], "subscribed");
-            let offsets: Vec<_> = seen[1..].iter().map(|it| it["offset"].as_u64()).collect();
-            assert_eq!(offsets, [Some(3), Some(4), Some(5), Some(6)]);
-            assert_eq!(seen[1]["publisher"], "ann");
+            assert_eq!((&seen[0]["recovered"], &seen[0]["offset"]), (&json!(true), &json!(5)));
+            assert_eq!(offsets(&seen[0]["messages"]), [3, 4, 5]);
+            assert_eq!((seen.len(), &seen[1]["offset"], &seen[0]["more"]), (2, &json!(6), &Value::Null));
+            assert_eq!(seen[0]["messages"][0]["publisher"], "ann");
+            assert_eq!(seen[0]["messages"][0]["type"], "message");
         }
     }
 }
@@ -69,11 +70,177 @@ fn who_was_away_too_long_is_told_so() {
         let bob = net.join(1, 1, "bob");
         let seen = net.ask(bob, &subscribe(Some(position)));
         assert_eq!((seen.len(), &seen[0]["offset"]), (1, &json!(150)), "{position:?}: {seen:?}");
+        assert_eq!((&seen[0]["recovered"], &seen[0]["messages"]), (&json!(false), &json!([])));
         net.close(bob);
         net.run();
     }
     let bob = net.join(1, 1, "bob");
-    assert_eq!(net.ask(bob, &subscribe(Some((&epoch, 50)))).len(), 101, "all that is kept");
+    let seen = net.ask(bob, &subscribe(Some((&epoch, 50))));
+    assert_eq!(offsets(&seen[0]["messages"]), (51..=150).collect::<Vec<u64>>(), "all that is kept");
+}
+
+fn offsets(messages: &Value) -> Vec<u64> {
+    let messages = messages.as_array().expect("an array").iter();
+    messages.map(|it| it["offset"].as_u64().expect("an offset")).collect()
+}
+
+/// More than one answer holds: the rest follows by itself, in pages, and then what is new.
+#[test]
+fn what_an_answer_does_not_hold_follows_it() {
+    for shards in [1, 3] {
+        for is_iso in [false, true] {
+            let mut net = Net::new(shards, 7, unlimited());
+            let ann = net.join(0, 0, "ann");
+            let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
+            for _ in 0..90 {
+                let payload = "x".repeat(20_000);
+                net.ask(ann, &json!({"type": "publish", "channel": CHANNEL, "payload": payload}).to_string());
+            }
+            let mut open = development("bob");
+            open.is_time_iso = is_iso;
+            let bob = net.open_with(net.last_shard(), 1, open);
+            net.run();
+            net.take(bob);
+            net.send(bob, &subscribe(Some((&epoch, 0))));
+            publish(&mut net, ann, 1);
+            net.run();
+            let seen = net.take(bob);
+            assert_eq!((&seen[0]["recovered"], &seen[0]["more"]), (&json!(true), &json!(true)));
+            let carried = offsets(&seen[0]["messages"]);
+            assert_eq!(carried.len(), 13, "256 KiB");
+            assert_eq!(seen[0]["offset"], 13, "where the subscription stands, not where the channel is");
+            let rest = seen[1..].iter().map(|it| it["offset"].as_u64().expect("an offset"));
+            assert_eq!(carried.into_iter().chain(rest).collect::<Vec<_>>(), (1..=91).collect::<Vec<_>>());
+            let times = seen[1..].iter().chain(seen[0]["messages"].as_array().expect("an array"));
+            assert!(times.map(|it| &it["timestamp"]).all(|it| it.is_string() == is_iso));
+        }
+    }
+}
+
+#[test]
+fn the_latest_come_with_the_answer() {
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    net.ask(ann, &subscribe(None));
+    for number in 1..=30 {
+        publish(&mut net, ann, number);
+    }
+    net.run();
+    let mut ask = |wanted: Value| {
+        let bob = net.join(1, 1, "bob");
+        let mut message = json!({"type": "subscribe", "channel": CHANNEL, "history": wanted});
+        message["recover"] = json!({"epoch": "unknown", "offset": 3});
+        let seen = net.ask(bob, &message.to_string());
+        net.close(bob);
+        net.run();
+        assert_eq!((seen.len(), &seen[0]["recovered"], &seen[0]["offset"]), (1, &json!(false), &json!(30)));
+        offsets(&seen[0]["messages"])
+    };
+    assert_eq!(ask(json!(3)), [28, 29, 30]);
+    assert_eq!(ask(json!(1_000)), (1..=30).collect::<Vec<u64>>());
+    assert_eq!(ask(json!(0)), [0u64; 0]);
+}
+
+/// A subscription that is live already and is asked for once more with a position: nothing comes twice from then on.
+#[test]
+fn a_live_subscription_may_look_back() {
+    let mut net = Net::new(3, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    let bob = net.join(2, 0, "bob");
+    let epoch = epoch_of(&net.ask(bob, &subscribe(None))[0]);
+    for number in 1..=3 {
+        publish(&mut net, ann, number);
+    }
+    net.send(bob, &subscribe(Some((&epoch, 1))));
+    net.send(bob, &subscribe(None));
+    for number in 4..=5 {
+        publish(&mut net, ann, number);
+    }
+    net.run();
+    let seen = net.take(bob);
+    let answers: Vec<_> = seen.iter().filter(|it| it["type"] == "subscribed").collect();
+    assert_eq!(answers.len(), 2, "{seen:?}");
+    let from = seen.iter().position(|it| it["type"] == "subscribed").expect("an answer");
+    let mut got = offsets(&seen[from]["messages"]);
+    got.extend(
+        seen[from + 1..].iter().filter(|it| it["type"] == "message").filter_map(|it| it["offset"].as_u64()),
+    );
+    assert_eq!(got, [2, 3, 4, 5]);
+}
+
+fn history(net: &mut Net, client: Client, mut params: Value) -> Value {
+    params["channel"] = json!(CHANNEL);
+    let query = json!({"type": "query", "id": 9, "method": "history", "params": params});
+    let seen = net.ask(client, &query.to_string());
+    assert_eq!((seen.len(), &seen[0]["type"], &seen[0]["id"]), (1, &json!("response"), &json!(9)));
+    seen[0].clone()
+}
+
+#[test]
+fn history_is_read_in_pages_in_both_directions() {
+    for shards in [1, 4] {
+        let mut net = Net::new(shards, 7, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
+        for number in 1..=25 {
+            publish(&mut net, ann, number);
+        }
+        net.run();
+        let bob = net.join_binary(net.last_shard(), 1, "bob");
+        let mut page = |params: Value| {
+            let answer = history(&mut net, bob, params)["result"].clone();
+            assert_eq!((&answer["offset"], &answer["channel"]), (&json!(25), &json!(CHANNEL)));
+            (offsets(&answer["messages"]), answer["more"].as_bool().expect("a flag"))
+        };
+        let since = |offset: u64| json!({"epoch": epoch, "offset": offset});
+        assert_eq!(page(json!({})), ((1..=25).collect(), false));
+        assert_eq!(page(json!({"limit": 3})), (vec![1, 2, 3], true));
+        assert_eq!(page(json!({"limit": 3, "since": since(3)})), (vec![4, 5, 6], true));
+        assert_eq!(page(json!({"since": since(25)})), (vec![], false));
+        assert_eq!(page(json!({"limit": 0})), (vec![], true));
+        assert_eq!(page(json!({"limit": 2, "direction": "backward"})), (vec![25, 24], true));
+        assert_eq!(
+            page(json!({"limit": 3, "direction": "backward", "since": since(3)})),
+            (vec![2, 1], false)
+        );
+        for wrong in [since(26), json!({"epoch": "00000000", "offset": 3})] {
+            let answer = history(&mut net, bob, json!({"since": wrong}));
+            assert_eq!(answer["error"]["code"], "UNRECOVERABLE", "{answer}");
+        }
+    }
+}
+
+#[test]
+fn only_who_may_subscribe_reads_history_and_not_without_end() {
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    let mut ask = |method: &str, params: Value| {
+        let query = json!({"type": "query", "id": 9, "method": method, "params": params});
+        net.ask(ann, &query.to_string())[0]["error"]["code"].clone()
+    };
+    assert_eq!(ask("history", json!({"channel": "user:bob"})), "FORBIDDEN");
+    assert_eq!(ask("history", json!({"channel": "conversation:*"})), "INVALID_CHANNEL");
+    assert_eq!(ask("history", json!({"channel": "nowhere:1"})), "INVALID_CHANNEL");
+    assert_eq!(ask("history", json!({})), "INVALID_MESSAGE");
+    assert_eq!(ask("history", json!({"channel": "conversation:1", "limit": -1})), "INVALID_MESSAGE");
+    assert_eq!(ask("historie", json!({})), "NO_HANDLER");
+    // Whatever a client asks for at once: it waits for eight answers at most, and all of them come.
+    let query =
+        json!({"type": "query", "id": 9, "method": "history", "params": {"channel": "conversation:1"}});
+    let far = net.join(1, 1, "bob");
+    let near = net.join(0, 1, "bob");
+    let mut counts = [far, near].map(|client| {
+        for _ in 0..20 {
+            net.send(client, &query.to_string());
+        }
+        net.run();
+        let seen = net.take(client);
+        assert_eq!(seen.iter().filter(|it| it["type"] == "response").count(), 20);
+        seen.iter().filter(|it| it["error"]["code"] == "OVERLOADED").count()
+    });
+    counts.sort_unstable();
+    assert_eq!(counts, [0, 12], "who is at home is answered at once");
+    assert_eq!(net.ask(far, &query.to_string())[0]["error"], Value::Null, "later again");
 }
 
 /// What one subscriber has seen since its last `subscribed`.
@@ -87,9 +254,16 @@ impl View {
     fn read(&mut self, seen: Vec<Value>, seed: u64) {
         for message in seen {
             let at = (epoch_of(&message), message["offset"].as_u64().expect("an offset"));
-            if message["type"] == "message" {
+            let carried = message["messages"].as_array().cloned().unwrap_or_default();
+            let is_message = message["type"] == "message";
+            for message in carried.iter().chain(is_message.then_some(&message)) {
+                let at = (epoch_of(message), message["offset"].as_u64().expect("an offset"));
                 let (epoch, offset) = self.position.as_ref().expect("`subscribed` comes first");
                 assert_eq!((epoch, offset + 1), (&at.0, at.1), "seed {seed}: {message}");
+                self.position = Some(at);
+            }
+            if message["recovered"] == true {
+                assert_eq!(self.position.as_ref(), Some(&at), "seed {seed}: {message}");
             }
             self.position = Some(at);
         }

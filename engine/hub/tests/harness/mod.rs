@@ -217,9 +217,9 @@ impl Net {
 
     pub(crate) fn settle(&mut self, shard: u16, budget: usize) -> bool {
         let now = self.now();
-        let has_more = self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
+        self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
         self.carry_out(shard, Cause::Call);
-        has_more
+        self.hubs[usize::from(shard)].has_to_settle(now)
     }
 
     /// One record of one ring, if there is any anywhere.
