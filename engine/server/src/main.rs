@@ -6,6 +6,7 @@ mod capacity;
 mod cli;
 mod control;
 mod logging;
+mod memory;
 mod node;
 mod version;
 

@@ -5,20 +5,22 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_driver::epoll::Epoll;
 use corecast_driver::listener::{is_free, listen};
 use corecast_driver::uring::Uring;
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
-use corecast_hub::{Hub, HubConfig, ReplayLimits, ShardSet};
+use corecast_hub::state::State;
+use corecast_hub::{Hub, HubConfig, Now, ReplayLimits, ShardSet};
 use corecast_protocol::ws::handshake::Mode;
 use corecast_shard::rings::{Links, mesh};
 use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLoop};
 
 use crate::capacity::{self, Capacity};
 use crate::control;
+use crate::memory;
 use corecast_server::config::{DriverChoice, Settings};
 
 /// How long a port in use may take to become free.
@@ -56,6 +58,10 @@ struct Plan {
     node: Arc<Node>,
     /// Where the wake-up targets of all shards come from.
     peers: Receiver<Vec<WakeHandle>>,
+    /// What the last node on this host remembered.
+    memory: Option<Arc<State>>,
+    /// Where what this one remembers goes.
+    heir: Option<Sender<State>>,
 }
 
 /// Runs the node until it is told to end.
@@ -73,6 +79,9 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let control = control::prepare(settings)?;
     let listeners = listeners(settings, shards)?;
     let listen = listeners[0].local_addr().context("the listener has no address")?;
+    // Only who has the port takes it: two nodes must not go on from one state.
+    let taken = settings.state_file.as_deref().map(memory::take).transpose()?.flatten();
+    let (heir, inherited) = channel();
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| anyhow!("no random seed: {error}"))?;
     let start = Start {
@@ -84,9 +93,12 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         node: Node::new(),
         counters: (0..shards).map(|_| Arc::default()).collect(),
         seed: u64::from_le_bytes(seed),
+        memory: taken.map(Arc::new),
+        heir: settings.state_file.as_ref().map(|_| heir),
     };
     let (threads, ended, wakers) = start.threads(listeners)?;
-    let Start { node, counters, .. } = start;
+    let Start { node, counters, heir, .. } = start;
+    drop(heir);
     let driver_name = driver.name();
     let running = Running {
         node,
@@ -114,6 +126,13 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         // In release builds a panic has aborted the process already.
         thread.join().map_err(|_| anyhow!("a shard panicked"))?;
     }
+    if let Some(path) = &settings.state_file
+        && outcome.is_ok()
+    {
+        let mut state = State::default();
+        inherited.iter().for_each(|part| state.merge(part));
+        memory::leave(path, &state)?;
+    }
     control.stop();
     if outcome.is_ok() {
         tracing::info!("all shards have ended");
@@ -131,6 +150,8 @@ struct Start<'a> {
     node: Arc<Node>,
     counters: Arc<[Arc<Counters>]>,
     seed: u64,
+    memory: Option<Arc<State>>,
+    heir: Option<Sender<State>>,
 }
 
 /// The shards' threads, how each of them ended, and what wakes them.
@@ -185,6 +206,8 @@ impl Start<'_> {
             counters: Arc::clone(&self.counters[shard]),
             node: Arc::clone(&self.node),
             peers,
+            memory: self.memory.clone(),
+            heir: self.heir.clone(),
         })
     }
 }
@@ -264,10 +287,21 @@ fn drive<D: Driver>(
     ready.send(Ready { shard, handles }).map_err(|_| anyhow!("the node ended before it began"))?;
     let Ok(peers) = plan.peers.recv() else { return Ok(()) };
     driver.connect(peers);
-    let hub = Hub::new(plan.hub);
-    let shard_loop = ShardLoop::new(plan.config, hub, plan.links, plan.node, plan.counters, Instant::now());
+    let mut hub = Hub::new(plan.hub);
+    let now = Instant::now();
+    if let Some(state) = plan.memory {
+        hub.import(Now { instant: now, unix_ms: unix_ms() }, &state);
+    }
+    let mut shard_loop = ShardLoop::new(plan.config, hub, plan.links, plan.node, plan.counters, now);
+    if let Some(heir) = plan.heir {
+        shard_loop.leaves_memory_to(heir);
+    }
     driver.run(shard_loop).with_context(|| format!("shard {shard}"))?;
     Ok(())
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn listeners(settings: &Settings, shards: usize) -> Result<Vec<TcpListener>> {

@@ -5,10 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
+use corecast_hub::state::State;
 use corecast_hub::{Class, Fate, Hub, ShardSet};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
@@ -44,6 +46,7 @@ pub struct ShardLoop<L> {
     delivers: Inbox,
     requests: Inbox,
     expired: Vec<u32>,
+    heir: Option<Sender<State>>,
 }
 
 impl<L> ShardLoop<L> {
@@ -65,7 +68,21 @@ impl<L> ShardLoop<L> {
             delivers: Inbox::default(),
             requests: Inbox::default(),
             expired: Vec::new(),
+            heir: None,
         }
+    }
+
+    /// What the hub remembers goes there when the shard ends.
+    pub fn leaves_memory_to(&mut self, heir: Sender<State>) {
+        self.heir = Some(heir);
+    }
+
+    fn end(&mut self) -> Next {
+        if let Some(heir) = self.heir.take() {
+            // Whoever does not wait for it does not want it.
+            let _ = heir.send(self.core.hub.export(self.core.hub_now()));
+        }
+        Next::Stop
     }
 
     /// Shards to which records wait for room in a ring: for tests that fill them.
@@ -94,7 +111,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         }
         let order = self.core.node.ordered();
         if order == Order::Stop {
-            return Next::Stop;
+            return self.end();
         }
         self.core.inflated_until = self.assembly.inflated_bytes() + INFLATED_PER_TICK;
         self.take_events(io);
@@ -121,7 +138,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         // The last marker of this shard may have to wait for room in a ring: others wait for it.
         if is_drained && self.core.links.deliveries_are_out() || self.core.drain.is_overdue(self.clock.real())
         {
-            return Next::Stop;
+            return self.end();
         }
         if has_more_records
             || got_on

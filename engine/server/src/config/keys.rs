@@ -84,6 +84,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("http.prefix", Kind::Text, "", "precedes every path, as /api/v1"),
     key("node.name", Kind::Text, "", "as clients see this node; empty for the host's name"),
     key(
+        "state.file",
+        Kind::Text,
+        "",
+        "where histories, inboxes and sessions are left at the end for the next start; empty for nowhere",
+    ),
+    key(
         "log.level",
         Kind::Word(&["error", "warn", "info", "debug", "trace"]),
         "info",

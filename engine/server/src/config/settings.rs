@@ -82,6 +82,8 @@ pub struct Settings {
     pub policy: Policy,
     /// As clients see this node.
     pub node_name: String,
+    /// Where what the node remembers is left for the next start.
+    pub state_file: Option<PathBuf>,
     /// What is logged: this and what is worse. `None` where nobody chose one.
     pub log_level: Option<String>,
     /// How log lines look.
@@ -182,6 +184,9 @@ impl Reader {
             driver: driver?,
             policy,
             node_name: self.node_name(),
+            state_file: Some(self.layers.text_of("state.file").0)
+                .filter(|it| !it.is_empty())
+                .map(PathBuf::from),
             log_level: self.layers.is_set("log.level").then(|| self.layers.text_of("log.level").0),
             log_format: match self.layers.text_of("log.format").0.as_str() {
                 "json" => LogFormat::Json,
