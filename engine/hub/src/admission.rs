@@ -182,6 +182,8 @@ impl Hub {
             if canary::strikes(Canary::MemberRemembered) {
                 continue;
             }
+            self.stop_watching(conn, subscription);
+            self.stop_presence(&member.participant, subscription);
             self.drop_subscription(conn, member.format, subscription);
         }
         // What was asked but not answered is taken back when the answer finds nobody.
@@ -225,6 +227,10 @@ impl Hub {
                 if let Some(left) = settled {
                     self.leave(now, &left, fx);
                 }
+            } else if let Some(settled) = self.presence.local.settle_one() {
+                if let Some(news) = settled {
+                    self.tell_presence(now, &news, fx);
+                }
             } else {
                 return false;
             }
@@ -236,6 +242,7 @@ impl Hub {
     pub fn has_to_settle(&self, now: Now) -> bool {
         !self.todo.is_empty()
             || !self.channels.dirty.is_empty()
+            || self.presence.local.has_news()
             || self.deadline().is_some_and(|deadline| deadline <= now.instant)
     }
 

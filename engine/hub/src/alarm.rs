@@ -23,6 +23,10 @@ pub(crate) enum Alarm {
     Sweep,
     /// Counted copies of a message were waited for long enough.
     Receipt { tracking: Tracking, home: u16, serial: u64 },
+    /// Who came and went in the channel of this slot is told.
+    Presence(u32),
+    /// Somebody in the channel of this slot may have typed for too long.
+    Typing(u32),
 }
 
 /// All that is to be done, by its time and then in the order in which it was asked for.
@@ -59,11 +63,13 @@ impl Hub {
     }
 
     /// Does the next thing whose time has come; whether there was one.
-    pub(crate) fn ring(&mut self, now: Now, _fx: &mut Effects) -> bool {
+    pub(crate) fn ring(&mut self, now: Now, fx: &mut Effects) -> bool {
         let Some(alarm) = self.alarms.due(now.instant) else { return false };
         match alarm {
             Alarm::Sweep => self.sweep(now),
             Alarm::Receipt { tracking, home, serial } => self.lose_patience(tracking, (home, serial)),
+            Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
+            Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
         }
         true
     }

@@ -63,6 +63,12 @@ canaries! {
         "`unsubscribed` is answered, but the subscription lives on." => "membership: a message after `unsubscribed`",
     EarlyMessages("early-messages", every 2):
         "A subscription delivers before `subscribed` was answered." => "membership: a message before `subscribed`",
+    LeaveForgotten("leave-forgotten", every 5):
+        "A subscription ends and its participant stays present." => "presence: a member without a subscription",
+    JoinForgotten("join-forgotten", every 20):
+        "Those who want to know who comes and goes are told nothing of a change." => "presence: a change that watchers were not told",
+    TypingForEver("typing-for-ever", every 2):
+        "Somebody types no more and nobody is told." => "presence: typing that does not expire",
     RecordCorrupted("record-corrupted", every 100):
         "A digit of the payload changes on its way between shards." => "delivery: a payload that nobody published",
     AnswerForgotten("answer-forgotten", every 50):

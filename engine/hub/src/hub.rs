@@ -19,6 +19,7 @@ use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
 use crate::member::{Members, Subscription};
 use crate::participant::Participants;
+use crate::presence::Presence;
 use crate::publish::Buffers;
 use crate::receipt::{Parts, Receipts};
 use crate::remote::{FromHome, Receipt, ToHome, Written};
@@ -70,6 +71,8 @@ pub struct Hub {
     /// For pages of histories in the making, and for payloads in them.
     pub(crate) page_scratch: Vec<u8>,
     pub(crate) transcode_scratch: Vec<u8>,
+    /// Who is where.
+    pub(crate) presence: Presence,
     /// Records that could not be read: a defect of ours.
     malformed: u64,
 }
@@ -130,6 +133,7 @@ impl Hub {
             transcode_scratch: Vec::new(),
             deliver_scratch: Scratch::default(),
             others: Vec::new(),
+            presence: Presence::new(&hasher),
             malformed: 0,
             hasher,
             config,
@@ -301,6 +305,7 @@ impl Hub {
             && self.awaited.is_empty()
             && self.receipts.is_empty()
             && self.parts.is_empty()
+            && self.presence.is_empty()
     }
 
     /// The home of what has this hash. The high bits choose: tables use the low ones.
@@ -361,6 +366,15 @@ impl Hub {
             ToHome::Fetch { conn, serial, channel, format, epoch, after } => {
                 self.fetch(now, from, (conn, serial, channel, format), (epoch, after), fx);
             }
+            ToHome::Present { channel, participant, before, connections } => {
+                self.present_at_home(now, (channel, participant), (before, connections));
+            }
+            ToHome::Unwatch { channel } => {
+                self.presence.home.unwatch(self.hasher.of(channel), channel, from);
+            }
+            ToHome::Presence { conn, id, channel, ref ask } => {
+                self.presence_at_home(now, from, (conn, id, channel), ask, fx);
+            }
             ToHome::History { conn, id, channel, format, ref extent } => {
                 self.history_page(now, from, (conn, id, channel, format), extent, fx);
             }
@@ -368,7 +382,7 @@ impl Hub {
     }
 
     /// What a shard does with a home's answer or message.
-    fn on_answer(&mut self, now: Now, record: &FromHome<'_>, via: Via, fx: &mut Effects) {
+    pub(crate) fn on_answer(&mut self, now: Now, record: &FromHome<'_>, via: Via, fx: &mut Effects) {
         match *record {
             FromHome::Subscribed { conn, serial, channel, id, ref page } => {
                 self.subscribed(conn, serial, channel, id, page, fx);
@@ -378,6 +392,16 @@ impl Hub {
             }
             FromHome::HistoryPage { conn, id, channel, ref page } => {
                 self.history_answer(conn, id, channel, page, fx);
+            }
+            FromHome::Changed(ref it) => self.presence_changed(it, fx),
+            FromHome::TypingExpired { channel, count, participants } => {
+                self.tell_names("typing_expired", channel, participants, count, fx);
+            }
+            FromHome::Members { conn, id, channel, ref page } => {
+                self.presence_page(conn, id, channel, page, fx);
+            }
+            FromHome::PresenceStats { conn, id, channel, participants, connections } => {
+                self.presence_stats(conn, id, channel, (participants, connections), fx);
             }
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);

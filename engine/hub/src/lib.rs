@@ -20,6 +20,7 @@ mod idempotency;
 mod member;
 mod order;
 mod participant;
+mod presence;
 mod publish;
 mod query;
 mod receipt;

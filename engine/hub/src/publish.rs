@@ -184,6 +184,10 @@ impl Hub {
             return;
         }
         let rule = self.config.namespaces.at(it.rule);
+        if rule.presence && (it.event == Some("user_typing") || self.presence.home.is_typing()) {
+            self.typed_at_home(now, it);
+        }
+        let rule = self.config.namespaces.at(it.rule);
         let numbering = match (rule.numbers(), it.is_ephemeral) {
             (false, _) => Numbering::Never,
             (true, true) => Numbering::Ephemeral,

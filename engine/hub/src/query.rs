@@ -8,6 +8,7 @@ use corecast_protocol::envelope::query::HistoryQuery;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
 use crate::hub::Hub;
+use crate::presence::query::PresenceMethod;
 use crate::remote::{Epoch, Extent, ToHome};
 
 /// Messages of a `history` query that names no limit.
@@ -25,6 +26,12 @@ impl Hub {
     ) {
         match (call.is_command, &*call.method) {
             (false, "history") => self.query_history(now, conn, id, call, fx),
+            (false, "presence") => {
+                self.query_presence(now, conn, id, (PresenceMethod::Members, call), fx);
+            }
+            (false, "presence_stats") => {
+                self.query_presence(now, conn, id, (PresenceMethod::Stats, call), fx);
+            }
             (true, _) => {
                 self.refuse_call(conn, id, ErrorCode::NoHandler, "no agent registered this capability", fx);
             }

@@ -11,8 +11,11 @@ use corecast_protocol::envelope::event::Seams;
 use crate::effect::{ConnKey, Tracking};
 use crate::format::{Format, Formats, PerFormat};
 
+mod presence;
 mod read;
 mod write;
+
+pub use presence::{Changed, MembersPage, Names, PresenceAsk};
 
 /// Stands for no priority in a record.
 const PRIORITY_NONE: u8 = 9;
@@ -97,6 +100,12 @@ pub enum ToHome<'a> {
     History { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, format: Format, extent: Extent },
     /// What became of the copies of a message on this shard, told once.
     Report { serial: u64, count: Count },
+    /// A participant has so many subscriptions to the channel on the shard, and had so many when this was told last.
+    Present { channel: &'a str, participant: &'a str, before: u32, connections: u32 },
+    /// Nobody on the shard wants to hear of the channel's members any more.
+    Unwatch { channel: &'a str },
+    /// A connection asks who is in the channel.
+    Presence { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, ask: PresenceAsk<'a> },
 }
 
 /// What a subscriber wants of a channel's past.
@@ -110,6 +119,8 @@ pub struct Past {
     pub is_carried: bool,
     /// Whether nothing may come before the subscriber asks for it: it stays behind, whatever there is.
     pub is_held: bool,
+    /// Whether the subscriber also wants to hear who comes and goes: asked for with the same request.
+    pub is_watching: bool,
 }
 
 impl Past {
@@ -298,6 +309,20 @@ pub enum FromHome<'a> {
     IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
     /// The answer to `AdmitParticipant`.
     ParticipantAdmitted { conn: ConnKey, participant: &'a str, format: Format, is_admitted: bool },
+    /// Watchers are told who came and went.
+    Changed(Changed<'a>),
+    /// Watchers are told who has not gone on typing.
+    TypingExpired { channel: &'a str, count: u64, participants: Names<'a> },
+    /// The answer to `Presence` of `Members`.
+    Members { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, page: MembersPage<'a> },
+    /// The answer to `Presence` of `Count` or `Stats`.
+    PresenceStats {
+        conn: ConnKey,
+        id: Option<RequestId<'a>>,
+        channel: &'a str,
+        participants: u64,
+        connections: Option<u64>,
+    },
 }
 
 /// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.
@@ -359,7 +384,7 @@ mod tests {
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let epoch = Epoch::new(number);
             let position = [None, Some(None), Some(Some((epoch, !number)))][usize::from(kind % 3)];
-            let past = Past { position, latest: index, is_carried: flag, is_held: !flag };
+            let past = Past { position, latest: index, is_carried: flag, is_held: !flag, is_watching: flag };
             let extent = Extent { limit: index, since: position, is_backward: flag };
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),

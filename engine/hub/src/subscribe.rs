@@ -46,6 +46,7 @@ impl Hub {
             latest: subscribe.history.map_or(0, |wanted| u32::try_from(wanted).unwrap_or(u32::MAX)),
             is_carried: false,
             is_held: false,
+            is_watching: subscribe.presence,
         };
         for channel in names {
             self.subscribe_one(now, conn, id, (channel, past), fx);
@@ -75,6 +76,8 @@ impl Hub {
             let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format, past };
             return self.ask(now, self.home(hash), &record, fx);
         }
+        let has_presence = !is_pattern && self.config.namespaces.at(rule).presence;
+        past.is_watching &= has_presence;
         let known = self.channels.find(hash, stem, is_pattern);
         let own = known.and_then(|index| member.subscriptions.iter().find(|it| it.channel == index));
         let limit = self.config.limits.subscriptions_per_connection as usize;
@@ -98,9 +101,15 @@ impl Hub {
                 let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
                 self.channels.get_mut(channel).expect("it was found or inserted").await_home(format);
                 member.subscriptions.push(Subscription { channel, place: None, serial, extra: None });
+                if has_presence {
+                    self.presence.local.enter(stem, &member.participant);
+                }
                 serial
             }
         };
+        if past.is_watching {
+            self.presence.local.watch(hash, stem, conn, format);
+        }
         if past.is_wanted() && !is_pattern {
             self.await_past(conn, hash, stem);
         }
@@ -172,6 +181,9 @@ impl Hub {
             format = Format::Json;
         }
         let slot = self.join_at_home(channel, (from, format));
+        if past.is_watching {
+            self.presence.home.watch(self.hasher.of(channel), channel, from);
+        }
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
         let page = self.first_page(now, slot, (channel, format), past, &mut out);
@@ -214,6 +226,7 @@ impl Hub {
             };
             event::subscribed(out, format, id, channel, &subscribed);
         });
+        self.begin_watching(conn, channel);
         if !page.is_live {
             fx.list.push(Effect::AwaitRoom { conn });
         }
@@ -345,7 +358,9 @@ impl Hub {
                 Some(at) => {
                     if !canary::strikes(Canary::UnsubscribedStillServed) {
                         let subscription = member.subscriptions.swap_remove(at);
-                        let format = member.format;
+                        let (format, participant) = (member.format, member.participant.clone());
+                        self.stop_watching(conn, &subscription);
+                        self.stop_presence(&participant, &subscription);
                         self.drop_subscription(conn, format, &subscription);
                     }
                     self.reply_fixed(fx, conn, |out, format| {

@@ -9,7 +9,7 @@ use crate::effect::ConnKey;
 use crate::format::{Format, Formats, PerFormat};
 use crate::remote::{
     Count, Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
-    Receipt, ToHome, Written,
+    Receipt, ToHome, Written, presence,
 };
 
 impl<'a> ToHome<'a> {
@@ -59,6 +59,7 @@ impl<'a> ToHome<'a> {
                 extent: Extent { limit: it.u32()?, since: it.named_position()?, is_backward: it.flag()? },
             },
             50 => Self::Report { serial: it.u64()?, count: it.count()? },
+            tag @ 40..=49 => presence::to_home(tag, &mut it)?,
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -113,6 +114,7 @@ impl<'a> FromHome<'a> {
                 channel: if it.flag()? { Some(it.text()?) } else { None },
                 count: it.count()?,
             },
+            tag @ 40..=49 => presence::from_home(tag, &mut it)?,
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -129,7 +131,7 @@ impl<'a> Messages<'a> {
 
 /// What is left of a record.
 #[derive(Clone)]
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     fn end<T>(self, record: T) -> Result<T, Malformed> {
@@ -148,11 +150,11 @@ impl<'a> Input<'a> {
         Ok(*taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn flag(&mut self) -> Result<bool, Malformed> {
+    pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -188,11 +190,11 @@ impl<'a> Input<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -221,6 +223,7 @@ impl<'a> Input<'a> {
             latest: self.u32()?,
             is_carried: self.flag()?,
             is_held: self.flag()?,
+            is_watching: self.flag()?,
         })
     }
 
@@ -254,20 +257,20 @@ impl<'a> Input<'a> {
         Ok((has_event.then_some(event), self.form()?, timestamp))
     }
 
-    fn key(&mut self) -> Result<ConnKey, Malformed> {
+    pub(super) fn key(&mut self) -> Result<ConnKey, Malformed> {
         Ok(ConnKey { index: self.u32()?, generation: self.u32()? })
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.u32()? as usize;
         self.take(length)
     }
 
-    fn text(&mut self) -> Result<&'a str, Malformed> {
+    pub(super) fn text(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
-    fn id(&mut self) -> Result<Option<RequestId<'a>>, Malformed> {
+    pub(super) fn id(&mut self) -> Result<Option<RequestId<'a>>, Malformed> {
         match self.byte()? {
             0 => Ok(None),
             1 => Ok(Some(RequestId::Number(self.u64()?))),

@@ -9,7 +9,7 @@ use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{
-    Epoch, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
+    Epoch, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written, presence,
 };
 
 impl ToHome<'_> {
@@ -87,6 +87,11 @@ impl ToHome<'_> {
                 out.push(50);
                 u64s(out, &[serial, count.of, count.delivered, count.failed]);
             }
+            Self::Present { channel, participant, before, connections } => {
+                presence::present(out, (channel, participant), (before, connections));
+            }
+            Self::Unwatch { channel } => presence::unwatch(out, channel),
+            Self::Presence { conn, id, channel, ref ask } => presence::ask(out, (conn, id, channel), ask),
         }
     }
 }
@@ -163,6 +168,16 @@ impl FromHome<'_> {
                 bytes(out, participant.as_bytes());
                 out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
             }
+            Self::Changed(ref it) => presence::changed(out, it),
+            Self::TypingExpired { channel, count, participants } => {
+                presence::typing_expired(out, channel, count, participants);
+            }
+            Self::Members { conn, id, channel, ref page } => {
+                presence::members(out, (conn, id, channel), page);
+            }
+            Self::PresenceStats { conn, id, channel, participants, connections } => {
+                presence::stats(out, (conn, id, channel), participants, connections);
+            }
         }
     }
 }
@@ -225,7 +240,7 @@ fn named_position(out: &mut Vec<u8>, named: Option<Option<(Epoch, u64)>>) {
 fn write_past(out: &mut Vec<u8>, it: &Past) {
     named_position(out, it.position);
     out.extend_from_slice(&it.latest.to_le_bytes());
-    out.extend_from_slice(&[u8::from(it.is_carried), u8::from(it.is_held)]);
+    out.extend_from_slice(&[it.is_carried, it.is_held, it.is_watching].map(u8::from));
 }
 
 fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
@@ -238,7 +253,7 @@ fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
     }
 }
 
-fn u64s(out: &mut Vec<u8>, values: &[u64]) {
+pub(super) fn u64s(out: &mut Vec<u8>, values: &[u64]) {
     for value in values {
         out.extend_from_slice(&value.to_le_bytes());
     }
@@ -249,17 +264,17 @@ fn position(out: &mut Vec<u8>, epoch: Epoch, offset: u64) {
     u64s(out, &[offset]);
 }
 
-fn key(out: &mut Vec<u8>, conn: ConnKey) {
+pub(super) fn key(out: &mut Vec<u8>, conn: ConnKey) {
     out.extend_from_slice(&conn.index.to_le_bytes());
     out.extend_from_slice(&conn.generation.to_le_bytes());
 }
 
-fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
-fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
+pub(super) fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
     match id {
         None => out.push(0),
         Some(RequestId::Number(number)) => {

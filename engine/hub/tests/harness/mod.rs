@@ -67,6 +67,7 @@ pub(crate) struct Net {
     fx: Effects,
     time: Instant,
     pub(crate) records: u64,
+    pub(crate) record_bytes: u64,
     /// Bytes that one call of a hub wrote at most.
     pub(crate) effects_bytes_max: usize,
     pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
@@ -102,6 +103,7 @@ impl Net {
             fx: Effects::default(),
             time: Instant::now(),
             records: 0,
+            record_bytes: 0,
             effects_bytes_max: 0,
             delivers: Vec::new(),
             copies: Vec::new(),
@@ -115,6 +117,13 @@ impl Net {
     /// Time passes.
     pub(crate) fn advance(&mut self, by: Duration) {
         self.time += by;
+    }
+
+    /// Once nothing moves any more time passes, and what is due by then is done.
+    pub(crate) fn pass(&mut self, by: Duration) {
+        self.run();
+        self.advance(by);
+        self.run();
     }
 
     /// A connection asks for admission, on a slot that is free.
@@ -301,6 +310,7 @@ impl Net {
                     for to in shards.iter() {
                         delivers_to[usize::from(to)] += 1;
                         self.records += 1;
+                        self.record_bytes += fx.span(record).len() as u64;
                         let ring = self.rings.entry((class == Class::Request, shard, to)).or_default();
                         ring.push_back(fx.span(record).to_vec());
                     }
