@@ -49,8 +49,12 @@ canaries! {
         "A publish is accepted and answered, but delivered to nobody." => "delivery: accepted and not delivered",
     HistoryForgotten("history-forgotten", every 20):
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
-    ReplayedMessageLost("replayed-message-lost", every 20):
+    ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
+    LiveTooEarly("live-too-early", every 2):
+        "A subscription is live before all that it missed has come." => "delivery: recovered, but a message is missing",
+    LiveNever("live-never", every 2):
+        "A subscription that has caught up is not made live." => "delivery: accepted and not delivered",
     MessageToNonSubscriber("message-to-non-subscriber", every 100):
         "A message goes to a connection that did not subscribe." => "membership: a message that was not asked for",
     RecipientForgotten("recipient-forgotten", every 200):
@@ -85,16 +89,6 @@ canaries! {
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):
         "A closed connection is still counted for its address." => "leaks: a hub that is not empty at the end",
-
-    // Sessions.
-    SessionRemembered("session-remembered", every 5):
-        "The tokens of a session that expired stay good." => "leaks: a hub that is not empty at the end",
-    TokenReused("token-reused", every 2):
-        "A token works again although its client has a later one." => "sessions: a token that works twice",
-    TakeoverUnfenced("takeover-unfenced", every 1):
-        "A session goes on elsewhere before all that it published arrived." => "order: a publisher's messages out of order",
-    SubscriptionLost("subscription-lost", every 3):
-        "A resumed session lacks a subscription." => "sessions: a subscription that did not come back",
 
     // The rings between shards.
     LostWakeUp("lost-wake-up", every 3):

@@ -136,16 +136,13 @@ impl Hub {
             })
         });
         // Whoever subscribed by name knows the epoch from the answer, unless it began later.
-        if let Some(Reborn { epoch, offset, is_for_all }) = written.reborn
-            && (is_pattern || is_for_all)
+        if let Some(reborn) = written.reborn
+            && (is_pattern || reborn.is_for_all)
         {
             // Told under the message's own policy, or it might be overtaken.
             let end = fx.recipients.len();
             fx.recipients.extend(untold.take());
-            push(fx, start, format, (delivery, None), |out| {
-                let news = Subscribed { position: Some((epoch.text(), offset)), ..Subscribed::default() };
-                event::subscribed(out, format, None, written.target, &news);
-            });
+            push(fx, start, format, (delivery, None), |out| announce(out, format, written.target, &reborn));
             let told = fx.recipients.len();
             fx.recipients.extend_from_within(start..end);
             start = told;
@@ -155,9 +152,18 @@ impl Hub {
 
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
         for format in self.formats_here() {
-            let start = fx.recipients.len();
+            let mut start = fx.recipients.len();
             let of_format = self.members.admitted().filter(|(_, member)| member.format == format);
             fx.recipients.extend(of_format.map(|(conn, _)| conn));
+            if let Some(reborn) = written.reborn
+                && fx.recipients.len() > start
+            {
+                let told = fx.recipients.len();
+                let delivery = (apart(written, SYSTEM_CHANNEL), None);
+                push(fx, start, format, delivery, |out| announce(out, format, written.target, &reborn));
+                fx.recipients.extend_from_within(start..told);
+                start = told;
+            }
             self.deliver_apart(start, format, written, SYSTEM_CHANNEL, fx);
         }
     }
@@ -189,10 +195,7 @@ impl Hub {
         fx: &mut Effects,
     ) {
         leave_out(fx, start, written.exclude);
-        let policy = SlowPolicy::Disconnect;
-        let namespace = u16::MAX;
-        let delivery = Delivery { priority: written.priority, policy, namespace, channel, conflate: 0 };
-        self.push_variants(fx, start, (format, &mut None), written, None, delivery);
+        self.push_variants(fx, start, (format, &mut None), written, None, apart(written, channel));
     }
 
     /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
@@ -258,6 +261,18 @@ impl Hub {
         }
         fx.recipients.truncate(kept);
     }
+}
+
+/// How messages outside of the shard's channels are delivered.
+fn apart(written: &Written<'_>, channel: u32) -> Delivery {
+    let (policy, namespace) = (SlowPolicy::Disconnect, u16::MAX);
+    Delivery { priority: written.priority, policy, namespace, channel, conflate: 0 }
+}
+
+/// News of an epoch.
+fn announce(out: &mut Vec<u8>, format: Format, channel: &str, reborn: &Reborn) {
+    let news = Subscribed { position: Some((reborn.epoch.text(), reborn.offset)), ..Subscribed::default() };
+    event::subscribed(out, format, None, channel, &news);
 }
 
 /// The message as it is sent in this encoding.

@@ -277,6 +277,8 @@ impl Hub {
             && let Some(cursor) = own.cursor_mut().filter(|it| !it.is_held)
         {
             (cursor.epoch, cursor.offset) = (page.epoch, page.offset);
+            cursor.is_held = page.is_live && canary::strikes(Canary::LiveNever);
+            let is_live = page.is_live && !cursor.is_held;
             if !page.is_recovered {
                 self.reply_fixed(fx, conn, |out, format| {
                     let position = Some((page.epoch.text(), page.offset));
@@ -290,7 +292,7 @@ impl Hub {
                 });
             }
             self.replay(conn, page.messages.unwrap_or_default(), fx);
-            if page.is_live {
+            if is_live {
                 self.activate(conn, serial, channel, false);
             }
         }

@@ -320,3 +320,52 @@ fn storms_leave_no_gaps() {
         assert!(clients.is_empty() || last.len() == 1, "seed {seed}: live in the end: {last:?}");
     }
 }
+
+/// Everybody gets `system` without an answer that names its epoch.
+#[test]
+fn who_did_not_subscribe_to_system_is_told_of_its_new_epoch_all_the_same() {
+    for shards in 1..=3 {
+        let limits = HubLimits { history_bytes: 600 * u64::from(shards), ..unlimited() };
+        let mut net = Net::new(shards, 7, limits);
+        let ann = net.join(0, 0, "ann");
+        let bob = net.open_with(net.last_shard(), 1, binary("bob"));
+        net.run();
+        net.take(ann);
+        net.take(bob);
+        for number in 0..3 {
+            let payload = "x".repeat(if number == 1 { 1_000 } else { 10 });
+            net.send(ann, &json!({"type": "publish", "channel": "system", "payload": payload}).to_string());
+            net.run();
+        }
+        for seen in [net.take(ann), net.take(bob)] {
+            let what: Vec<_> = seen.iter().map(|it| (it["type"].as_str(), it["offset"].as_u64())).collect();
+            let message = |offset| (Some("broadcast"), Some(offset));
+            assert_eq!(what, [message(1), message(2), (Some("subscribed"), Some(2)), message(3)]);
+            assert_ne!(seen[1]["epoch"], seen[2]["epoch"], "what was too large took the history with it");
+            assert_eq!(seen[2]["epoch"], seen[3]["epoch"]);
+        }
+    }
+}
+
+/// Its position is the one that it has come to, not the channel's.
+#[test]
+fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
+    let payload = "x".repeat(100_000);
+    for _ in 0..6 {
+        net.send(ann, &json!({"type": "publish", "channel": CHANNEL, "payload": payload}).to_string());
+    }
+    net.run();
+    let bob = net.join(1, 1, "bob");
+    net.take(bob);
+    net.send(bob, &subscribe(Some((&epoch, 0))));
+    net.send(bob, &subscribe(None));
+    net.run();
+    let seen = net.take(bob);
+    assert_eq!((&seen[0]["more"], &seen[1]["type"]), (&json!(true), &json!("subscribed")));
+    assert_eq!(seen[1]["offset"], seen[0]["offset"], "all that was queued for it by then");
+    let rest: Vec<_> = seen[2..].iter().map(|it| it["offset"].as_u64()).collect();
+    assert_eq!((seen[1]["offset"].as_u64(), rest), (Some(2), (3..=6).map(Some).collect()));
+}

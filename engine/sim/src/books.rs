@@ -11,6 +11,8 @@ pub struct Book {
     pub open: u64,
     /// Messages that were read, and news of epochs.
     pub copies: u64,
+    /// News of positions that may be answers to who was catching up, which are no copies.
+    pub doubtful: u64,
     /// Connections that ended without anybody knowing how much was under way to them.
     pub loose_ends: u64,
     /// Closes as a slow consumer.

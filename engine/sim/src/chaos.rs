@@ -50,11 +50,13 @@ pub enum Fault {
     Deflate,
     /// A peer sends compressed what is none, or becomes too large.
     BadDeflate,
+    /// A peer asks for something of a channel's past; with its stream go all choices about it.
+    Recovery,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -77,6 +79,7 @@ impl Fault {
         Self::Reconnect,
         Self::Deflate,
         Self::BadDeflate,
+        Self::Recovery,
     ];
 
     /// Its name in reports.
@@ -104,6 +107,7 @@ impl Fault {
             Self::Reconnect => "reconnect",
             Self::Deflate => "deflate",
             Self::BadDeflate => "bad-deflate",
+            Self::Recovery => "recovery",
         }
     }
 }

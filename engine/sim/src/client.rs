@@ -14,6 +14,7 @@ mod inflate;
 mod leave;
 mod ledger;
 mod packed;
+mod past;
 mod payload;
 mod publish;
 mod requests;
@@ -30,6 +31,7 @@ use crate::net::LinkId;
 use crate::oracle::{Check, Checked, Failure, Serial};
 
 use deeds::Deed;
+use past::Places;
 pub use session::Reading;
 use session::{Session, Stage};
 pub use town::{Habits, Town};
@@ -73,6 +75,8 @@ pub struct Client {
     participant: usize,
     state: State,
     was_lost: bool,
+    /// Where it was in channels when its connections ended.
+    places: Places,
 }
 
 #[derive(Debug)]
@@ -105,7 +109,15 @@ impl Client {
         let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(index).wrapping_mul(0xd6e8_feb8_6659_fd93));
         let participant = index as usize % names.developers;
         let until_us = rng.u64(..2_000);
-        Self { index, rng, temper, participant, state: State::Down { until_us }, was_lost: false }
+        Self {
+            index,
+            rng,
+            temper,
+            participant,
+            state: State::Down { until_us },
+            was_lost: false,
+            places: Places::default(),
+        }
     }
 
     /// The connection's number, while there is one that can be told something.
@@ -242,7 +254,8 @@ impl Client {
         };
         town.trace.note("end", &[u64::from(session.serial), code]);
         let is_sent_away = session.is_sent_away(end) && !session.is_unheard;
-        town.oracle.ended(session.serial, is_sent_away);
+        self.remember_places(session, town);
+        town.oracle.ended(session.serial, is_sent_away, session.ledger.awaited_pasts());
         self.close_book(session, end, town);
         let link: LinkId = session.link;
         if !town.net.at(link).has_vanished {

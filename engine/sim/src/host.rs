@@ -1,11 +1,11 @@
 //! One shard of the simulated node: the real shard and hub on a simulated driver.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corecast_driver::{Next, Shard};
-use corecast_hub::rules::Namespaces;
-use corecast_hub::{Hub, HubConfig, ReplayLimits, Secret, ShardSet};
+use corecast_hub::rules::{HistoryOptions, Namespaces};
+use corecast_hub::{Hub, HubConfig, ReplayLimits, ShardSet};
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::Links;
 use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
@@ -34,6 +34,20 @@ pub(crate) enum State {
     Stopped,
 }
 
+/// Those of the contract, with what the run says of histories.
+fn namespaces(setup: &Setup) -> Namespaces {
+    let mut namespaces = Namespaces::built_in(true);
+    if let Some(keeps) = setup.memory.keeps {
+        for name in ["agent", "user", "conversation"] {
+            let mut namespace = namespaces.named(name).expect("it is built in").clone();
+            let age = Duration::from_micros(keeps.age_us);
+            namespace.history = HistoryOptions { messages: keeps.messages as u32, age };
+            namespaces.set(namespace);
+        }
+    }
+    namespaces
+}
+
 impl Host {
     pub(crate) fn new(setup: &Setup, shard: usize, links: Links, node: Arc<Node>, now: Instant) -> Self {
         let (shard, shards) = (shard as u16, setup.shards as u16);
@@ -43,12 +57,13 @@ impl Host {
             node: "sim".to_owned(),
             version: "0".to_owned(),
             seed: setup.seed,
-            secret: Secret([setup.seed as u8; 32]),
             limits: setup.hub_limits,
-            namespaces: Namespaces::built_in(true),
+            namespaces: namespaces(setup),
             heartbeat_interval_ms: setup.limits.heartbeat_interval.as_millis() as u64,
             message_bytes: setup.limits.message_bytes as u64,
-            replay: ReplayLimits::for_outbox(setup.limits.outbox.messages, setup.limits.outbox.bytes),
+            replay: setup.memory.replay.unwrap_or_else(|| {
+                ReplayLimits::for_outbox(setup.limits.outbox.messages, setup.limits.outbox.bytes)
+            }),
         });
         let policy = Policy {
             prefix: String::new(),

@@ -13,6 +13,22 @@ pub enum Class {
     Inbox,
 }
 
+/// How much is kept of a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keeps {
+    /// The latest messages.
+    pub messages: u64,
+    /// For how long, in virtual microseconds.
+    pub age_us: u64,
+}
+
+impl Keeps {
+    /// So many messages for so many minutes.
+    const fn of(messages: u64, minutes: u64) -> Self {
+        Self { messages, age_us: minutes * 60_000_000 }
+    }
+}
+
 /// A channel.
 #[derive(Clone, Debug)]
 pub struct Channel {
@@ -93,6 +109,17 @@ impl Names {
     pub fn find(&self, name: &str) -> Option<ChannelIndex> {
         let index = self.channels[..=self.open].iter().position(|channel| channel.name == name)?;
         Some(index as ChannelIndex)
+    }
+
+    /// How much is kept of a channel (the contract, section 6), or `bounds` where a run sets its own.
+    pub fn keeps(&self, channel: ChannelIndex, bounds: Option<Keeps>) -> Keeps {
+        let Channel { name, class } = &self.channels[usize::from(channel)];
+        match (class, name.split_once(':')) {
+            (Class::Numbered, None) => Keeps::of(10, 60),
+            (Class::Numbered, Some(("conversation", _))) => bounds.unwrap_or(Keeps::of(100, 60)),
+            (Class::Numbered, _) => bounds.unwrap_or(Keeps::of(100, 5)),
+            _ => Keeps::default(),
+        }
     }
 
     /// Whether a prefix covers a channel.

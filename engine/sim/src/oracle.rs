@@ -6,6 +6,7 @@
 
 mod channel;
 mod latest;
+mod past;
 mod settle;
 mod times;
 mod view;
@@ -14,8 +15,9 @@ use std::rc::Rc;
 
 use crate::Map;
 
-use crate::names::{ChannelIndex, Class, Names};
-use channel::Truth;
+use crate::names::{ChannelIndex, Class, Keeps, Names};
+use channel::{Truth, Written};
+pub use past::{Began, Wanted};
 pub use view::View;
 
 /// A connection of a client, numbered through the whole run.
@@ -85,6 +87,8 @@ pub struct Seen<'a> {
     pub event: &'a str,
     /// It has no offset of its own.
     pub is_ephemeral: bool,
+    /// Whether an answer is due that says where the channel goes on: until then its position is nobody's.
+    pub is_unsure: bool,
 }
 
 /// The promises of a run, and what has been seen of them.
@@ -97,8 +101,13 @@ pub struct Oracle {
     parted: Vec<(Serial, View)>,
     /// Rises with everything that somebody wrote or read: orders events of different clients.
     clock: u64,
-    /// What the wall clock has shown since the last settling.
+    /// What the wall clock has shown since the last settling, and ever.
     wall: Vec<times::Stretch>,
+    ever: (u64, u64),
+    /// Whether channels may be forgotten, or what is kept of them.
+    is_forgetful: bool,
+    /// Virtual time, in microseconds.
+    pub now_us: u64,
     /// Messages missed on channels that may drop, since the last settling.
     missed: u64,
     /// Subscriptions and connections that began or ended since then: what was dropped for them can't be seen.
@@ -113,9 +122,13 @@ pub struct Oracle {
 pub type Checked = Result<(), Failure>;
 
 impl Oracle {
-    /// Nothing has been seen yet.
-    pub fn new(names: Rc<Names>) -> Self {
-        let truths = names.channels.iter().map(|channel| Truth::new(channel.class)).collect();
+    /// Nothing has been seen yet. Of channels is kept what the contract says, or within `bounds`; some of them are
+    /// forgotten if the node `is_forgetful`.
+    pub fn new(names: Rc<Names>, bounds: Option<Keeps>, is_forgetful: bool) -> Self {
+        let truth = |(index, channel): (ChannelIndex, &crate::names::Channel)| {
+            Truth::new(channel.class, names.keeps(index, bounds))
+        };
+        let truths = (0..).zip(&names.channels).map(truth).collect();
         let views = Map::default();
         let parted = Vec::new();
         Self {
@@ -125,6 +138,9 @@ impl Oracle {
             parted,
             clock: 0,
             wall: Vec::new(),
+            ever: (u64::MAX, 0),
+            is_forgetful,
+            now_us: 0,
             missed: 0,
             changes: 0,
             delivered: 0,
@@ -147,10 +163,12 @@ impl Oracle {
 
     /// A connection has ended for its client. If it was told to go (`is_sent_away`), what it was owed before is
     /// looked at in the end.
-    pub fn ended(&mut self, serial: Serial, is_sent_away: bool) {
-        if let Some(view) = self.views.remove(&serial) {
+    pub fn ended(&mut self, serial: Serial, is_sent_away: bool, unsure: &[ChannelIndex]) {
+        if let Some(mut view) = self.views.remove(&serial) {
             self.changes += 1;
             if is_sent_away {
+                view.excuse_behind();
+                unsure.iter().for_each(|channel| view.excuse(*channel));
                 self.parted.push((serial, view));
             }
         }
@@ -160,9 +178,17 @@ impl Oracle {
     }
 
     /// A client is about to send a publish; its number on this channel.
-    pub fn publishes(&mut self, serial: Serial, channel: ChannelIndex, event: &str, echoes: bool) -> u32 {
+    pub fn publishes(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        event: &str,
+        (echoes, is_ephemeral): (bool, bool),
+    ) -> u32 {
         self.clock += 1;
-        let number = self.truths[usize::from(channel)].published(serial, self.clock, latest::event_of(event));
+        let event = latest::event_of(event);
+        let written = Written { clock: self.clock, at_us: self.now_us, event, is_ephemeral };
+        let number = self.truths[usize::from(channel)].published(serial, written);
         if !echoes && let Some(view) = self.views.get_mut(&serial) {
             view.unechoed(channel, number);
         }
@@ -186,7 +212,7 @@ impl Oracle {
         if is_ephemeral || matches!(truth.class, Class::Dropping | Class::Conflating) {
             return Ok(());
         }
-        truth.note(position, from).map_err(|failure| self.on(channel, failure))
+        truth.note(position, from, false).map_err(|failure| self.on(channel, failure))
     }
 
     /// A direct message was refused, for nobody is there: whoever was there all the time waits for it all the same.
@@ -206,36 +232,20 @@ impl Oracle {
         let clock = self.clock;
         let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
         self.changes += 1;
-        let is_by_pattern = view.is_by_pattern(&self.names, channel);
+        let may_be_new = self.is_forgetful || view.is_by_pattern(&self.names, channel);
         view.subscribed(channel, clock);
         let truth = &mut self.truths[usize::from(channel)];
         if matches!(truth.class, Class::Dropping | Class::Conflating) {
             return Ok(());
         }
         let at = truth.at(position);
-        if is_by_pattern && view.at(channel).is_some_and(|(epoch, _)| epoch != at.0) {
+        if may_be_new && view.at(channel).is_some_and(|(epoch, _)| epoch != at.0) {
             // The answer is the announcement.
             view.moved(channel, at);
             return Ok(());
         }
         let checked = view.positioned(serial, channel, at, truth);
         checked.map_err(|failure| self.on(channel, failure))
-    }
-
-    /// An epoch was announced without having been asked for: only to subscribers by pattern.
-    ///
-    /// # Errors
-    /// If no pattern covers the channel.
-    pub fn announced(&mut self, serial: Serial, channel: ChannelIndex, position: (&str, u64)) -> Checked {
-        let names = Rc::clone(&self.names);
-        let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
-        if !view.is_covered(&names, channel) {
-            let what = "an epoch was announced to who is no subscriber by pattern";
-            return Err(self.on(channel, Failure::new(Check::Subscription, what)));
-        }
-        let at = self.truths[usize::from(channel)].at(position);
-        view.moved(channel, at);
-        Ok(())
     }
 
     /// `subscribed` was read for a pattern.
@@ -252,7 +262,7 @@ impl Oracle {
         let names = Rc::clone(&self.names);
         self.changes += 1;
         if let Some(view) = self.views.get_mut(&serial) {
-            view.unsubscribed(&names, channel);
+            view.unsubscribed(&names, channel, self.clock);
         }
     }
 
@@ -281,20 +291,37 @@ impl Oracle {
         };
         let truth = &mut self.truths[usize::from(seen.channel)];
         let since = view.since(&self.names, seen.channel, seen.pattern)?;
+        let is_behind = view.is_behind(seen.channel);
         if seen.from.0 == serial && view.wants_no_echo(seen.channel, seen.from.1) {
-            return Err(Failure::new(Check::Subscription, "an own message came that was not to be echoed"));
+            if !is_behind || seen.is_ephemeral {
+                return Err(Failure::new(
+                    Check::Subscription,
+                    "an own message came that was not to be echoed",
+                ));
+            }
+            // What is kept is not known by who published it.
+            view.echoed(seen.channel, seen.from.1);
         }
         if matches!(truth.class, Class::Numbered | Class::Inbox) {
             if !seen.is_ephemeral {
-                truth.note(seen.position, seen.from)?;
+                truth.note(seen.position, seen.from, is_behind)?;
             }
             let at = truth.at(seen.position);
-            view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
+            if seen.is_unsure {
+                view.forget_position(seen.channel);
+            } else {
+                view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
+            }
         }
         if truth.class == Class::Conflating {
             view.saw_event(seen.channel, latest::event_of(seen.event), seen.from);
         }
         let missed = view.message_from(serial, seen.channel, seen.from, truth, since)?;
+        if seen.is_ephemeral && is_behind {
+            // It is not kept: only who is live gets it.
+            view.falls_behind(seen.channel, false, self.clock);
+        }
+        let missed = if seen.is_unsure { 0 } else { missed };
         if missed > 0 {
             if matches!(truth.class, Class::Numbered | Class::Inbox) {
                 let what = format!("{missed} messages of {} before {} never came", seen.from.0, seen.from.1);

@@ -1,6 +1,8 @@
 //! What a seed decides before the first tick: sizes, rates, and who takes part. Parts can be left out, which is how
 //! a failure is made smaller.
 
+mod memory;
+
 use std::time::Duration;
 
 use corecast_hub::HubLimits;
@@ -9,6 +11,7 @@ use corecast_shard::{CompressionConfig, CompressionMode, OutboxLimits, ShardLimi
 
 use crate::chaos::Fault;
 use crate::client::{Habits, Temper};
+pub use memory::Memory;
 
 /// Everything that a run is made of.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct Setup {
     pub compression: CompressionConfig,
     /// Bounds of the hub.
     pub hub_limits: HubLimits,
+    /// What is kept of channels.
+    pub memory: Memory,
     /// Receive buffers of each shard, and their bytes.
     pub buffers: (usize, usize),
     /// Slots of each shard's table.
@@ -69,6 +74,21 @@ pub enum Ending {
 impl Setup {
     /// What this seed decides.
     pub fn of(seed: u64, ticks: u64) -> Self {
+        let mut setup = Self::of_moment(seed, ticks);
+        // What channels remember came later than all else, and is drawn apart too.
+        let (one_in, memory) = Memory::of(seed, setup.shards);
+        setup.one_in[Fault::Recovery as usize] = one_in;
+        setup.remember(memory);
+        setup
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.hub_limits.history_bytes = memory.bytes.unwrap_or(HubLimits::default().history_bytes);
+        self.memory = memory;
+    }
+
+    /// All that has nothing to do with the past.
+    fn of_moment(seed: u64, ticks: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shards = [1, 2, 3, 3, 4][rng.usize(..5)];
         let clients = clients(&mut rng);
@@ -124,6 +144,7 @@ impl Setup {
             rings: rings(&mut rng, has_tiny_rings),
             hub_limits,
             limits,
+            memory: Memory::default(),
             compression,
             buffers: if has_few_buffers { (rng.usize(1..8), rng.usize(16..400)) } else { BUFFERS },
             table,
@@ -141,11 +162,20 @@ impl Setup {
 }
 
 impl Setup {
+    /// Whether channels may be forgotten, or what is kept of them.
+    pub fn is_forgetful(&self) -> bool {
+        let default = HubLimits::default();
+        self.hub_limits.idle_channels < default.idle_channels
+            || self.hub_limits.history_bytes < default.history_bytes
+    }
+
     /// The same without a fault.
     pub fn leave_out(&mut self, fault: Fault) {
         self.one_in[fault as usize] = 0;
-        if fault == Fault::BufferShortage {
-            self.buffers = BUFFERS;
+        match fault {
+            Fault::BufferShortage => self.buffers = BUFFERS,
+            Fault::Recovery => self.remember(Memory::default()),
+            _ => {}
         }
     }
 }
@@ -178,6 +208,7 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
         let rng = match fault {
+            Fault::Recovery => continue,
             Fault::Deflate | Fault::BadDeflate => &mut *apart,
             _ => &mut *rng,
         };
@@ -243,8 +274,6 @@ fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
         connections_per_ip: if limits_who { rng.u32(1..5) } else { 0 },
         subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { 50 },
         idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
-        // Sessions that wait are not checked yet, and a hub that keeps some is not empty.
-        resume_window_ms: 0,
         ..HubLimits::default()
     }
 }

@@ -99,7 +99,7 @@ impl World {
         let town = Town {
             net: Net::new(setup.shards, setup.pipe_bytes),
             chaos: Chaos::new(setup.seed, setup.one_in),
-            oracle: Oracle::new(Rc::clone(&names)),
+            oracle: Oracle::new(Rc::clone(&names), setup.memory.keeps, setup.is_forgetful()),
             trace: Trace::new(lines),
             deeds: DeedCounts::default(),
             names,
@@ -182,6 +182,7 @@ impl World {
     fn step(&mut self) -> Result<bool, Failure> {
         self.town.now_us += self.rng.u64(1..40);
         self.disturb();
+        self.town.oracle.now_us = self.town.now_us;
         let mut has_moved = false;
         // On the way to rest everybody gets a turn: that is shorter, and shows when nothing moves.
         let is_settling = self.town.is_settling || self.town.is_draining;

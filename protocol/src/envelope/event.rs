@@ -5,7 +5,6 @@ mod json;
 mod msgpack;
 mod notice;
 mod object;
-mod session;
 
 use crate::ErrorCode;
 use crate::envelope::Format;
@@ -19,7 +18,6 @@ pub use answer::{
     presence_stats, resumed, subscribed,
 };
 pub use notice::{ReceiptEvent, members, presence_changed, receipt};
-pub use session::{Session, session};
 
 /// A message on a channel or to a participant.
 #[derive(Clone, Copy, Debug)]

@@ -101,7 +101,7 @@ impl Client {
         session.stage = Stage::Silent;
         session.ledger.clear();
         session.echoes_due.clear();
-        town.oracle.ended(session.serial, false);
+        town.oracle.ended(session.serial, false, &[]);
         session.is_deaf = true;
         let book = &mut town.books[session.shard];
         book.sessions -= 1;

@@ -1,12 +1,14 @@
 //! Whether what a client is answered is what it asked for.
 
 use super::Town;
+use super::content::message;
 use super::deeds::Deed;
 use super::hear::Heard;
 use super::ledger::{Ask, Topic, id_of};
 use super::session::Session;
+use crate::names::ChannelIndex;
 use crate::names::{Class, Names};
-use crate::oracle::{Check, Checked, Failure};
+use crate::oracle::{Began, Check, Checked, Failure, Wanted};
 
 fn wrong(what: impl Into<String>) -> Checked {
     Err(Failure::new(Check::Answers, what))
@@ -31,7 +33,7 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
     let is_about =
         |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
     let id = id(heard)?;
-    let Some(Ask::Subscribe { topic, order }) = session.ledger.take(id, is_about) else {
+    let Some(Ask::Subscribe { topic, order, past }) = session.ledger.take(id, is_about) else {
         return match id {
             Some(_) => wrong("subscribed to what was not asked for"),
             None => announced(session, town, heard),
@@ -44,7 +46,15 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
             if id.is_none() && town.names.channels[usize::from(channel)].class != Class::Dropping {
                 town.deeds.did(Deed::PathSubscribed);
             }
-            town.oracle.subscribed(serial, channel, (epoch, offset))
+            match past {
+                Some(wanted) => began(session, town, heard, channel, &wanted),
+                None if heard.messages.is_some() => wrong("messages that nobody asked for"),
+                None if session.ledger.awaits_past(channel) => {
+                    town.oracle.subscribed_between(serial, channel);
+                    Ok(())
+                }
+                None => town.oracle.subscribed(serial, channel, (epoch, offset)),
+            }
         }
         (Topic::Channel(_), _, _) => wrong("subscribed without a position"),
         (Topic::Prefix(prefix), None, None) => {
@@ -55,15 +65,55 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
     }
 }
 
-/// A new epoch.
+/// `subscribed`, and perhaps what was wanted of the past.
+fn began(
+    session: &Session,
+    town: &mut Town,
+    heard: &Heard<'_>,
+    channel: ChannelIndex,
+    wanted: &Wanted,
+) -> Checked {
+    let (Some(epoch), Some(offset)) = (heard.epoch, heard.offset) else { return Ok(()) };
+    let messages = heard.messages.as_deref().unwrap_or_default();
+    let began = Began {
+        position: (epoch, offset),
+        recovered: heard.recovered,
+        carried: messages.len() as u64,
+        has_more: heard.more,
+    };
+    let is_recovered = town.oracle.subscribed_from(session.serial, channel, wanted, &began)?;
+    for carried in messages {
+        message(session, town, carried, true)?;
+    }
+    town.deeds.did(match (is_recovered, &wanted.position) {
+        (true, _) => Deed::Recovered,
+        (false, Some(_)) => Deed::NotRecovered,
+        (false, None) => Deed::HistoryWanted,
+    });
+    let is_unsure = session.ledger.awaits_past(channel);
+    // Where messages come with it, it says whether they are all.
+    let is_live = !is_recovered || heard.messages.is_some() && heard.more != Some(true);
+    town.oracle.began(session.serial, channel, &began, (is_live && !is_unsure, is_unsure))
+}
+
+/// A new epoch, or the news that what was missed is gone.
 fn announced(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
-    town.books[session.shard].copies += 1;
+    let book = &mut town.books[session.shard];
+    if session.ledger.has_wanted_past {
+        book.doubtful += 1;
+    } else {
+        book.copies += 1;
+    }
     let channel = heard.channel.as_deref().and_then(|name| town.names.find(name));
     match (channel, heard.epoch, heard.offset) {
-        (Some(channel), Some(epoch), Some(offset)) => {
-            town.oracle.announced(session.serial, channel, (epoch, offset))
+        (Some(channel), Some(epoch), Some(offset)) if heard.recovered != Some(true) => {
+            let is_unsure = session.ledger.awaits_past(channel);
+            if session.ledger.has_wanted_past {
+                town.deeds.did(Deed::LostOnTheWay);
+            }
+            town.oracle.announced(session.serial, channel, (epoch, offset), is_unsure)
         }
-        _ => wrong("subscribed without a channel and a position"),
+        _ => wrong("subscribed without a channel and a position, or recovered and nobody asked"),
     }
 }
 
@@ -134,7 +184,7 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
     let cancelled =
         |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
     if code == "CANCELLED"
-        && let Some(Ask::Subscribe { topic, order }) = session.ledger.take(id, cancelled)
+        && let Some(Ask::Subscribe { topic, order, .. }) = session.ledger.take(id, cancelled)
     {
         if !session.ledger.is_cancelled(topic, order) {
             return wrong("a subscription was cancelled that nobody took back");

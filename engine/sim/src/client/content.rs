@@ -78,7 +78,8 @@ fn check_time_in(
     }
 }
 
-pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+/// A message was read, by itself or with `subscribed`.
+pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>, is_carried: bool) -> Checked {
     let (Some(channel), Some(epoch), Some(offset), Some(payload)) =
         (&heard.channel, heard.epoch, heard.offset, &heard.payload)
     else {
@@ -127,6 +128,7 @@ pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>) -> 
         from: (payload.by, number),
         event: heard.event.unwrap_or_default(),
         is_ephemeral: payload.e,
+        is_unsure: !is_carried && session.ledger.awaits_past(channel),
     };
     town.oracle.message(session.serial, &seen)
 }

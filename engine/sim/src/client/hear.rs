@@ -31,6 +31,10 @@ pub(super) struct Heard<'a> {
     pub(super) timestamp: Option<&'a RawValue>,
     pub(super) epoch: Option<&'a str>,
     pub(super) offset: Option<u64>,
+    pub(super) recovered: Option<bool>,
+    #[serde(borrow)]
+    pub(super) messages: Option<Vec<Self>>,
+    pub(super) more: Option<bool>,
     pub(super) payload: Option<Payload<'a>>,
     #[serde(borrow)]
     pub(super) result: Option<Position<'a>>,
@@ -175,7 +179,12 @@ impl Client {
         let is_message = matches!(heard.kind, "message" | "broadcast");
         let is_news = session.stage == Stage::Silent && heard.kind == "subscribed" && heard.id.is_none();
         let is_copy = !session.is_deaf && (is_message || is_news && !session.ledger.lost_count);
-        town.books[session.shard].copies += u64::from(is_copy);
+        let book = &mut town.books[session.shard];
+        if is_news && session.ledger.has_wanted_past {
+            book.doubtful += u64::from(is_copy);
+        } else {
+            book.copies += u64::from(is_copy);
+        }
         if !session.is_established {
             return established(session, town, &heard);
         }
@@ -185,7 +194,7 @@ impl Client {
             return Ok(());
         }
         match heard.kind {
-            "message" | "broadcast" => message(session, town, &heard),
+            "message" | "broadcast" => message(session, town, &heard, false),
             "subscribed" => answer::subscribed(session, town, &heard),
             "unsubscribed" => answer::unsubscribed(session, town, &heard),
             "response" => answer::response(session, town, &heard),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::names::{ChannelIndex, Names};
-use crate::oracle::{Check, Failure};
+use crate::oracle::{Check, Failure, Wanted};
 
 /// What can be subscribed to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +37,8 @@ pub(super) enum Ask {
     Subscribe {
         topic: Topic,
         order: u64,
+        /// What of its past is wanted.
+        past: Option<Box<Wanted>>,
     },
     Unsubscribe {
         topic: Topic,
@@ -71,6 +73,10 @@ pub(super) struct Ledger {
     pub(super) lost_count: bool,
     /// The latest unsubscribe of each topic whose answer was read.
     ended: BTreeMap<Topic, u64>,
+    /// Channels of whose past something was wanted, once for each answer that is due.
+    pasts: Vec<ChannelIndex>,
+    /// Whether anything of any past was ever wanted.
+    pub(super) has_wanted_past: bool,
 }
 
 impl Ledger {
@@ -92,6 +98,26 @@ impl Ledger {
         self.lost_count |= self.awaits_path();
         self.asks.clear();
         self.nameless.clear();
+        self.pasts.clear();
+    }
+
+    /// Whether an answer is due that says where a channel goes on.
+    pub(super) fn awaits_past(&self, channel: ChannelIndex) -> bool {
+        self.pasts.contains(&channel)
+    }
+
+    /// All such channels.
+    pub(super) fn awaited_pasts(&self) -> &[ChannelIndex] {
+        &self.pasts
+    }
+
+    /// A request to subscribe that is sent now wants something of the channel's past too.
+    pub(super) fn want_past(&mut self, ask: &mut Ask, wanted: &Wanted) {
+        if let Ask::Subscribe { topic: Topic::Channel(channel), past, .. } = ask {
+            *past = Some(Box::new(wanted.clone()));
+            self.pasts.push(*channel);
+            self.has_wanted_past = true;
+        }
     }
 
     /// A request with an id, which is returned.
@@ -130,7 +156,7 @@ impl Ledger {
             self.held.push(topic);
         }
         self.orders += 1;
-        Ask::Subscribe { topic, order: self.orders }
+        Ask::Subscribe { topic, order: self.orders, past: None }
     }
 
     /// A request to unsubscribe is sent now: what it must be answered.
@@ -157,6 +183,11 @@ impl Ledger {
         if asks.is_empty() {
             self.asks.remove(&id);
         }
+        if let Ask::Subscribe { topic: Topic::Channel(channel), past: Some(_), .. } = &ask
+            && let Some(at) = self.pasts.iter().position(|it| it == channel)
+        {
+            self.pasts.swap_remove(at);
+        }
         Some(ask)
     }
 
@@ -180,7 +211,7 @@ impl Ledger {
         self.ended.insert(topic, order);
         // Without an id nobody is told that it was cancelled.
         self.nameless.retain(
-            |ask| !matches!(ask, Ask::Subscribe { topic: it, order: of } if *it == topic && *of < order),
+            |ask| !matches!(ask, Ask::Subscribe { topic: it, order: of, .. } if *it == topic && *of < order),
         );
     }
 }

@@ -66,7 +66,7 @@ impl Client {
         }
         self.fields(&mut draft, town);
         if may {
-            self.number(&mut draft, session, town, &to, echoes);
+            self.number(&mut draft, session, town, &to, (echoes, is_ephemeral));
         }
         draft.payload.push(format!(r#""e":{is_ephemeral}"#));
         draft.payload.push(format!(r#""who":"{}""#, session.name));
@@ -170,11 +170,11 @@ impl Client {
         session: &Session,
         town: &mut Town,
         to: &[ChannelIndex],
-        echoes: bool,
+        how: (bool, bool),
     ) {
         let by = session.serial;
         let numbers: Vec<u32> =
-            to.iter().map(|channel| town.oracle.publishes(by, *channel, &draft.event, echoes)).collect();
+            to.iter().map(|channel| town.oracle.publishes(by, *channel, &draft.event, how)).collect();
         let sum = checksum(by, numbers[0]);
         draft.payload.push(format!(r#""by":{by},"sum":{sum}"#));
         let names: Vec<String> = to

@@ -6,6 +6,7 @@ use super::deeds::Deed;
 use super::ledger::{Ask, Fate, Topic, id_text};
 use super::session::Session;
 use super::{Client, Town};
+use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
 
 impl Client {
@@ -34,6 +35,11 @@ impl Client {
     }
 
     pub(super) fn subscribe(&mut self, session: &mut Session, town: &mut Town) -> String {
+        if town.chaos.strikes(Fault::Recovery)
+            && let Some(text) = self.subscribe_from(session, town)
+        {
+            return text;
+        }
         let mut topics = Vec::new();
         for _ in 0..self.count() {
             topics.extend(self.wanted(session, town));
@@ -43,19 +49,7 @@ impl Client {
             return self.ask_ping(session, town);
         }
         let names = Rc::clone(&town.names);
-        let mut asks = Vec::new();
-        for topic in &topics {
-            if session.ledger.is_due(*topic) {
-                town.deeds.did(Deed::Overlapping);
-            }
-            let may = match *topic {
-                Topic::Channel(channel) => names.may_subscribe(session.who(), channel),
-                Topic::Prefix(prefix) => names.may_subscribe_prefix(session.who(), prefix),
-            };
-            let fate = if may { Fate::Answered } else { Fate::Refused("FORBIDDEN") };
-            let limit = town.habits.subscriptions_limit;
-            asks.push(session.ledger.subscribe(&names, *topic, fate, limit));
-        }
+        let mut asks: Vec<Ask> = topics.iter().map(|topic| asked(*topic, session, town)).collect();
         // Of a channel that no pattern covers, an answer without an id is no news of an epoch.
         let is_room = |topic: &Topic| matches!(*topic, Topic::Channel(it) if names.channels[usize::from(it)].class == Class::Dropping);
         if topics.len() == 1 && is_room(&topics[0]) && self.rng.u32(..6) == 0 {
@@ -97,7 +91,7 @@ impl Client {
         if self.rng.u32(..5) == 0 { self.rng.usize(2..7) } else { 1 }
     }
 
-    fn topic(&mut self, town: &Town) -> Topic {
+    pub(super) fn topic(&mut self, town: &Town) -> Topic {
         match self.rng.u32(..6) {
             0 => Topic::Prefix(self.rng.usize(..town.names.prefixes.len())),
             _ => Topic::Channel(self.rng.usize(..=town.names.open) as ChannelIndex),
@@ -126,7 +120,7 @@ impl Client {
     }
 
     /// `channel` or `channels`.
-    fn listed(&mut self, topics: &[Topic], town: &mut Town) -> String {
+    pub(super) fn listed(&mut self, topics: &[Topic], town: &mut Town) -> String {
         let names = Rc::clone(&town.names);
         let texts: Vec<String> = topics.iter().map(|topic| self.escaped(&topic.text(&names), town)).collect();
         match &texts[..] {
@@ -191,6 +185,21 @@ impl Client {
         let id = session.ledger.ask(vec![Ask::Refused { code, channel }]);
         format!(r#"{{{rest},"id":{}}}"#, noted(id, town))
     }
+}
+
+/// What a request to subscribe to a topic that is sent now must be answered.
+pub(super) fn asked(topic: Topic, session: &mut Session, town: &mut Town) -> Ask {
+    if session.ledger.is_due(topic) {
+        town.deeds.did(Deed::Overlapping);
+    }
+    let names = &town.names;
+    let may = match topic {
+        Topic::Channel(channel) => names.may_subscribe(session.who(), channel),
+        Topic::Prefix(prefix) => names.may_subscribe_prefix(session.who(), prefix),
+    };
+    let fate = if may { Fate::Answered } else { Fate::Refused("FORBIDDEN") };
+    let limit = town.habits.subscriptions_limit;
+    session.ledger.subscribe(&Rc::clone(&town.names), topic, fate, limit)
 }
 
 /// An id as it is written, and counted by how it looks.

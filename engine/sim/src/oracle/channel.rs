@@ -3,7 +3,10 @@
 use crate::Map;
 
 use super::{Check, Checked, Failure, Serial};
-use crate::names::Class;
+use crate::names::{Class, Keeps};
+
+/// Where nobody knows a message, one of so many before it may be known.
+const OLDER: u64 = 8;
 
 /// A position: which of the channel's epochs, and the offset.
 pub(super) type At = (u32, u64);
@@ -12,6 +15,8 @@ pub(super) type At = (u32, u64);
 #[derive(Debug)]
 pub(super) struct Truth {
     pub(super) class: Class,
+    /// How much of it is kept.
+    keeps: Keeps,
     /// Epochs in the order in which they were first seen; most channels have one.
     epochs: Vec<Epoch>,
     pub(super) publishers: Map<Serial, Published>,
@@ -22,12 +27,32 @@ pub(super) struct Truth {
 #[derive(Debug)]
 struct Epoch {
     name: String,
-    /// Offsets seen since the last settling.
-    messages: Map<u64, (Serial, u32)>,
+    /// Which message has which offset.
+    messages: Map<u64, Noted>,
     /// The highest offset that anybody was told.
     highest: u64,
     /// Everything up to here was settled.
     settled: u64,
+}
+
+/// A message whose offset is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Noted {
+    from: (Serial, u32),
+    /// Virtual microseconds when it was written, where that is known: it was kept since then at the earliest.
+    written_us: Option<u64>,
+}
+
+/// A message that is not settled yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    /// The clock then.
+    pub(super) clock: u64,
+    /// The same in virtual microseconds.
+    pub(super) at_us: u64,
+    pub(super) event: u32,
+    /// It has no offset of its own, and is not kept.
+    pub(super) is_ephemeral: bool,
 }
 
 /// What one connection published on one channel.
@@ -37,8 +62,8 @@ pub(super) struct Published {
     pub(super) count: u32,
     /// Up to which number all was settled.
     settled: u32,
-    /// The clock when each later one was written, and its event.
-    written: Vec<(u64, u32)>,
+    /// The later ones.
+    written: Vec<Written>,
     /// The highest number that anybody has seen, or that was answered.
     pub(super) known: u32,
     /// The connection has ended: how much of it the server took is known only by who saw it.
@@ -46,14 +71,14 @@ pub(super) struct Published {
 }
 
 impl Truth {
-    pub(super) fn new(class: Class) -> Self {
-        Self { class, epochs: Vec::new(), publishers: Map::default(), gone: Map::default() }
+    pub(super) fn new(class: Class, keeps: Keeps) -> Self {
+        Self { class, keeps, epochs: Vec::new(), publishers: Map::default(), gone: Map::default() }
     }
 
-    pub(super) fn published(&mut self, serial: Serial, clock: u64, event: u32) -> u32 {
+    pub(super) fn published(&mut self, serial: Serial, written: Written) -> u32 {
         let published = self.publishers.entry(serial).or_default();
         published.count += 1;
-        published.written.push((clock, event));
+        published.written.push(written);
         published.count
     }
 
@@ -88,9 +113,36 @@ impl Truth {
         }
     }
 
-    /// Which message has this offset, as far as anybody has seen or was told since the last settling.
+    /// Which message has this offset, as far as anybody has seen or was told.
     pub(super) fn message_at(&self, (epoch, offset): At) -> Option<(Serial, u32)> {
-        self.epochs[epoch as usize].messages.get(&offset).copied()
+        self.epochs[epoch as usize].messages.get(&offset).map(|it| it.from)
+    }
+
+    /// How many epochs it has had.
+    pub(super) fn epochs(&self) -> usize {
+        self.epochs.len()
+    }
+
+    /// A position as it is written.
+    pub(super) fn text_of(&self, (epoch, offset): At) -> (String, u64) {
+        (self.epochs[epoch as usize].name.clone(), offset)
+    }
+
+    /// Whether everything behind an offset was certainly kept when the channel's last one was `last`, as somebody was
+    /// told who reads it now.
+    pub(super) fn keeps_since(&self, (epoch, offset): At, last: u64, now_us: u64) -> bool {
+        if offset == last {
+            return true;
+        }
+        // No message is older than those before it.
+        let messages = &self.epochs[epoch as usize].messages;
+        let is_young = |offset: u64| {
+            let written_us = messages.get(&offset).and_then(|it| it.written_us);
+            written_us.is_some_and(|at_us| now_us.saturating_sub(at_us) <= self.keeps.age_us)
+        };
+        offset < last
+            && last - offset <= self.keeps.messages
+            && (offset.saturating_sub(OLDER)..=offset + 1).rev().any(is_young)
     }
 
     /// The highest offset that anybody was told of.
@@ -98,15 +150,16 @@ impl Truth {
         self.epochs[epoch as usize].highest
     }
 
-    /// Somebody saw this message at this position.
-    pub(super) fn note(&mut self, position: (&str, u64), from: (Serial, u32)) -> Checked {
+    /// Somebody saw this message at this position; `is_old` if it may have come from what is kept.
+    pub(super) fn note(&mut self, position: (&str, u64), from: (Serial, u32), is_old: bool) -> Checked {
         let (index, offset) = self.at(position);
+        let written_us = self.written(from).map(|it| it.at_us);
         let epoch = &mut self.epochs[index as usize];
-        if offset <= epoch.settled {
+        if offset <= epoch.settled && !is_old {
             let what = format!("offset {offset} comes again: all up to {} was settled", epoch.settled);
             return Err(Failure::new(Check::Offsets, what));
         }
-        let known = *epoch.messages.entry(offset).or_insert(from);
+        let known = epoch.messages.entry(offset).or_insert(Noted { from, written_us }).from;
         if known != from {
             let what = format!(
                 "offset {offset} is message {} of connection {} and message {} of connection {}",
@@ -115,6 +168,11 @@ impl Truth {
             return Err(Failure::new(Check::Identity, what));
         }
         Ok(())
+    }
+
+    /// What is known of a message of this publisher that is not settled.
+    pub(super) fn written(&self, from: (Serial, u32)) -> Option<&Written> {
+        self.publishers.get(&from.0)?.written(from.1)
     }
 
     /// Whether a message of this publisher was written behind `clock`.
@@ -134,7 +192,6 @@ impl Truth {
     /// Everything so far was delivered or accounted for.
     pub(super) fn settle(&mut self) {
         for epoch in &mut self.epochs {
-            epoch.messages.clear();
             epoch.settled = epoch.highest;
         }
         let gone = &mut self.gone;
@@ -164,15 +221,15 @@ impl Published {
 
     /// The clock when a message was written; `None` for a settled one.
     pub(super) fn written_at(&self, number: u32) -> Option<u64> {
-        self.written(number).map(|(clock, _)| clock)
+        self.written(number).map(|it| it.clock)
     }
 
     /// The event of a message; `None` for a settled one.
     pub(super) fn event(&self, number: u32) -> Option<u32> {
-        self.written(number).map(|(_, event)| event)
+        self.written(number).map(|it| it.event)
     }
 
-    fn written(&self, number: u32) -> Option<(u64, u32)> {
-        self.written.get(number.checked_sub(self.settled + 1)? as usize).copied()
+    pub(super) fn written(&self, number: u32) -> Option<&Written> {
+        self.written.get(number.checked_sub(self.settled + 1)? as usize)
     }
 }

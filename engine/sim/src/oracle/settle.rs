@@ -13,6 +13,7 @@ impl Oracle {
     /// Names a message that should have arrived, or a drop that was not counted.
     pub fn settle(&mut self, dropped: u64, replaced: u64, is_exact: bool) -> Checked {
         self.check_latest(dropped)?;
+        self.check_epochs()?;
         let dropped = dropped + replaced;
         let mut missed = self.missed;
         for (channel, truth) in (0..).zip(&self.truths) {
@@ -61,6 +62,9 @@ impl Oracle {
         view: &View,
     ) -> Result<u64, Failure> {
         let Some(since) = view.active_since(&self.names, channel) else { return Ok(0) };
+        if view.is_excused(channel) {
+            return Ok(0);
+        }
         if matches!(truth.class, Class::Numbered | Class::Inbox)
             && let Some((epoch, offset)) = view.at(channel)
         {
@@ -75,12 +79,12 @@ impl Oracle {
             let last = published.last();
             let seen = view.last(channel, *publisher);
             let owed = match seen {
-                Some(seen) => view.owed(serial, channel, *publisher, seen + 1..=last),
+                Some(seen) => view.owed(serial, channel, *publisher, seen + 1..=last, truth),
                 None => {
                     let written = (published.settled() + 1..=last)
                         .rev()
                         .take_while(|n| published.written_at(*n).is_some_and(|at| at > since));
-                    view.owed(serial, channel, *publisher, written)
+                    view.owed(serial, channel, *publisher, written, truth)
                 }
             };
             if owed > 0 && matches!(truth.class, Class::Numbered | Class::Inbox) {

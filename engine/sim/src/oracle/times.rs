@@ -20,6 +20,7 @@ pub(super) struct Stretch {
 impl Oracle {
     /// A shard was shown this time.
     pub fn wall_clock(&mut self, unix_ms: u64) {
+        self.ever = (unix_ms.min(self.ever.0), unix_ms.max(self.ever.1));
         if let Some(last) = self.wall.last_mut()
             && (last.last_ms..=last.first_ms + STRETCH_MS_MAX).contains(&unix_ms)
         {
@@ -31,10 +32,14 @@ impl Oracle {
 
     /// The earliest and the latest time that was shown since a message was written, or since the last rest.
     pub fn times_since(&self, written: Option<(ChannelIndex, (Serial, u32))>) -> RangeInclusive<u64> {
-        let since = written.and_then(|(channel, (publisher, number))| {
-            self.truths[usize::from(channel)].publishers.get(&publisher)?.written_at(number)
-        });
-        let since = since.unwrap_or_default();
+        let since = match written {
+            None => 0,
+            Some((channel, from)) => match self.truths[usize::from(channel)].written(from) {
+                Some(written) => written.clock,
+                // Only what is kept comes so late.
+                None => return self.ever.0..=self.ever.1,
+            },
+        };
         // The clock stands still while nobody writes or reads: `until` may be the moment of writing itself.
         let stretches = self.wall.iter().filter(|it| it.until >= since);
         let (first, last) =

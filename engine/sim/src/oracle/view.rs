@@ -30,6 +30,12 @@ struct Channel {
     at: Option<At>,
     /// Own publishes that the server was asked not to echo: their offsets are missed here.
     unechoed: Vec<u32>,
+    /// Since when what comes follows from where it last began with something of the past: nothing older is owed.
+    renewed: u64,
+    /// Whether it may still be catching up; what is not kept does not come until it has.
+    is_behind: bool,
+    /// At the end it was catching up: nobody knows what it should have got by then.
+    is_excused: bool,
 }
 
 impl View {
@@ -53,8 +59,14 @@ impl View {
         self.prefixes[prefix].get_or_insert(clock);
     }
 
-    pub(super) fn unsubscribed(&mut self, names: &Names, channel: ChannelIndex) {
-        self.channels[usize::from(channel)].since = None;
+    pub(super) fn unsubscribed(&mut self, names: &Names, channel: ChannelIndex, clock: u64) {
+        let own = &mut self.channels[usize::from(channel)];
+        own.since = None;
+        if own.is_behind {
+            // A pattern goes on with what is published now.
+            self.renewed(channel, None, clock);
+            self.channels[usize::from(channel)].is_behind = false;
+        }
         self.forget_uncovered(names, channel);
     }
 
@@ -71,6 +83,45 @@ impl View {
             self.last.retain(|(of, _), _| *of != channel);
             self.latest.retain(|(of, _), _| *of != channel);
         }
+    }
+
+    /// What comes of a channel begins anew behind a position, which may be an earlier one.
+    pub(super) fn renewed(&mut self, channel: ChannelIndex, at: Option<At>, clock: u64) {
+        let own = &mut self.channels[usize::from(channel)];
+        (own.at, own.renewed) = (at, clock);
+        self.last.retain(|(of, _), _| *of != channel);
+        self.latest.retain(|(of, _), _| *of != channel);
+    }
+
+    /// It may be catching up from here on, or certainly is not.
+    pub(super) fn falls_behind(&mut self, channel: ChannelIndex, is_behind: bool, clock: u64) {
+        let own = &mut self.channels[usize::from(channel)];
+        own.is_behind = is_behind;
+        own.renewed = own.renewed.max(clock);
+    }
+
+    /// Whether messages may come from what is kept.
+    pub(super) fn is_behind(&self, channel: ChannelIndex) -> bool {
+        self.channels[usize::from(channel)].is_behind
+    }
+
+    /// Nobody knows what else should have come of it before the end.
+    pub(super) fn excuse(&mut self, channel: ChannelIndex) {
+        self.channels[usize::from(channel)].is_excused = true;
+    }
+
+    /// The same for all channels that were catching up.
+    pub(super) fn excuse_behind(&mut self) {
+        self.channels.iter_mut().for_each(|own| own.is_excused |= own.is_behind);
+    }
+
+    pub(super) fn is_excused(&self, channel: ChannelIndex) -> bool {
+        self.channels[usize::from(channel)].is_excused
+    }
+
+    /// Nothing is known of the position for the time being.
+    pub(super) fn forget_position(&mut self, channel: ChannelIndex) {
+        self.channels[usize::from(channel)].at = None;
     }
 
     /// Whether a pattern covers the channel.
@@ -90,8 +141,9 @@ impl View {
 
     /// Since when the channel's messages must come, whichever way.
     pub(super) fn active_since(&self, names: &Names, channel: ChannelIndex) -> Option<u64> {
-        let own = self.channels[usize::from(channel)].since;
-        own.into_iter().chain(self.covered_since(names, channel)).min()
+        let own = &self.channels[usize::from(channel)];
+        let since = own.since.into_iter().chain(self.covered_since(names, channel)).min();
+        since.map(|since| since.max(own.renewed))
     }
 
     /// Since when a message must have come that arrives by `pattern` or by its channel's name.
@@ -157,7 +209,7 @@ impl View {
         is_ephemeral: bool,
         truth: &Truth,
     ) -> Checked {
-        let expected = if is_ephemeral { at.1 } else { at.1 - 1 };
+        let expected = if is_ephemeral { at.1 } else { at.1.saturating_sub(1) };
         self.advance((serial, channel), at, expected, truth)
     }
 
@@ -206,25 +258,37 @@ impl View {
                 let what = format!("message {} of connection {} comes behind {last}", from.1, from.0);
                 Err(Failure::new(Check::Order, what))
             }
-            Some(last) => Ok(self.owed(serial, channel, from.0, last + 1..from.1)),
+            Some(last) => Ok(self.owed(serial, channel, from.0, last + 1..from.1, truth)),
             // The first one: those before it that were written behind the subscription were lost.
             None => {
                 let before = (1..from.1).rev().take_while(|n| truth.is_written_after((from.0, *n), since));
-                Ok(self.owed(serial, channel, from.0, before))
+                Ok(self.owed(serial, channel, from.0, before, truth))
             }
         }
     }
 
-    /// How many of these messages of a publisher are to come: not the own ones that are not to be echoed.
+    /// How many of these messages of a publisher are to come: not the own ones that are not to be echoed, and none
+    /// that are not kept from a time when it may have been catching up.
     pub(super) fn owed(
         &self,
         serial: Serial,
         channel: ChannelIndex,
         publisher: Serial,
         numbers: impl Iterator<Item = u32>,
+        truth: &Truth,
     ) -> u32 {
-        let is_silent = |number: &u32| publisher == serial && self.wants_no_echo(channel, *number);
-        numbers.filter(|number| !is_silent(number)).count() as u32
+        let own = &self.channels[usize::from(channel)];
+        let is_silent = |number: u32| publisher == serial && self.wants_no_echo(channel, number);
+        let may_lack = |number: u32| match truth.written((publisher, number)) {
+            Some(it) => it.is_ephemeral && (own.is_behind || it.clock <= own.renewed),
+            None => true,
+        };
+        numbers.filter(|number| !is_silent(*number) && !may_lack(*number)).count() as u32
+    }
+
+    /// An own message came that was not to be echoed, from what is kept.
+    pub(super) fn echoed(&mut self, channel: ChannelIndex, number: u32) {
+        self.channels[usize::from(channel)].unechoed.retain(|it| *it != number);
     }
 
     /// The last message of a publisher that was seen.
@@ -265,6 +329,8 @@ impl View {
         self.latest.clear();
         self.silent.clear();
         for (channel, truth) in self.channels.iter_mut().zip(truths) {
+            // All that it waited for has come.
+            channel.is_behind = false;
             match channel.at {
                 // What is left of those without an echo has offsets that nobody was told of yet.
                 Some((epoch, offset)) => {

@@ -9,6 +9,7 @@ use crate::oracle::{Check, Checked, Failure};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Statement {
     book: Book,
+    /// Of what is published, and of what is kept.
     deliveries: u64,
     /// Dropped or replaced; and dropped alone.
     missed: u64,
@@ -23,7 +24,7 @@ impl Statement {
         let dropped = counters.dropped.value();
         Self {
             book,
-            deliveries: counters.deliveries.value(),
+            deliveries: counters.deliveries.value() + counters.replayed.value(),
             missed: dropped + counters.conflated.value(),
             dropped,
             held: (host.io.len() as u64).saturating_sub(book.sessions),
@@ -39,6 +40,7 @@ impl Statement {
     /// before it was queued is no delivery, so that drops leave some doubt.
     fn check_copies(&self, earlier: &Self) -> Result<(), String> {
         let read = self.book.copies - earlier.book.copies;
+        let doubtful = self.book.doubtful - earlier.book.doubtful;
         let delivered = self.deliveries - earlier.deliveries;
         let dropped = self.dropped - earlier.dropped;
         let told =
@@ -46,7 +48,7 @@ impl Statement {
         if read > delivered {
             return Err(told());
         }
-        if self.is_exact_since(earlier) && read < delivered.saturating_sub(dropped) {
+        if self.is_exact_since(earlier) && read + doubtful < delivered.saturating_sub(dropped) {
             return Err(format!("{}: the rest is nowhere", told()));
         }
         Ok(())

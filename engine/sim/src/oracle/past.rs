@@ -1,0 +1,217 @@
+//! What comes of a channel's past: from the named position on everything, once and in order, or the news that it
+//! can't be had, where it certainly was not kept.
+
+use super::{Check, Checked, Failure, Oracle, Serial};
+use crate::names::{ChannelIndex, Class};
+
+/// What a client wanted of a channel's past.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// Everything behind a position.
+    pub position: Option<(String, u64)>,
+    /// Otherwise so many of the latest messages.
+    pub latest: u64,
+}
+
+/// How `subscribed` says that a channel begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Began<'a> {
+    /// Behind which position the next message comes.
+    pub position: (&'a str, u64),
+    /// Whether it says that nothing is missing.
+    pub recovered: Option<bool>,
+    /// Messages that came with it.
+    pub carried: u64,
+    /// Whether more are to come, or there were.
+    pub has_more: Option<bool>,
+}
+
+impl Oracle {
+    /// `subscribed` was read for a request that wanted something of the past; what came with it comes next. Another
+    /// such answer may be due (`is_unsure`).
+    ///
+    /// # Errors
+    /// If it claims what can't be, or denies what must be.
+    pub fn subscribed_from(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        wanted: &Wanted,
+        began: &Began<'_>,
+    ) -> Result<bool, Failure> {
+        let checked = self.begin(serial, channel, wanted, began);
+        checked.map_err(|failure| self.on(channel, failure))
+    }
+
+    fn begin(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        wanted: &Wanted,
+        began: &Began<'_>,
+    ) -> Result<bool, Failure> {
+        self.clock += 1;
+        let Some(view) = self.views.get_mut(&serial) else { return Ok(false) };
+        self.changes += 1;
+        view.subscribed(channel, self.clock);
+        let wrong = |what: String| Err(Failure::new(Check::Answers, what));
+        let truth = &mut self.truths[usize::from(channel)];
+        if matches!(truth.class, Class::Dropping | Class::Conflating) {
+            view.renewed(channel, None, self.clock);
+            if began.carried > 0 || began.recovered == Some(true) {
+                return wrong("nothing is kept here, and something was recovered".to_owned());
+            }
+            return Ok(false);
+        }
+        let (epoch, offset) = truth.at(began.position);
+        let known = wanted.position.as_ref().filter(|(theirs, _)| theirs == began.position.0);
+        let start = known.map(|(_, offset)| *offset);
+        let is_recovered = began.recovered.unwrap_or(start == offset.checked_sub(began.carried));
+        if let Some(start) = start.filter(|_| is_recovered) {
+            if start + began.carried != offset {
+                return wrong(format!(
+                    "recovered from {start} with {} messages up to {offset}",
+                    began.carried
+                ));
+            }
+            view.renewed(channel, Some((epoch, start)), self.clock);
+            view.falls_behind(channel, true, self.clock);
+            return Ok(true);
+        }
+        if is_recovered {
+            return wrong("recovered from a position that is none".to_owned());
+        }
+        if let Some(start) = start
+            && truth.keeps_since((epoch, start), offset, self.now_us)
+        {
+            let what = format!("not recovered from {start} up to {offset}, and all of it is kept");
+            return Err(Failure::new(Check::Delivery, what));
+        }
+        if began.carried > wanted.latest.min(offset) {
+            return wrong(format!("{} messages came, at most {} were wanted", began.carried, wanted.latest));
+        }
+        let may_be_short = began.recovered.is_none() || began.has_more == Some(true);
+        let due = wanted.latest.min(offset);
+        let is_kept = || truth.keeps_since((epoch, offset - due), offset, self.now_us);
+        if began.carried < due && !may_be_short && is_kept() {
+            let what = format!("{} of {due} messages came, and all of them are kept", began.carried);
+            return Err(Failure::new(Check::Delivery, what));
+        }
+        view.renewed(channel, Some((epoch, offset - began.carried)), self.clock);
+        // Until they were read, what came with it comes from what is kept.
+        view.falls_behind(channel, began.carried > 0, self.clock);
+        Ok(false)
+    }
+
+    /// All that came with `subscribed` was read: whether its channel is live.
+    ///
+    /// # Errors
+    /// If the position is not the one that was named.
+    pub fn began(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        began: &Began<'_>,
+        (is_live, is_unsure): (bool, bool),
+    ) -> Checked {
+        let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
+        let truth = &mut self.truths[usize::from(channel)];
+        if matches!(truth.class, Class::Dropping | Class::Conflating) {
+            return Ok(());
+        }
+        let at = truth.at(began.position);
+        if view.at(channel) != Some(at) {
+            let what = format!("{} messages came, and not up to the position {}", began.carried, at.1);
+            return Err(self.on(channel, Failure::new(Check::Offsets, what)));
+        }
+        if is_live {
+            view.falls_behind(channel, false, self.clock);
+        }
+        if is_unsure {
+            view.forget_position(channel);
+        }
+        Ok(())
+    }
+
+    /// `subscribed` was read for a request that wanted nothing of the past, while the answer to one is due that did.
+    pub fn subscribed_between(&mut self, serial: Serial, channel: ChannelIndex) {
+        self.clock += 1;
+        self.changes += 1;
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.subscribed(channel, self.clock);
+            view.forget_position(channel);
+        }
+    }
+
+    /// An epoch or a position was announced without having been asked for: the past is lost.
+    ///
+    /// # Errors
+    /// If nobody here can have lost it.
+    pub fn announced(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        position: (&str, u64),
+        is_unsure: bool,
+    ) -> Checked {
+        let checked = self.lose(serial, channel, position, is_unsure);
+        checked.map_err(|failure| self.on(channel, failure))
+    }
+
+    fn lose(
+        &mut self,
+        serial: Serial,
+        channel: ChannelIndex,
+        position: (&str, u64),
+        is_unsure: bool,
+    ) -> Checked {
+        let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
+        let truth = &mut self.truths[usize::from(channel)];
+        let at = truth.at(position);
+        let is_behind = view.is_behind(channel);
+        if view.active_since(&self.names, channel).is_none() {
+            return Err(Failure::new(Check::Subscription, "an epoch was announced to who is no subscriber"));
+        }
+        if let Some(was) = view.at(channel).filter(|was| was.0 == at.0 && *was != at) {
+            if !is_behind {
+                let what = "a position was announced, and the epoch is the one that was known";
+                return Err(Failure::new(Check::Subscription, what));
+            }
+            if truth.keeps_since(was, at.1, self.now_us) {
+                let what = format!("lost from {} up to {}, and all of it is kept", was.1, at.1);
+                return Err(Failure::new(Check::Delivery, what));
+            }
+        }
+        if is_behind {
+            self.changes += 1;
+            view.renewed(channel, Some(at), self.clock);
+            view.falls_behind(channel, false, self.clock);
+        }
+        view.moved(channel, at);
+        if is_unsure {
+            view.forget_position(channel);
+        }
+        Ok(())
+    }
+
+    /// Where a connection is in a channel, as far as it was told.
+    pub fn position(&self, serial: Serial, channel: ChannelIndex) -> Option<(String, u64)> {
+        let at = self.views.get(&serial)?.at(channel)?;
+        Some(self.truths[usize::from(channel)].text_of(at))
+    }
+
+    /// Channels begin new epochs only where they may be forgotten.
+    pub(super) fn check_epochs(&self) -> Checked {
+        let is_new = |channel: &ChannelIndex| {
+            let truth = &self.truths[usize::from(*channel)];
+            truth.class == Class::Numbered && truth.epochs() > 1
+        };
+        match (0..self.truths.len() as ChannelIndex).find(is_new).filter(|_| !self.is_forgetful) {
+            Some(channel) => {
+                let what = "a new epoch, and nothing had to be forgotten";
+                Err(self.on(channel, Failure::new(Check::Offsets, what)))
+            }
+            None => Ok(()),
+        }
+    }
+}
