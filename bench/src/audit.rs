@@ -13,6 +13,8 @@ pub(crate) struct Audit {
     pub(crate) lost: u64,
     /// Came again, or after a later one: a sequence number below what was expected.
     pub(crate) repeated: u64,
+    /// Came after a later one, where that is told from coming twice.
+    pub(crate) reordered: u64,
     /// Came to somebody who did not subscribe to its channel.
     pub(crate) misdelivered: u64,
     /// Of those lost, the ones behind the last that came.
@@ -21,7 +23,48 @@ pub(crate) struct Audit {
     pub(crate) replaced: u64,
 }
 
+/// What one subscriber has seen of a channel whose messages are numbered from 1: what it missed may still come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Track {
+    last: u64,
+    missing: Vec<u64>,
+}
+
+/// More gaps of one channel than anybody has to tell apart.
+const MISSING_MAX: u64 = 1000;
+
+impl Track {
+    /// The highest number that came.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+}
+
 impl Audit {
+    /// The message with this number arrived, or arrived again.
+    pub(crate) fn numbered(&mut self, track: &mut Track, number: u64) {
+        self.delivered += 1;
+        if number > track.last {
+            let gap = number - track.last - 1;
+            self.lost += gap;
+            track.missing.extend((track.last + 1..number).take(gap.min(MISSING_MAX) as usize));
+            track.last = number;
+        } else if let Some(index) = track.missing.iter().position(|it| *it == number) {
+            track.missing.swap_remove(index);
+            self.lost -= 1;
+            self.reordered += 1;
+        } else {
+            self.repeated += 1;
+        }
+    }
+
+    /// The run is over, and so many messages were sent.
+    pub(crate) fn numbered_end(&mut self, track: &Track, sent: u64) {
+        let missing = sent.saturating_sub(track.last);
+        self.lost += missing;
+        self.missing_at_end += missing;
+    }
+
     /// A message with this sequence number arrived.
     pub(crate) fn message(&mut self, seen: &mut Seen, sequence: u64) {
         self.delivered += 1;
@@ -52,6 +95,7 @@ impl Audit {
         self.delivered += other.delivered;
         self.lost += other.lost;
         self.repeated += other.repeated;
+        self.reordered += other.reordered;
         self.misdelivered += other.misdelivered;
         self.missing_at_end += other.missing_at_end;
         self.replaced += other.replaced;
@@ -59,7 +103,7 @@ impl Audit {
 
     /// Whether all arrived, once, in order and nowhere else.
     pub(crate) fn is_clean(&self) -> bool {
-        self.lost == 0 && self.repeated == 0 && self.misdelivered == 0
+        self.lost == 0 && self.repeated == 0 && self.reordered == 0 && self.misdelivered == 0
     }
 }
 
@@ -92,6 +136,24 @@ mod tests {
         assert!(!replaced(&[0, 4], 2).is_clean(), "more gaps than replacements");
         assert!(!replaced(&[0, 3], 9).is_clean(), "the latest is missing");
         assert!(!replaced(&[0, 3, 2, 4], 9).is_clean(), "out of order");
+    }
+
+    #[test]
+    fn late_and_twice_are_told_apart() {
+        let of = |numbers: &[u64], sent| {
+            let (mut audit, mut track) = (Audit::default(), Track::default());
+            for number in numbers {
+                audit.numbered(&mut track, *number);
+            }
+            audit.numbered_end(&track, sent);
+            (audit.lost, audit.repeated, audit.reordered, audit.missing_at_end)
+        };
+        assert_eq!(of(&[1, 2, 3], 3), (0, 0, 0, 0));
+        assert_eq!(of(&[1, 3], 5), (3, 0, 0, 2), "one in between and two at the end");
+        assert_eq!(of(&[1, 3, 2], 3), (0, 0, 1, 0), "late");
+        assert_eq!(of(&[1, 2, 2, 1, 3], 3), (0, 2, 0, 0), "twice");
+        assert_eq!(of(&[1, 3, 2, 2], 3), (0, 1, 1, 0), "late, and then again");
+        assert!(!Audit { reordered: 1, ..Audit::default() }.is_clean());
     }
 
     #[test]

@@ -2,15 +2,19 @@
 //!
 //! It knows nothing of servers and scenarios, only a port and what to do there.
 
+mod crowd;
 mod dialect;
 mod effort;
+mod frames;
 mod inbox;
+mod link;
 mod message;
 mod open;
 mod unpack;
 mod wire;
 mod worker;
 
+pub(crate) use crowd::{Crowd, Gathering, Heard, Layout, Return};
 pub(crate) use dialect::{Dialect, Encoding, Payload};
 pub(crate) use inbox::{Tally, histogram};
 pub(crate) use open::{Opened, await_pong, is_open, open};

@@ -64,8 +64,7 @@ pub(crate) fn run(scenario: &Scenario, servers: Vec<String>, rounds: usize) -> R
     let (failures, caveats) = verdict(scenario, &contenders);
     if let Some((first, others)) = contenders.split_first_mut() {
         for other in others {
-            other.ratios =
-                MEASURES.iter().filter_map(|measure| ratio(measure, &first.runs, &other.runs)).collect();
+            other.ratios = ratios(&first.runs, &other.runs);
         }
     }
     Ok(Comparison {
@@ -79,6 +78,11 @@ pub(crate) fn run(scenario: &Scenario, servers: Vec<String>, rounds: usize) -> R
         hiccups_after: hiccup::measure(1),
         contenders,
     })
+}
+
+/// All figures of the first over the other's, round by round.
+pub(crate) fn ratios(first: &[RunResult], other: &[RunResult]) -> Vec<Ratio> {
+    MEASURES.iter().filter_map(|measure| ratio(measure, first, other)).collect()
 }
 
 impl Comparison {
@@ -111,7 +115,7 @@ fn play(scenario: &Scenario, contenders: &mut [Contender], rounds: usize) -> Res
 
 /// Who runs when: everybody is in every place equally often, and behind either neighbour, so that a drift of the
 /// machine and what a server leaves behind hit all alike. Of two servers it is A B, B A, B A, A B.
-fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
     let is_backwards = round / count % 2 == 1;
     (0..count).map(move |place| {
         let index = (place + round) % count;

@@ -6,6 +6,7 @@ mod audit;
 mod client;
 mod compare;
 mod cpu;
+mod figure;
 mod hiccup;
 mod json_cost;
 mod machine;
@@ -39,7 +40,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, idle-40k, connect, two-shards,
-    /// echo, slow-consumer, ramp, json-cost
+    /// echo, slow-consumer, ramp, recover-10k, resume-10k, channels-1m, modes, json-cost
     Run {
         scenario: String,
         /// corecast (the binary beside this one; the default) or the path of another one, with more of its flags; floor,

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use crate::audit::Audit;
 use crate::client::Dialect;
+use crate::figure::Figure;
 use crate::hiccup::Hiccups;
 use crate::machine::Machine;
 use crate::memory::Memory;
@@ -83,6 +84,8 @@ pub(crate) struct RunResult {
     /// By how much the server's counters rose in the measured window.
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) ratios: BTreeMap<String, f64>,
+    /// What only this scenario tells.
+    pub(crate) figures: Vec<Figure>,
     /// The server's counters at the end.
     #[serde(skip)]
     pub(crate) totals: BTreeMap<String, u64>,
@@ -153,6 +156,21 @@ impl RunResult {
         self.client_bound = why;
     }
 
+    /// Of several runs the slowest, with every failure and the audit of all.
+    pub(crate) fn worst_of(parts: Vec<Self>) -> Self {
+        let slowest = parts.iter().max_by(|a, b| a.p99_us.total_cmp(&b.p99_us));
+        let mut worst = slowest.cloned().unwrap_or_default();
+        worst.note = format!("the slowest of {} runs; the audit is of all", parts.len());
+        worst.audit = Audit::default();
+        worst.failures.clear();
+        for part in &parts {
+            worst.audit.add(part.audit);
+            worst.failures.extend(part.failures.iter().cloned());
+        }
+        worst.parts = parts;
+        worst
+    }
+
     /// Whether all that was to be delivered was, and nothing else went wrong.
     pub(crate) fn is_clean(&self) -> bool {
         self.audit.is_clean() && self.failures.is_empty()
@@ -183,6 +201,9 @@ impl RunResult {
             self.audit.repeated,
             self.note
         );
+        if self.audit.reordered > 0 {
+            let _ = write!(line, "  reordered {}", self.audit.reordered);
+        }
         if self.audit.misdelivered > 0 {
             let _ = write!(line, "  misdelivered {}", self.audit.misdelivered);
         }
@@ -215,6 +236,9 @@ impl RunResult {
             let ratios: Vec<String> =
                 self.ratios.iter().map(|(name, it)| format!("{name} {it:.3}")).collect();
             let _ = writeln!(text, "{}", ratios.join(", "));
+        }
+        for figure in &self.figures {
+            let _ = writeln!(text, "{figure}");
         }
         if let Some(memory) = &self.memory {
             let _ = write!(text, "{memory}");

@@ -1,9 +1,12 @@
 //! The scenarios: what is connected, what is published, and with what numbers. How they run is in the files below.
 
+mod channels;
 mod connect;
 mod idle;
 mod load;
+mod modes;
 mod ramp;
+mod recover;
 mod slow;
 mod smoke;
 
@@ -12,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use crate::client::{Dialect, Encoding, Job, Payload};
+use crate::client::{Dialect, Encoding, Job, Payload, Return};
 use crate::report::RunResult;
 use crate::server::{Placement, is_bundled, is_corecast};
 
@@ -33,6 +36,10 @@ pub(crate) struct Scenario {
     workers: usize,
     /// The channels' namespace, with its colon.
     namespace: &'static str,
+    /// Times that everything is done, where it is compared within one run.
+    rounds: usize,
+    /// Subscribers acknowledge every so many-th message.
+    acks_every: Option<u64>,
     dialect: Dialect,
 }
 
@@ -44,6 +51,10 @@ enum Kind {
     Connect,
     Slow,
     Ramp,
+    /// All clients are cut off and come back.
+    Cut(Return),
+    Channels,
+    Modes,
 }
 
 /// Numbers to be used in place of a scenario's own.
@@ -88,6 +99,8 @@ const fn load(name: &'static str, connections: usize, room: usize, rate: f64) ->
         shards: 1,
         workers: 1,
         namespace: "",
+        rounds: 1,
+        acks_every: None,
         dialect: Dialect { format: Encoding::Json, payload: Payload::Padding, is_deflated: false },
     }
 }
@@ -106,6 +119,18 @@ const ALL: &[Scenario] = &[
     // More than one process may have descriptors for: each shard has a table of its own.
     Scenario { kind: Kind::Idle, shards: 3, ..load("idle-40k", 40_000, 10, 0.0) },
     Scenario { kind: Kind::Connect, ..load("connect", 10_000, 10, 0.0) },
+    Scenario {
+        kind: Kind::Cut(Return::Recover),
+        namespace: "conversation:",
+        ..load("recover-10k", 10_000, 10, 3000.0)
+    },
+    Scenario {
+        kind: Kind::Cut(Return::Resume),
+        namespace: "conversation:",
+        ..load("resume-10k", 10_000, 10, 3000.0)
+    },
+    Scenario { kind: Kind::Channels, seconds: 2.0, ..load("channels-1m", 10_000, 1, 20_000.0) },
+    Scenario { kind: Kind::Modes, seconds: 2.0, rounds: 10, ..load("modes", 1000, 1000, 50.0) },
 ];
 
 impl Scenario {
@@ -147,6 +172,12 @@ impl Scenario {
         if dialect != Dialect::default() && matches!(self.kind, Kind::Idle | Kind::Connect) {
             bail!("{} sends no messages: it takes no --format, --payload or --deflate", self.name);
         }
+        if matches!(self.kind, Kind::Cut(_) | Kind::Channels | Kind::Modes) && !is_corecast(&words) {
+            bail!("{} is about what corecast keeps: it runs with no other server", self.name);
+        }
+        if dialect != Dialect::default() && matches!(self.kind, Kind::Cut(_) | Kind::Channels) {
+            bail!("{} speaks plain JSON: it takes no --format, --payload or --deflate", self.name);
+        }
         let mut result = Self { dialect, ..self.clone() }.run_as_told(&words)?;
         // With the words about its client.
         server.clone_into(&mut result.server);
@@ -166,6 +197,9 @@ impl Scenario {
             Kind::Idle => self.run_idle(server),
             Kind::Ramp => self.run_ramp(server),
             Kind::Slow => self.run_slow(server),
+            Kind::Cut(how) => apart(|| self.run_cut(server, how)),
+            Kind::Channels => self.run_channels(server),
+            Kind::Modes => self.run_modes(server),
             Kind::Load | Kind::Echo => self.run_load(server),
         }
     }
@@ -205,6 +239,8 @@ impl Scenario {
                     time: self.time(),
                     is_echo: self.kind == Kind::Echo,
                     deaf: usize::from(self.kind == Kind::Slow && worker == 0),
+                    acks_every: self.acks_every,
+                    stop: None,
                     core,
                     shares_core: core < placement.cores,
                 };
@@ -213,6 +249,11 @@ impl Scenario {
             })
             .collect()
     }
+}
+
+/// From a thread of its own, which may take a core and keep it: what is started later may still run on all of them.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| scope.spawn(work).join()).map_err(|_| anyhow!("a run panicked"))?
 }
 
 fn cores() -> usize {

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use corecast_protocol::envelope::Format;
-use corecast_protocol::ws::frame::{self, Header, Opcode, Reserved};
+use corecast_protocol::ws::frame::{self, Reserved};
 use hdrhistogram::Histogram;
 use memchr::memmem;
 
 use super::dialect::Dialect;
+use super::frames::{self, Came};
 use super::message::{self, Composer};
 use super::unpack::{Shared, unpacked};
 use super::wire;
@@ -30,12 +31,37 @@ pub(crate) struct Inbox {
     unpacker: Option<Shared>,
     /// Bytes to be sent to the server.
     pub(crate) out: Vec<u8>,
+    /// How many messages are acknowledged at once, if any are.
+    acks_every: Option<u64>,
+    /// The channel's name, for them.
+    name: Box<str>,
 }
 
 impl Inbox {
-    pub(crate) fn new(channel: &str, dialect: Dialect, unpacker: Option<Shared>) -> Self {
+    pub(crate) fn new(
+        channel: &str,
+        dialect: Dialect,
+        unpacker: Option<Shared>,
+        acks_every: Option<u64>,
+    ) -> Self {
+        // Only who acknowledges has to name it.
+        let name = if acks_every.is_some() { channel.into() } else { "".into() };
         let channel = wire::member(dialect.format(), "channel", channel).into_boxed_slice();
-        Self { seen: Seen::default(), channel, unpacker, out: Vec::new() }
+        Self { seen: Seen::default(), channel, unpacker, out: Vec::new(), acks_every, name }
+    }
+
+    /// Acknowledges this message and those before it, where it is its turn.
+    fn acknowledge(&mut self, format: Format, text: &[u8], sequence: u64) {
+        if self.acks_every.is_none_or(|every| !(sequence + 1).is_multiple_of(every)) {
+            return;
+        }
+        let Some((epoch, offset)) = wire::position(format, text) else { return };
+        let json = format!(
+            "{{\"type\":\"ack\",\"channel\":\"{}\",\"epoch\":\"{epoch}\",\"offset\":{offset}}}",
+            self.name
+        );
+        let ack = wire::value(format, &json);
+        frame::encode_masked(wire::opcode(format), &ack, (sequence as u32).to_ne_bytes(), &mut self.out);
     }
 }
 
@@ -44,6 +70,8 @@ impl Inbox {
 pub(crate) struct Tally {
     /// Of messages that were due in or after the window, whenever they came.
     pub(crate) latency_ns: Histogram<u64>,
+    /// When each message was due and its latency, where that is asked for.
+    pub(crate) each: Option<Vec<(u64, u64)>>,
     pub(crate) audit: Audit,
     /// Messages that came in the window.
     pub(crate) measured: u64,
@@ -70,8 +98,6 @@ pub(crate) struct Tally {
     payload_at: usize,
 }
 
-const NO_CODE: u16 = 1005;
-
 impl Tally {
     pub(crate) fn new(from: u64, to: u64, dialect: Dialect) -> Self {
         let format = dialect.format();
@@ -81,6 +107,7 @@ impl Tally {
             error: wire::member(format, "type", "error"),
             compressed: 0,
             latency_ns: histogram(),
+            each: None,
             audit: Audit::default(),
             measured: 0,
             bytes: 0,
@@ -112,48 +139,28 @@ impl Tally {
 
     /// Acts on the whole frames; returns how many bytes they were.
     pub(crate) fn frames(&mut self, bytes: &[u8], inbox: &mut Inbox, now: u64) -> usize {
-        let mut at = 0;
         let reserved = if inbox.unpacker.is_some() { Reserved::Deflate } else { Reserved::Unused };
-        loop {
-            let (header, length) = match Header::parse_with(&bytes[at..], reserved) {
-                Ok(Some(it)) => it,
-                Ok(None) => return at,
-                Err(_) => {
-                    // Where the next frame begins nobody knows.
-                    self.unreadable += 1;
-                    return bytes.len();
+        frames::take(bytes, reserved, |came| match came {
+            Came::Data(header, frame, payload)
+                if header.opcode == wire::opcode(self.format) && header.is_final =>
+            {
+                let is_audited = if header.is_compressed {
+                    let unpacker = inbox.unpacker.clone();
+                    let message = unpacked(unpacker.as_deref(), frame, |it| self.message(it, inbox, now));
+                    self.compressed += u64::from(message == Some(true));
+                    self.unreadable += u64::from(message.is_none());
+                    message.unwrap_or(false)
+                } else {
+                    self.message(payload, inbox, now)
+                };
+                if is_audited {
+                    self.bytes += frame.len() as u64;
                 }
-            };
-            let (start, end) = (at + length, at + length + header.length as usize);
-            let Some(payload) = bytes.get(start..end) else { return at };
-            match header.opcode {
-                it if it == wire::opcode(self.format) && header.is_final => {
-                    let is_audited = if header.is_compressed {
-                        let unpacker = inbox.unpacker.clone();
-                        let frame = &bytes[at..end];
-                        let message = unpacked(unpacker.as_deref(), frame, |it| self.message(it, inbox, now));
-                        self.compressed += u64::from(message == Some(true));
-                        self.unreadable += u64::from(message.is_none());
-                        message.unwrap_or(false)
-                    } else {
-                        self.message(payload, inbox, now)
-                    };
-                    if is_audited {
-                        self.bytes += (end - at) as u64;
-                    }
-                }
-                Opcode::Ping => {
-                    frame::encode_masked(Opcode::Pong, payload, (now as u32).to_ne_bytes(), &mut inbox.out);
-                }
-                Opcode::Pong => {}
-                Opcode::Close => {
-                    let code = payload.first_chunk().map_or(NO_CODE, |it| u16::from_be_bytes(*it));
-                    *self.closes.entry(code).or_default() += 1;
-                }
-                _ => self.unreadable += 1,
             }
-            at = end;
-        }
+            Came::Ping(payload) => frames::pong(payload, now, &mut inbox.out),
+            Came::Close(code) => *self.closes.entry(code).or_default() += 1,
+            Came::Data(..) | Came::Unreadable => self.unreadable += 1,
+        })
     }
 
     /// Whether it is one of the messages that are audited.
@@ -176,6 +183,10 @@ impl Tally {
         if due >= self.from {
             self.latency_ns.saturating_record(now.saturating_sub(due).max(1));
         }
+        if let Some(each) = &mut self.each {
+            each.push((due, now.saturating_sub(due)));
+        }
+        inbox.acknowledge(self.format, text, sequence);
         true
     }
 
@@ -191,7 +202,7 @@ impl Tally {
 }
 
 /// Where `needle` is, looked for first where it was in the message before.
-fn find_from(text: &[u8], needle: &[u8], likely: usize) -> Option<usize> {
+pub(super) fn find_from(text: &[u8], needle: &[u8], likely: usize) -> Option<usize> {
     if text.get(likely..).is_some_and(|rest| rest.starts_with(needle)) {
         return Some(likely);
     }
@@ -200,12 +211,14 @@ fn find_from(text: &[u8], needle: &[u8], likely: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use corecast_protocol::ws::frame::{Header, Opcode};
+
     use super::*;
     use crate::client::dialect::Encoding;
 
     fn both(from: u64, to: u64, channel: &str) -> (Tally, Inbox) {
         let plain = Dialect::default();
-        (Tally::new(from, to, plain), Inbox::new(channel, plain, None))
+        (Tally::new(from, to, plain), Inbox::new(channel, plain, None, None))
     }
 
     fn message(channel: &str, sequence: u64, due: u64) -> Vec<u8> {
@@ -238,6 +251,27 @@ mod tests {
             "late ones have a latency"
         );
         assert!(tally.audit.is_clean());
+    }
+
+    #[test]
+    fn every_nth_message_is_acknowledged() {
+        let plain = Dialect::default();
+        let (mut tally, mut inbox) = (Tally::new(0, 1, plain), Inbox::new("a", plain, None, Some(2)));
+        for number in 0..5 {
+            let json = format!(
+                "{{\"type\":\"message\",\"channel\":\"a\",\"payload\":{{\"s\":{number},\"t\":0}},\"epoch\":\"e\",\"offset\":{}}}",
+                number + 41
+            );
+            let mut bytes = Vec::new();
+            frame::encode(Opcode::Text, json.as_bytes(), &mut bytes);
+            tally.frames(&bytes, &mut inbox, 0);
+        }
+        let mut expected = Vec::new();
+        let ack =
+            |offset| format!("{{\"type\":\"ack\",\"channel\":\"a\",\"epoch\":\"e\",\"offset\":{offset}}}");
+        frame::encode_masked(Opcode::Text, ack(42).as_bytes(), 1u32.to_ne_bytes(), &mut expected);
+        frame::encode_masked(Opcode::Text, ack(44).as_bytes(), 3u32.to_ne_bytes(), &mut expected);
+        assert_eq!(inbox.out, expected, "the second and the fourth");
     }
 
     #[test]
@@ -309,7 +343,7 @@ mod tests {
     #[test]
     fn messages_in_msgpack_are_audited_too() {
         let dialect = Dialect { format: Encoding::Msgpack, ..Dialect::default() };
-        let (mut tally, mut inbox) = (Tally::new(0, 1000, dialect), Inbox::new("a", dialect, None));
+        let (mut tally, mut inbox) = (Tally::new(0, 1000, dialect), Inbox::new("a", dialect, None, None));
         let mut bytes = Vec::new();
         for json in [
             r#"{"type":"message","channel":"a","payload":{"s":0,"t":70,"x":""},"offset":3}"#,

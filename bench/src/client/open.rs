@@ -49,26 +49,15 @@ pub(super) fn open_as(
     recv_buffer: Option<usize>,
     dialect: Dialect,
 ) -> Result<Opened> {
-    let socket =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).context("no socket")?;
-    let source =
-        Ipv4Addr::new(127, 1 + (number / 65_000) as u8, (number / 250 % 250) as u8, (number % 250 + 1) as u8);
+    let socket = socket(number)?;
     if let Some(bytes) = recv_buffer {
         socket.set_recv_buffer_size(bytes).context("receive buffer")?;
     }
-    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).context("source address")?;
-    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).context("connecting")?;
-    socket.set_tcp_nodelay(true).context("nodelay")?;
+    socket.connect(&address(port).into()).context("connecting")?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).context("patience")?;
     let offer = dialect.is_deflated.then_some(OFFER);
-    let mut headers = offer.as_ref().map(Offer::line).unwrap_or_default();
-    if dialect.format == Encoding::Msgpack {
-        headers.push_str(&format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_MSGPACK}\r\n"));
-    }
-    let mut request = Vec::new();
-    write_client_request(&format!("127.0.0.1:{port}"), path, KEY, &headers, &mut request);
-    stream.write_all(&request).context("handshake")?;
+    stream.write_all(&request(port, path, dialect)).context("handshake")?;
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
     loop {
@@ -90,6 +79,54 @@ pub(super) fn open_as(
         }
     }
 }
+
+/// A connection that is only begun: its request goes out once it stands, and its answer is for [`answered`].
+pub(super) fn call(port: u16, number: usize) -> Result<TcpStream> {
+    let socket = socket(number)?;
+    socket.set_nonblocking(true).context("nonblocking")?;
+    match socket.connect(&address(port).into()) {
+        // EINPROGRESS has no kind of its own.
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error).context("connecting"),
+        _ => Ok(TcpStream::from(socket)),
+    }
+}
+
+/// The request of the handshake.
+pub(super) fn request(port: u16, path: &str, dialect: Dialect) -> Vec<u8> {
+    let mut headers = if dialect.is_deflated { OFFER.line() } else { String::new() };
+    if dialect.format == Encoding::Msgpack {
+        headers.push_str(&format!("Sec-WebSocket-Protocol: {SUBPROTOCOL_MSGPACK}\r\n"));
+    }
+    let mut request = Vec::new();
+    write_client_request(&format!("127.0.0.1:{port}"), path, KEY, &headers, &mut request);
+    request
+}
+
+/// How long the answer to a plain handshake is, once all of it has come; an error if it is a refusal.
+pub(super) fn answered(bytes: &[u8]) -> Result<Option<usize>> {
+    match parse_client_answer(bytes, KEY, None) {
+        Ok(it) => Ok(it.map(|(head, _)| head)),
+        Err(error) => bail!("the handshake was refused: {error:?}"),
+    }
+}
+
+/// From an address of its own share of 127.0.0.0/8.
+fn socket(number: usize) -> Result<socket2::Socket> {
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).context("no socket")?;
+    let source =
+        Ipv4Addr::new(127, 1 + (number / 65_000) as u8, (number / 250 % 250) as u8, (number % 250 + 1) as u8);
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into()).context("source address")?;
+    socket.set_tcp_nodelay(true).context("nodelay")?;
+    Ok(socket)
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// On every Linux.
+const EINPROGRESS: i32 = 115;
 
 /// Reads until a frame holds `mark`; `bytes` begin with what was read already and end as what is behind that frame.
 pub(super) fn await_text(

@@ -88,6 +88,25 @@ pub(super) fn number(format: Format, bytes: &[u8]) -> (u64, &[u8]) {
     }
 }
 
+/// The epoch and offset that a message names.
+pub(super) fn position(format: Format, message: &[u8]) -> Option<(&str, u64)> {
+    let (before, behind): (&[u8], &[u8]) = match format {
+        Format::Json => (b"\"epoch\":\"", b"\"offset\":"),
+        Format::MessagePack => (b"\xa5epoch", b"\xa6offset"),
+    };
+    let at = memchr::memmem::find(message, before)? + before.len();
+    let epoch = match format {
+        Format::Json => message[at..].split(|byte| *byte == b'"').next()?,
+        Format::MessagePack => {
+            let head = *message.get(at)?;
+            message.get(at + 1..at + 1 + usize::from(head & 0x1f))?
+        }
+    };
+    let rest = &message[at + epoch.len()..];
+    let at = memchr::memmem::find(rest, behind)? + behind.len();
+    Some((std::str::from_utf8(epoch).ok()?, number(format, &rest[at..]).0))
+}
+
 fn digits(bytes: &[u8]) -> (u64, &[u8]) {
     let mut value = 0u64;
     for (index, byte) in bytes.iter().enumerate() {
@@ -129,6 +148,15 @@ mod tests {
             }
         }
         assert_eq!(number(Format::MessagePack, b"\xcf\x01").0, 0, "cut");
+    }
+
+    #[test]
+    fn positions_are_found_in_both_encodings() {
+        let text = r#"{"type":"message","payload":{"s":1},"epoch":"k3v9","offset":70000,"timestamp":5}"#;
+        for format in [Format::Json, Format::MessagePack] {
+            assert_eq!(position(format, &value(format, text)), Some(("k3v9", 70_000)), "{format:?}");
+        }
+        assert_eq!(position(Format::Json, b"{\"offset\":1}"), None);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! it has a schedule, for a sleep would be up to a millisecond late; unless it shares a core with the server, from
 //! which spinning would take that core.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::dialect::Dialect;
 use super::effort::Effort;
 use super::inbox::{Inbox, Tally, histogram};
+use super::link::{Link, PUBLISHES_PER_TURN_MAX, READ_BYTES, nap};
 use super::message::Composer;
 use super::open::{Opened, await_text, open_as};
 use super::unpack::Unpacker;
@@ -42,6 +45,10 @@ pub(crate) struct Job {
     pub(crate) is_echo: bool,
     /// Members, from the last one on, that never read.
     pub(crate) deaf: usize,
+    /// Subscribers acknowledge every so many-th message.
+    pub(crate) acks_every: Option<u64>,
+    /// Ends the schedule early, and has each message's latency kept.
+    pub(crate) stop: Option<Arc<AtomicBool>>,
     pub(crate) core: usize,
     /// Whether a server runs on its core too: then it sleeps where it would spin.
     pub(crate) shares_core: bool,
@@ -69,11 +76,9 @@ pub(crate) struct Outcome {
 }
 
 struct Conn {
-    stream: mio::net::TcpStream,
-    partial: Vec<u8>,
+    link: Link,
     inbox: Inbox,
     is_deaf: bool,
-    is_closed: bool,
 }
 
 /// The connections of a worker.
@@ -103,16 +108,11 @@ struct Run {
 }
 
 /// After the last message, how long one that should not come is waited for.
-const AFTERMATH: Duration = Duration::from_millis(100);
+pub(super) const AFTERMATH: Duration = Duration::from_millis(100);
 /// Without any news, how long messages that should come are waited for.
-const GRACE: Duration = Duration::from_secs(5);
-/// The longest sleep of a worker that does not spin: what it adds to a latency at most.
-const NAP: Duration = Duration::from_micros(100);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// A deaf member's `SO_RCVBUF`: so small that the kernel does not hide that nobody reads.
 const DEAF_BUFFER_BYTES: usize = 4096;
-const PUBLISHES_PER_TURN_MAX: usize = 64;
-/// Room for reading behind what is kept of an unfinished frame.
-const READ_BYTES: usize = 256 << 10;
 
 impl Worker {
     /// Connects and subscribes everything; `progress` is called after each connection.
@@ -130,26 +130,19 @@ impl Worker {
                 open_as(job.port, job.first + index, path, recv_buffer, job.dialect)?;
             let unpacker = negotiated.map(|it| Unpacker::of(it, &mut common));
             if !job.is_echo {
-                let text = format!("{{\"type\":\"subscribe\",\"id\":1,\"channel\":\"{channel}\"}}");
+                let acks = if job.acks_every.is_some() { ",\"ack\":true" } else { "" };
+                let text = format!("{{\"type\":\"subscribe\",\"id\":1,\"channel\":\"{channel}\"{acks}}}");
                 let (mut out, command) = (Vec::new(), wire::value(format, &text));
                 frame::encode_masked(wire::opcode(format), &command, [1, 2, 3, 4], &mut out);
                 stream.write_all(&out).context("subscribing")?;
                 await_text(&mut stream, &mut partial, &answer, unpacker.as_deref())?;
             }
-            stream.set_nonblocking(true).context("nonblocking")?;
-            let mut stream = mio::net::TcpStream::from_std(stream);
+            let mut link = Link::new(stream, partial)?;
             if !is_deaf {
-                poll.registry()
-                    .register(&mut stream, Token(index), Interest::READABLE)
-                    .context("register")?;
+                link.register(poll.registry(), Token(index), Interest::READABLE)?;
             }
-            conns.push(Conn {
-                stream,
-                partial,
-                inbox: Inbox::new(&channel, job.dialect, unpacker),
-                is_deaf,
-                is_closed: false,
-            });
+            let inbox = Inbox::new(&channel, job.dialect, unpacker, job.acks_every);
+            conns.push(Conn { link, inbox, is_deaf });
             progress();
         }
         let buffer = vec![0; READ_BYTES];
@@ -172,6 +165,9 @@ impl Worker {
         loop {
             let now = it.now();
             it.effort.turn(now);
+            if self.job.stop.as_ref().is_some_and(|it| it.load(Ordering::Relaxed)) {
+                it.stop(|total, rooms| self.expected(total, rooms));
+            }
             self.publish_due(&mut it, now);
             self.flush();
             let left = it.expected.saturating_sub(it.tally.audit.delivered);
@@ -206,7 +202,7 @@ impl Worker {
             published: it.published,
             published_bytes: self.published_bytes,
             backlog: backlog.unwrap_or(0),
-            closed: self.conns.iter().filter(|conn| conn.is_closed).count(),
+            closed: self.conns.iter().filter(|conn| conn.link.is_closed).count(),
         })
     }
 
@@ -214,19 +210,24 @@ impl Worker {
         let rooms = (self.conns.len() / self.job.members()) as u64;
         let (from, time) = (self.job.warmup.as_nanos() as u64, self.job.time.as_nanos() as u64);
         let total = ((self.job.warmup + self.job.time).as_secs_f64() * self.job.rate) as u64;
+        let mut tally = Tally::new(from, from + time, self.job.dialect);
+        tally.each = self.job.stop.is_some().then(Vec::new);
         Run {
             start,
             total,
             rooms,
-            expected: (0..rooms)
-                .map(|room| sent_to(room, total, rooms) * self.listeners(room).count() as u64)
-                .sum(),
+            expected: self.expected(total, rooms),
             published: 0,
             interval: 1e9 / self.job.rate.max(1e-9),
             slip_ns: histogram(),
-            tally: Tally::new(from, from + time, self.job.dialect),
+            tally,
             effort: Effort::new(from, from + time),
         }
+    }
+
+    /// Deliveries of so many publishes.
+    fn expected(&self, total: u64, rooms: u64) -> u64 {
+        (0..rooms).map(|room| sent_to(room, total, rooms) * self.listeners(room).count() as u64).sum()
     }
 
     fn listeners(&self, room: u64) -> impl Iterator<Item = &Conn> {
@@ -284,9 +285,7 @@ impl Worker {
             timeout = Duration::from_millis(20);
         } else if self.job.shares_core {
             let now = it.now();
-            let until =
-                if is_over { NAP } else { Duration::from_nanos(it.due().saturating_sub(now)).min(NAP) };
-            std::thread::sleep(until);
+            nap((!is_over).then(|| it.due().saturating_sub(now)));
             it.effort.waited(it.now() - now);
         }
         match self.poll.poll(events, Some(timeout)) {
@@ -295,36 +294,13 @@ impl Worker {
         }
     }
 
-    /// Reads what is there. The poll tells edges: a short read is followed by an event of its own once there is
-    /// more, but the end of a stream that was told with the data has to be looked for.
     fn read(&mut self, index: usize, is_ended: bool, it: &mut Run) {
-        let conn = &mut self.conns[index];
-        loop {
-            let kept = conn.partial.len();
-            if self.buffer.len() < kept + READ_BYTES {
-                self.buffer.resize(kept + READ_BYTES, 0);
-            }
-            self.buffer[..kept].copy_from_slice(&conn.partial);
-            let length = match conn.stream.read(&mut self.buffer[kept..]) {
-                Ok(length) if length > 0 => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Ok(_) | Err(_) => {
-                    conn.is_closed = true;
-                    let _ = self.poll.registry().deregister(&mut conn.stream);
-                    break;
-                }
-            };
-            let all = kept + length;
-            let now = it.now();
-            let used = it.tally.frames(&self.buffer[..all], &mut conn.inbox, now);
-            conn.partial.clear();
-            conn.partial.extend_from_slice(&self.buffer[used..all]);
-            if all < self.buffer.len() && !is_ended {
-                break;
-            }
-        }
-        if !conn.inbox.out.is_empty() && !conn.send() {
+        let Conn { link, inbox, .. } = &mut self.conns[index];
+        let (start, tally) = (it.start, &mut it.tally);
+        link.read(self.poll.registry(), &mut self.buffer, is_ended, |bytes| {
+            tally.frames(bytes, inbox, start.elapsed().as_nanos() as u64)
+        });
+        if !self.conns[index].send() {
             self.unsent.push(index);
         }
     }
@@ -339,22 +315,19 @@ impl Job {
 impl Conn {
     /// Whether all is sent, or never will be: then what is lost shows at its subscribers.
     fn send(&mut self) -> bool {
-        let out = &mut self.inbox.out;
-        if out.is_empty() {
-            return true;
-        }
-        match self.stream.write(out) {
-            Ok(written) => {
-                out.drain(..written);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => out.clear(),
-        }
-        out.is_empty()
+        self.link.send(&mut self.inbox.out)
     }
 }
 
 impl Run {
+    /// What was published is all.
+    fn stop(&mut self, expected: impl Fn(u64, u64) -> u64) {
+        if self.total != self.published {
+            self.total = self.published;
+            self.expected = expected(self.total, self.rooms);
+        }
+    }
+
     /// Nanoseconds since the start.
     fn now(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
@@ -367,7 +340,7 @@ impl Run {
 }
 
 /// How many of `total` publishes go to a room.
-fn sent_to(room: u64, total: u64, rooms: u64) -> u64 {
+pub(super) fn sent_to(room: u64, total: u64, rooms: u64) -> u64 {
     total / rooms + u64::from(room < total % rooms)
 }
 

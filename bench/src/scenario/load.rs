@@ -48,8 +48,12 @@ impl Sample {
 impl Scenario {
     /// One run; the counters of the whole run are in `totals`.
     pub(super) fn run_load(&self, what: &str) -> Result<RunResult> {
+        self.run_load_on(&Server::start(what, self.placement())?, what)
+    }
+
+    /// One run with a server that is there.
+    pub(super) fn run_load_on(&self, server: &Server, what: &str) -> Result<RunResult> {
         let placement = self.placement();
-        let server = Server::start(what, placement)?;
         let jobs = self.jobs(server.port);
         let is_shared = jobs.iter().any(|job| job.shares_core);
         let connections = jobs.iter().map(|job| job.connections).sum();
@@ -72,9 +76,9 @@ impl Scenario {
         std::thread::sleep((start + self.warmup()).saturating_duration_since(Instant::now()));
         // The processor's times innermost: asking for counters is work too.
         let counters = server.counters();
-        let before = Sample::take(&server, placement);
+        let before = Sample::take(server, placement);
         progress::sleep_until(start + self.warmup() + self.time(), self.name);
-        let after = Sample::take(&server, placement);
+        let after = Sample::take(server, placement);
         let counters = difference(&counters, &server.counters());
         // The workers hold their connections until the server was looked at.
         let (mut outcomes, mut workers) = (Vec::new(), Vec::new());

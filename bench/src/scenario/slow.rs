@@ -40,22 +40,8 @@ impl Scenario {
             }
             parts.push(part);
         }
-        Ok(summary(parts))
+        Ok(RunResult::worst_of(parts))
     }
-}
-
-/// The worst of all, with every failure.
-fn summary(parts: Vec<RunResult>) -> RunResult {
-    let mut worst = parts.iter().max_by(|a, b| a.p99_us.total_cmp(&b.p99_us)).cloned().unwrap_or_default();
-    worst.note = format!("the slowest of {} runs; the audit is of all", parts.len());
-    worst.audit = crate::audit::Audit::default();
-    worst.failures.clear();
-    for part in &parts {
-        worst.audit.add(part.audit);
-        worst.failures.extend(part.failures.iter().cloned());
-    }
-    worst.parts = parts;
-    worst
 }
 
 #[cfg(test)]
@@ -68,7 +54,7 @@ mod tests {
         failed.failures.push("nobody was slow".to_owned());
         failed.audit.lost = 2;
         let slower = RunResult { p99_us: 9.0, ..RunResult::default() };
-        let all = summary(vec![failed, slower]);
+        let all = RunResult::worst_of(vec![failed, slower]);
         assert_eq!((all.p99_us, all.audit.lost, all.failures.len(), all.parts.len()), (9.0, 2, 1, 2));
         assert!(!all.is_clean());
     }

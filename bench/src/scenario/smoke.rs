@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::{ALL, Kind, Scenario};
-use crate::client::{Dialect, Payload};
+use crate::client::{Dialect, Payload, Return};
 use crate::page::Pictures;
 use crate::{compare, json_cost};
 
@@ -27,7 +27,8 @@ pub(crate) fn smoke() -> Result<bool> {
         is_clean &= result.is_clean();
         Ok(())
     };
-    for scenario in ALL {
+    // The server does not resume sessions yet.
+    for scenario in ALL.iter().filter(|it| it.kind != Kind::Cut(Return::Resume)) {
         run(&tiny(scenario), "corecast")?;
     }
     let rooms = tiny(&ALL[1]);
@@ -64,6 +65,7 @@ fn tiny(scenario: &Scenario) -> Scenario {
     });
     tiny.room = scenario.room.min(tiny.connections);
     tiny.seconds = 0.5;
+    tiny.rounds = scenario.rounds.min(2);
     // A slow consumer needs something to be slow with, and a ramp ends at a knee that smoke has no time to find.
     tiny.rate = scenario.rate.min(if scenario.kind == Kind::Slow { 2000.0 } else { 500.0 });
     if scenario.kind == Kind::Ramp {
