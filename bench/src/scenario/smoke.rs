@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::{ALL, Kind, Scenario};
-use crate::client::{Dialect, Payload, Return};
+use crate::client::{Dialect, Payload};
 use crate::page::Pictures;
 use crate::{compare, json_cost};
 
@@ -27,8 +27,7 @@ pub(crate) fn smoke() -> Result<bool> {
         is_clean &= result.is_clean();
         Ok(())
     };
-    // The server does not resume sessions yet.
-    for scenario in ALL.iter().filter(|it| it.kind != Kind::Cut(Return::Resume)) {
+    for scenario in ALL {
         run(&tiny(scenario), "corecast")?;
     }
     let rooms = tiny(&ALL[1]);
