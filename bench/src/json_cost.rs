@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
-    Access, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, ReplayLimits,
+    Access, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, ReplayLimits, Secret,
 };
 use corecast_protocol::envelope::{Scanner, parse};
 use corecast_protocol::ws::frame::{Opcode, encode, encode_masked};
@@ -129,6 +129,7 @@ pub(crate) fn work(recipients: u32, publishes: u32) -> Result<()> {
             channel: None,
             is_time_iso: false,
             format: Format::Json,
+            resume: None,
         };
         hub.open(now, conn, open, &mut effects);
         let subscribe = parse(r#"{"type":"subscribe","channel":"conversation:42"}"#, &mut scanner);
@@ -178,6 +179,7 @@ fn hub() -> Hub {
         node: "bench".to_owned(),
         version: "0".to_owned(),
         seed: 1,
+        secret: Secret([1; 32]),
         limits: HubLimits { connections_per_ip: 0, ..HubLimits::default() },
         namespaces: Namespaces::built_in(true),
         heartbeat_interval_ms: 30_000,

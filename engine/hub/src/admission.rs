@@ -17,6 +17,7 @@ use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
 use crate::receipt::{self, Report};
 use crate::remote::{Past, ToHome, base36};
+use crate::session::{Asking, End, Handed, Happened, Resuming, State, Token, Tokens, Waiting};
 
 /// What homes are still to be told or asked.
 #[derive(Debug)]
@@ -35,6 +36,16 @@ pub(crate) enum Todo {
     Report(Report),
     /// What is known of a message's copies is told to its publisher.
     Receipt(Box<receipt::Open>),
+    /// A session of this participant is over.
+    EndSession(Box<(Arc<str>, Tokens)>),
+    /// All homes are to answer behind what they were asked so far, for sessions that leave this shard.
+    Fence,
+    /// A session leaves this shard.
+    HandOver(Box<Handed>),
+    /// Somebody asks for a session where it is now.
+    AskAgain(Box<(Box<str>, Asking)>),
+    /// The next subscription of a session that came to this connection.
+    Restore(ConnKey),
 }
 
 impl Hub {
@@ -52,6 +63,10 @@ impl Hub {
             generation: conn.generation,
             access: open.access,
             admission: Admission::AwaitsIp,
+            session: State::Connected,
+            tokens: None,
+            has_resumed: false,
+            resuming: open.resume.map(Resuming::with_handshake),
             is_time_iso: open.is_time_iso,
             format: open.format,
             invalid_in_a_row: 0,
@@ -88,6 +103,7 @@ impl Hub {
             return;
         };
         if !is_admitted {
+            member.session.go(Happened::Ended);
             self.members.remove(conn);
             let refusal = Refusal::PerIp { limit: self.config.limits.connections_per_ip };
             fx.list.push(Effect::Refused { conn, refusal });
@@ -115,6 +131,11 @@ impl Hub {
                 let record = ToHome::AdmitParticipant { conn, participant: &participant, format };
                 self.ask(now, home, &record, fx);
             }
+            Admission::Admitted if member.resuming.is_some() => {
+                if member.resuming.as_ref().is_some_and(|it| it.is_due()) {
+                    self.ask_for_session(now, conn, fx);
+                }
+            }
             Admission::Admitted => {
                 if let Some(channel) = member.path_channel.take() {
                     self.subscribe_one(now, conn, None, (&channel, Past::default()), fx);
@@ -128,17 +149,24 @@ impl Hub {
         &mut self,
         now: Now,
         conn: ConnKey,
-        (participant, format, is_admitted): (&str, Format, bool),
+        (participant, format): (&str, Format),
+        (is_admitted, token): (bool, Option<Token>),
         via: Via,
         fx: &mut Effects,
     ) {
+        let tokens = token.map(|current| Tokens { current, former: None });
         let Some(member) = self.members.find_mut(conn) else {
             if is_admitted {
-                self.todo.push_back(Todo::ReleaseParticipant(participant.into(), format));
+                let participant = Arc::from(participant);
+                if let Some(tokens) = tokens {
+                    self.end_session(&participant, tokens);
+                }
+                self.todo.push_back(Todo::ReleaseParticipant(participant, format));
             }
             return;
         };
         if !is_admitted {
+            member.session.go(Happened::Ended);
             self.todo.push_back(Todo::ReleaseIp(member.ip));
             self.members.remove(conn);
             let refusal = Refusal::PerParticipant { limit: self.config.limits.connections_per_participant };
@@ -146,44 +174,67 @@ impl Hub {
             return;
         }
         member.admission = Admission::Admitted;
+        member.session.go(Happened::Admitted);
+        member.tokens = tokens;
         self.iso_members += usize::from(member.is_time_iso);
         self.msgpack_members += usize::from(member.format == Format::MessagePack);
-        let has_path = member.path_channel.is_some();
+        let goes_on = member.path_channel.is_some() || member.resuming.is_some();
+        let is_held = member.resuming.is_some();
         let hash = self.hasher.of(participant);
         member.place = self.participants.arrive(hash, &member.participant, conn);
         let client_id = member.client_id;
         fx.list.push(Effect::Admitted { conn });
         let config = &self.config;
         self.reply_fixed(fx, conn, |out, format| {
-            let mut buffer = [0; 13];
+            let (mut buffer, mut letters) = ([0; 13], [0; 22]);
             let established = Established {
                 client_id: base36(client_id, &mut buffer),
                 participant,
                 node: &config.node,
                 shard: config.shard,
-                // Nothing can be resumed yet.
-                resume_token: "",
-                resume_window_ms: 0,
+                resume_token: token.map_or("", |it| it.text(&mut letters)),
+                resume_window_ms: config.limits.resume_window_ms,
                 heartbeat_interval_ms: config.heartbeat_interval_ms,
                 max_message_bytes: config.message_bytes,
                 version: &config.version,
             };
             event::connection_established(out, format, &established);
         });
-        if has_path {
+        if is_held {
+            fx.list.push(Effect::Hold { conn });
+        }
+        if goes_on {
             self.go_on_or_later(now, conn, via, fx);
         }
     }
 
-    /// The connection is gone: forget all of it.
-    pub fn close(&mut self, _now: Now, conn: ConnKey, _fx: &mut Effects) {
+    /// The connection is gone. Its session ends with it, or waits here for its client.
+    pub fn close(&mut self, now: Now, conn: ConnKey, end: End, _fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        // Who was about to take in another session has nothing of its own that is worth keeping.
+        let is_in_between = member.resuming.as_ref().is_some_and(|it| !it.has_arrived());
+        let is_kept = end == End::Suspended && member.tokens.is_some() && !is_in_between;
+        member.session.go(if is_kept { Happened::Lost } else { Happened::Ended });
+        let Some(member) = self.members.find(conn) else { return };
+        let (participant, kept) = (member.participant.clone(), self.kept_of(conn, member));
+        let (tokens, state) = (member.tokens, member.session);
+        self.take_out(conn);
+        match tokens {
+            Some(tokens) if is_kept => {
+                self.suspend(now, conn, Waiting { participant, tokens, kept: kept.into(), state });
+            }
+            _ => self.end_session_of(&participant, &kept, tokens),
+        }
+    }
+
+    /// Forgets a connection, but for its session.
+    pub(crate) fn take_out(&mut self, conn: ConnKey) {
         let Some(member) = self.members.remove(conn) else { return };
         for subscription in &member.subscriptions {
             if canary::strikes(Canary::MemberRemembered) {
                 continue;
             }
             self.stop_watching(conn, subscription);
-            self.stop_presence(&member.participant, subscription);
             self.drop_subscription(conn, member.format, subscription);
         }
         // What was asked but not answered is taken back when the answer finds nobody.
@@ -264,6 +315,15 @@ impl Hub {
                 self.ask(now, home, &ToHome::Report { serial, count }, fx);
             }
             Todo::Receipt(open) => self.end_receipt(now, &open, fx),
+            Todo::EndSession(ended) => {
+                let (participant, tokens) = *ended;
+                let home = self.home(self.hasher.of(&*participant));
+                self.ask(now, home, &ToHome::SessionEnded { participant: &participant, tokens }, fx);
+            }
+            Todo::Fence => self.fence(now, fx),
+            Todo::HandOver(handed) => self.hand_session_over(now, &handed, fx),
+            Todo::AskAgain(asking) => self.ask_again(now, &asking.0, &asking.1, fx),
+            Todo::Restore(conn) => self.restore(now, conn, fx),
         }
     }
 }

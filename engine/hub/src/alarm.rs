@@ -27,6 +27,8 @@ pub(crate) enum Alarm {
     Presence(u32),
     /// Somebody in the channel of this slot may have typed for too long.
     Typing(u32),
+    /// The first of the sessions that wait is over.
+    SessionsExpire,
 }
 
 /// All that is to be done, by its time and then in the order in which it was asked for.
@@ -70,6 +72,7 @@ impl Hub {
             Alarm::Receipt { tracking, home, serial } => self.lose_patience(tracking, (home, serial)),
             Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
+            Alarm::SessionsExpire => self.expire_sessions(now),
         }
         true
     }

@@ -90,6 +90,16 @@ canaries! {
     AddressRemembered("address-remembered", every 10):
         "A closed connection is still counted for its address." => "leaks: a hub that is not empty at the end",
 
+    // Sessions.
+    SessionRemembered("session-remembered", every 5):
+        "The tokens of a session that expired stay good." => "leaks: a hub that is not empty at the end",
+    TokenReused("token-reused", every 2):
+        "A token works again although its client has a later one." => "sessions: a token that works twice",
+    TakeoverUnfenced("takeover-unfenced", every 1):
+        "A session goes on elsewhere before all that it published arrived." => "order: a publisher's messages out of order",
+    SubscriptionLost("subscription-lost", every 3):
+        "A resumed session lacks a subscription." => "sessions: a subscription that did not come back",
+
     // The rings between shards.
     LostWakeUp("lost-wake-up", every 3):
         "A sleeping shard got records and is not woken." => "progress: a sleeping shard with records in its rings",

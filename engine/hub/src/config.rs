@@ -28,6 +28,16 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
+/// What must be told to nobody, and so is not shown.
+#[derive(Clone, Copy)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Secret(..)")
+    }
+}
+
 /// Everything that one hub needs to know.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
@@ -41,6 +51,8 @@ pub struct HubConfig {
     pub version: String,
     /// For hashes and epochs; the same on all shards of a node, unguessable from outside.
     pub seed: u64,
+    /// Keys the generator of resume tokens; the same on all shards of a node, from the operating system's generator.
+    pub secret: Secret,
     /// Counts.
     pub limits: HubLimits,
     /// Who may do what where.

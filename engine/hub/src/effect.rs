@@ -223,6 +223,16 @@ pub enum Effect {
         /// Over which limit.
         refusal: Refusal,
     },
+    /// Act on nothing more of this connection before `GoOn`: what it says next has to wait for an answer.
+    Hold {
+        /// Who.
+        conn: ConnKey,
+    },
+    /// Act on what this connection says, again.
+    GoOn {
+        /// Who.
+        conn: ConnKey,
+    },
     /// Close the connection after what is queued for it.
     Close {
         /// Who.
@@ -313,7 +323,11 @@ impl Effects {
                 Effect::Forward { shards, class, record: shift(record) }
             }
             Effect::Close { conn, code, reason } => Effect::Close { conn, code, reason: shift(reason) },
-            other @ (Effect::Admitted { .. } | Effect::Refused { .. } | Effect::AwaitRoom { .. }) => other,
+            other @ (Effect::Admitted { .. }
+            | Effect::Refused { .. }
+            | Effect::AwaitRoom { .. }
+            | Effect::Hold { .. }
+            | Effect::GoOn { .. }) => other,
         }));
         self.variants
             .extend(other.variants.iter().map(|it| Variant { pattern: it.pattern.map(shift), ..*it }));

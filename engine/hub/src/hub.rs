@@ -23,6 +23,7 @@ use crate::presence::Presence;
 use crate::publish::Buffers;
 use crate::receipt::{Parts, Receipts};
 use crate::remote::{FromHome, Receipt, ToHome, Written};
+use crate::session::{HandOver, HomeSessions, SessionCounts, Suspended};
 use crate::size::Batch;
 
 /// Invalid messages in a row that end a connection.
@@ -43,6 +44,14 @@ pub struct Hub {
     pub(crate) receipts: Receipts,
     pub(crate) parts: Parts,
     pub(crate) client_ids: Random,
+    /// Sessions that wait here for their client.
+    pub(crate) suspended: Suspended,
+    /// Sessions that are about to leave this shard.
+    pub(crate) hand_over: HandOver,
+    /// Tokens of participants whose home is here.
+    pub(crate) home_sessions: HomeSessions,
+    /// Sessions that went on in a connection of this shard.
+    pub(crate) resumed: u64,
     /// What homes are still to be told or asked.
     pub(crate) todo: VecDeque<Todo>,
     /// Homes that have not yet answered the request of this serial for a pattern.
@@ -118,6 +127,10 @@ impl Hub {
             receipts: Receipts::default(),
             parts: Parts::default(),
             client_ids: random("client ids"),
+            suspended: Suspended::new(&hasher, config.limits.resume_window_ms, sessions_here(&config)),
+            hand_over: HandOver::default(),
+            home_sessions: HomeSessions::new(&hasher, &config.secret.0, config.shard),
+            resumed: 0,
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
@@ -173,9 +186,18 @@ impl Hub {
         }
         let invalid_before = member.invalid_in_a_row;
         let is_time_iso = member.is_time_iso;
+        if member.resuming.is_some() {
+            // The shard holds back what comes behind a `resume`: its order would be lost.
+            let why = "a session is being resumed: wait for its answer";
+            return self.error(fx, conn, request.id, None, ErrorCode::Overloaded, why);
+        }
+        let has_former_token = member.tokens.is_some_and(|it| it.former.is_some());
         if member.path_channel.is_some() {
             // The path's subscription came before whatever the client says.
             self.go_on(now, conn, fx);
+        }
+        if has_former_token {
+            self.confirm(now, conn, fx);
         }
         let id = request.id;
         match &request.command {
@@ -195,10 +217,7 @@ impl Hub {
                 let why = "this server runs without authentication: tokens are neither needed nor checked";
                 self.error(fx, conn, id, None, ErrorCode::Forbidden, why);
             }
-            Command::Resume { .. } => {
-                let why = "this server keeps no sessions: subscribe again";
-                self.error(fx, conn, id, None, ErrorCode::Unrecoverable, why);
-            }
+            Command::Resume { token, positions } => self.resume(now, conn, id, (token, positions), fx),
             Command::Register { .. } => {
                 let why = "registering capabilities needs a permission that nobody has on this server";
                 self.error(fx, conn, id, None, ErrorCode::Forbidden, why);
@@ -282,6 +301,16 @@ impl Hub {
         self.repetitions.suppressed()
     }
 
+    /// Sessions, now and since the start.
+    pub fn sessions(&self) -> SessionCounts {
+        SessionCounts {
+            suspended: self.suspended.len() as u64,
+            resumed: self.resumed,
+            expired: self.suspended.expired(),
+            taken_over: self.hand_over.taken(),
+        }
+    }
+
     /// Connections, admitted or not yet.
     pub fn members(&self) -> usize {
         self.members.len()
@@ -306,6 +335,9 @@ impl Hub {
             && self.receipts.is_empty()
             && self.parts.is_empty()
             && self.presence.is_empty()
+            && self.suspended.len() == 0
+            && self.hand_over.is_empty()
+            && self.home_sessions.is_empty()
     }
 
     /// The home of what has this hash. The high bits choose: tables use the low ones.
@@ -357,7 +389,12 @@ impl Hub {
                 let limit = self.config.limits.connections_per_participant;
                 let hash = self.hasher.of(participant);
                 let is_admitted = self.participants.admit(hash, participant, (from, format), limit);
-                let answer = FromHome::ParticipantAdmitted { conn, participant, format, is_admitted };
+                let begins = is_admitted && self.config.limits.resume_window_ms > 0;
+                let token = begins.then(|| {
+                    self.participants.session_began(hash, participant);
+                    self.home_sessions.begin(hash, (from, conn))
+                });
+                let answer = FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token };
                 self.answer_to(now, from, &answer, fx);
             }
             ToHome::ReleaseParticipant { participant, format } => {
@@ -378,6 +415,15 @@ impl Hub {
             ToHome::History { conn, id, channel, format, ref extent } => {
                 self.history_page(now, from, (conn, id, channel, format), extent, fx);
             }
+            ToHome::Resume { conn, participant, token, own } => {
+                self.resume_at_home(now, (from, conn), participant, (token, own), fx);
+            }
+            ToHome::Released { participant, session, handed } => {
+                self.released_at_home(now, (from, session), participant, handed, fx);
+            }
+            ToHome::Fence { number } => self.fence_at_home(now, from, number, fx),
+            ToHome::SessionEnded { participant, tokens } => self.session_ended_at_home(participant, tokens),
+            ToHome::TokenUsedUp { token } => self.token_used_up(token),
         }
     }
 
@@ -421,9 +467,15 @@ impl Hub {
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
                 self.ip_admitted(now, conn, (ip, is_admitted), via, fx);
             }
-            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted } => {
-                self.participant_admitted(now, conn, (participant, format, is_admitted), via, fx);
+            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token } => {
+                self.participant_admitted(now, conn, (participant, format), (is_admitted, token), via, fx);
             }
+            FromHome::Release { participant, session, to } => self.release(participant, session, to, fx),
+            FromHome::Fenced { number } => self.fenced(number),
+            FromHome::Resumed { conn, participant, tokens, kept } => {
+                self.session_arrived(now, conn, participant, (tokens, kept), fx);
+            }
+            FromHome::NotResumed { conn } => self.not_resumed(now, conn, fx),
         }
     }
 
@@ -478,6 +530,11 @@ impl Hub {
             );
         }
     }
+}
+
+/// Sessions that may wait on one shard: its part of the node's.
+fn sessions_here(config: &HubConfig) -> usize {
+    (config.limits.sessions as usize).div_ceil(usize::from(config.shards))
 }
 
 pub(crate) fn one(shard: u16) -> ShardSet {

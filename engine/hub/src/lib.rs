@@ -28,11 +28,12 @@ mod registry;
 pub mod remote;
 mod replay;
 pub mod rules;
+mod session;
 mod size;
 pub mod state;
 mod subscribe;
 
-pub use config::{HubConfig, HubLimits, Now, ReplayLimits};
+pub use config::{HubConfig, HubLimits, Now, ReplayLimits, Secret};
 pub use effect::{
     Class, ConnKey, Delivery, Effect, Effects, Fate, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy,
     Span, Tracking, Variant, VariantId,
@@ -40,3 +41,4 @@ pub use effect::{
 pub use format::{Format, Formats, PerFormat};
 pub use hub::Hub;
 pub use member::{Access, Open};
+pub use session::{End, SessionCounts, Token, Tokens};

@@ -7,6 +7,7 @@ use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::Format;
 use crate::remote::Epoch;
+use crate::session::{Resuming, State, Tokens};
 
 /// What a connection may, before any permissions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub struct Open<'a> {
     pub is_time_iso: bool,
     /// What it is sent.
     pub format: Format,
+    /// The resume token that the handshake presents.
+    pub resume: Option<&'a str>,
 }
 
 /// How far the admission is.
@@ -52,6 +55,13 @@ pub(crate) struct Member {
     pub(crate) generation: u32,
     pub(crate) access: Access,
     pub(crate) admission: Admission,
+    pub(crate) session: State,
+    /// What its session may be resumed by, from the admission on, where sessions are kept.
+    pub(crate) tokens: Option<Tokens>,
+    /// Whether its session began with an earlier connection.
+    pub(crate) has_resumed: bool,
+    /// While it takes in a session.
+    pub(crate) resuming: Option<Box<Resuming>>,
     pub(crate) is_time_iso: bool,
     pub(crate) format: Format,
     pub(crate) invalid_in_a_row: u8,

@@ -32,7 +32,9 @@ pub(crate) struct HomeParticipant {
     /// Of the inbox; it ends with the last connection.
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
-    /// Connections per shard and encoding, of which there are some.
+    /// Sessions, with and without a connection: while there are any, the participant is remembered.
+    sessions: u32,
+    /// Connections per shard and encoding.
     counts: Vec<(u16, PerFormat<u32>)>,
 }
 
@@ -119,7 +121,8 @@ impl Participants {
         let Some(index) = self.home.find(hash, name) else {
             let epoch = Epoch::new(self.epochs.next());
             let counts = vec![(shard, one(format))];
-            self.home.insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, counts });
+            self.home
+                .insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, sessions: 0, counts });
             return true;
         };
         let participant = self.home.get_mut(index).expect("it was found");
@@ -145,7 +148,28 @@ impl Participants {
                 participant.counts.swap_remove(at);
             }
         }
-        if participant.counts.is_empty() {
+        self.forget_if_gone(hash, index);
+    }
+
+    /// One more session of a participant that was admitted.
+    pub(crate) fn session_began(&mut self, hash: u64, name: &str) {
+        if let Some(participant) = self.at_home(hash, name) {
+            participant.sessions += 1;
+        }
+    }
+
+    /// One session less.
+    pub(crate) fn session_ended(&mut self, hash: u64, name: &str) {
+        let found = self.home.find(hash, name);
+        debug_assert!(found.is_some(), "who has sessions is remembered");
+        let Some(index) = found else { return };
+        self.home.get_mut(index).expect("it was found").sessions -= 1;
+        self.forget_if_gone(hash, index);
+    }
+
+    fn forget_if_gone(&mut self, hash: u64, index: u32) {
+        let participant = self.home.get_mut(index);
+        if participant.is_some_and(|it| it.counts.is_empty() && it.sessions == 0) {
             self.home.remove(hash, index);
         }
     }

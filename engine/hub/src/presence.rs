@@ -16,7 +16,6 @@ use corecast_protocol::envelope::{event, name};
 
 use crate::alarm::Alarm;
 use crate::canary::{self, Canary};
-use crate::channel::LocalChannels;
 use crate::config::{Hasher, Now};
 use crate::effect::{Class, ConnKey, Delivery, Effect, Effects, ShardSet, SlowPolicy};
 use crate::format::{FORMATS, Format};
@@ -50,16 +49,6 @@ impl Hub {
     pub(crate) fn begin_watching(&mut self, conn: ConnKey, channel: &str) {
         if self.presence.local.has_watchers() {
             self.presence.local.activate(self.hasher.of(channel), channel, conn);
-        }
-    }
-
-    /// A subscription ends for good: its participant is present by one less. Before it is taken out of its channel.
-    pub(crate) fn stop_presence(&mut self, participant: &str, subscription: &Subscription) {
-        let Some(channel) = self.channels.get(subscription.channel) else { return };
-        let has_presence = self.config.namespaces.at(channel.rule).presence;
-        let is_pattern = LocalChannels::is_pattern(subscription.channel);
-        if has_presence && !is_pattern && !canary::strikes(Canary::LeaveForgotten) {
-            self.presence.local.exit(&channel.name, participant);
         }
     }
 

@@ -240,7 +240,8 @@ impl Hub {
         if self.may_be_too_large(it) && self.is_too_large_for_participant(now, from, it, fx) {
             return;
         }
-        let Some(participant) = self.participants.at_home(it.hash, it.target) else {
+        let there = self.participants.at_home(it.hash, it.target).filter(|it| !it.wanted().is_empty());
+        let Some(participant) = there else {
             let nobody = FromHome::Nobody { conn: it.conn, id: it.id, participant: it.target };
             return self.answer_to(now, from, &nobody, fx);
         };

@@ -25,6 +25,7 @@ impl Hub {
         fx: &mut Effects,
     ) {
         match (call.is_command, &*call.method) {
+            (false, "session") => self.session_query(conn, id, fx),
             (false, "history") => self.query_history(now, conn, id, call, fx),
             (false, "presence") => {
                 self.query_presence(now, conn, id, (PresenceMethod::Members, call), fx);

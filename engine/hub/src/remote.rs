@@ -10,6 +10,7 @@ use corecast_protocol::envelope::event::Seams;
 
 use crate::effect::{ConnKey, Tracking};
 use crate::format::{Format, Formats, PerFormat};
+use crate::session::{Token, Tokens};
 
 mod presence;
 mod read;
@@ -106,6 +107,16 @@ pub enum ToHome<'a> {
     Unwatch { channel: &'a str },
     /// A connection asks who is in the channel.
     Presence { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, ask: PresenceAsk<'a> },
+    /// A connection asks for the session of a token, in place of its own.
+    Resume { conn: ConnKey, participant: &'a str, token: Token, own: Token },
+    /// The shard has let go of the session that this connection had, or does not have it any more.
+    Released { participant: &'a str, session: ConnKey, handed: Option<(Tokens, &'a [u8])> },
+    /// To be answered behind all that came before it.
+    Fence { number: u32 },
+    /// A session is over.
+    SessionEnded { participant: &'a str, tokens: Tokens },
+    /// The client of a session has a later token.
+    TokenUsedUp { token: Token },
 }
 
 /// What a subscriber wants of a channel's past.
@@ -307,8 +318,6 @@ pub enum FromHome<'a> {
     },
     /// The answer to `AdmitIp`.
     IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
-    /// The answer to `AdmitParticipant`.
-    ParticipantAdmitted { conn: ConnKey, participant: &'a str, format: Format, is_admitted: bool },
     /// Watchers are told who came and went.
     Changed(Changed<'a>),
     /// Watchers are told who has not gone on typing.
@@ -323,6 +332,22 @@ pub enum FromHome<'a> {
         participants: u64,
         connections: Option<u64>,
     },
+    /// The answer to `AdmitParticipant`, and the token of the session that begins, where sessions are kept.
+    ParticipantAdmitted {
+        conn: ConnKey,
+        participant: &'a str,
+        format: Format,
+        is_admitted: bool,
+        token: Option<Token>,
+    },
+    /// Somebody on shard `to` asks for the session that this connection has or had.
+    Release { participant: &'a str, session: ConnKey, to: u16 },
+    /// All that came before the fence was acted on.
+    Fenced { number: u32 },
+    /// The session that the connection asked for, and its subscriptions.
+    Resumed { conn: ConnKey, participant: &'a str, tokens: Tokens, kept: &'a [u8] },
+    /// There is no such session.
+    NotResumed { conn: ConnKey },
 }
 
 /// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.
@@ -386,6 +411,8 @@ mod tests {
             let position = [None, Some(None), Some(Some((epoch, !number)))][usize::from(kind % 3)];
             let past = Past { position, latest: index, is_carried: flag, is_held: !flag, is_watching: flag };
             let extent = Extent { limit: index, since: position, is_backward: flag };
+            let token = Token::from_bytes([number as u8; 16]);
+            let tokens = Tokens { current: token, former: flag.then_some(token) };
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
                 format, payload: &payload, publisher: &other,
@@ -405,6 +432,10 @@ mod tests {
                 ToHome::AdmitParticipant { conn, participant: &name, format },
                 ToHome::ReleaseParticipant { participant: &name, format },
                 ToHome::Report { serial: number, count },
+                ToHome::Resume { conn, participant: &name, token, own: token },
+                ToHome::Released { participant: &name, session: conn, handed: flag.then_some((tokens, &payload)) },
+                ToHome::Fence { number: index }, ToHome::SessionEnded { participant: &name, tokens },
+                ToHome::TokenUsedUp { token },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
@@ -456,7 +487,13 @@ mod tests {
                 FromHome::Nobody { conn, id, participant: &name },
                 FromHome::TooLarge { conn, id, target: &name, is_direct: flag, format, bytes: number },
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
-                FromHome::ParticipantAdmitted { conn, participant: &name, format, is_admitted: flag },
+                FromHome::ParticipantAdmitted {
+                    conn, participant: &name, format, is_admitted: flag, token: tokens.former,
+                },
+                FromHome::Release { participant: &name, session: conn, to: number as u16 },
+                FromHome::Fenced { number: index },
+                FromHome::Resumed { conn, participant: &name, tokens, kept: &payload },
+                FromHome::NotResumed { conn },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);

@@ -17,6 +17,7 @@ use crate::member::{Cursor, Subscription};
 use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
 use crate::replay::{Listed, Variants};
 use crate::rules::{Act, Denied, Request};
+use crate::session::RESUMING;
 
 /// Namespaces that an error names: an answer must not grow with the configuration.
 const NAMED_MAX: usize = 8;
@@ -68,7 +69,7 @@ impl Hub {
         };
         let hash = self.hasher.of(stem);
         // Beyond what one connection may wait for, the past comes behind the answer.
-        past.is_carried = !is_pattern && past.is_wanted() && self.takes_bulk(conn);
+        past.is_carried = !past.is_held && !is_pattern && past.is_wanted() && self.takes_bulk(conn);
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         if stem == name::SYSTEM {
@@ -83,6 +84,9 @@ impl Hub {
         let limit = self.config.limits.subscriptions_per_connection as usize;
         let serial = match own {
             // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
+            Some(own) if is_pattern && own.place.is_some() && id == Some(RESUMING) => {
+                return self.restored(conn, (text, None), false, fx);
+            }
             Some(own) if is_pattern && own.place.is_some() => {
                 return self.reply_fixed(fx, conn, |out, format| {
                     event::subscribed(out, format, id, text, &Subscribed::default());
@@ -90,7 +94,8 @@ impl Hub {
             }
             Some(own) if !is_pattern => own.serial,
             Some(_) => member.next_serial(),
-            None if limit > 0 && member.subscriptions.len() >= limit => {
+            // A session that is resumed had its own at its time, and no connection resumes twice.
+            None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
                 let why = format!(
                     "{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first"
                 );
@@ -214,6 +219,10 @@ impl Hub {
         if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
             return self.overtaken(fx, conn, id, channel);
         }
+        if id == Some(RESUMING) {
+            let position = Some((page.epoch, page.offset));
+            return self.restored(conn, (channel, position), page.is_recovered, fx);
+        }
         // Who is catching up is told how far it is: what follows comes behind that.
         let cursor = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
         let position = match cursor.filter(|_| !page.is_past) {
@@ -283,6 +292,10 @@ impl Hub {
             return;
         }
         let text = format!("{prefix}*");
+        if id == Some(RESUMING) {
+            self.activate(conn, serial, prefix, true);
+            return self.restored(conn, (&text, None), false, fx);
+        }
         if self.activate(conn, serial, prefix, true) {
             self.reply_fixed(fx, conn, |out, format| {
                 event::subscribed(out, format, id, &text, &Subscribed::default());
@@ -366,8 +379,10 @@ impl Hub {
                         let subscription = member.subscriptions.swap_remove(at);
                         let (format, participant) = (member.format, member.participant.clone());
                         self.stop_watching(conn, &subscription);
-                        self.stop_presence(&participant, &subscription);
                         self.drop_subscription(conn, format, &subscription);
+                        if !is_pattern {
+                            self.subscription_ended(&participant, stem);
+                        }
                     }
                     self.reply_fixed(fx, conn, |out, format| {
                         event::unsubscribed(out, format, id, text, None)

@@ -116,7 +116,7 @@ fn an_admission_in_flight_leaks_no_count() {
             let (access, channel) = (Access::Development, random.chance(2).then_some("conversation:1"));
             let is_time_iso = random.chance(3);
             let format = if random.chance(3) { Format::MessagePack } else { Format::Json };
-            let it = Open { access, as_name: Some(name), ip, channel, is_time_iso, format };
+            let it = Open { access, as_name: Some(name), ip, channel, is_time_iso, format, resume: None };
             open.push(net.open_with(random.below(shards) as u16, slot, it));
             for _ in 0..random.below(4) {
                 match random.below(4) {

@@ -13,7 +13,7 @@ use corecast_driver::listener::{is_free, listen};
 use corecast_driver::uring::Uring;
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
 use corecast_hub::state::State;
-use corecast_hub::{Hub, HubConfig, Now, ReplayLimits, ShardSet};
+use corecast_hub::{Hub, HubConfig, Now, ReplayLimits, Secret, ShardSet};
 use corecast_protocol::ws::handshake::Mode;
 use corecast_shard::rings::{Links, mesh};
 use corecast_shard::{Counters, Node, Order, ShardConfig, ShardLoop};
@@ -82,8 +82,11 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     // Only who has the port takes it: two nodes must not go on from one state.
     let taken = settings.state_file.as_deref().map(memory::take).transpose()?.flatten();
     let (heir, inherited) = channel();
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(|error| anyhow!("no random seed: {error}"))?;
+    let (mut seed, mut secret) = ([0; 8], [0; 32]);
+    let random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|error| anyhow!("no random seed: {error}"));
+    random(&mut seed)?;
+    random(&mut secret)?;
     let start = Start {
         settings,
         driver,
@@ -95,6 +98,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         seed: u64::from_le_bytes(seed),
         memory: taken.map(Arc::new),
         heir: settings.state_file.as_ref().map(|_| heir),
+        secret: Secret(secret),
     };
     let (threads, ended, wakers) = start.threads(listeners)?;
     let Start { node, counters, heir, .. } = start;
@@ -152,6 +156,7 @@ struct Start<'a> {
     seed: u64,
     memory: Option<Arc<State>>,
     heir: Option<Sender<State>>,
+    secret: Secret,
 }
 
 /// The shards' threads, how each of them ended, and what wakes them.
@@ -201,7 +206,7 @@ impl Start<'_> {
                 queue_entries: self.settings.queue_entries,
             },
             config: shard_config(self.settings, shard, self.shards, &self.capacity),
-            hub: hub_config(self.settings, shard, self.shards, self.seed),
+            hub: hub_config(self.settings, shard, self.shards, (self.seed, self.secret)),
             links,
             counters: Arc::clone(&self.counters[shard]),
             node: Arc::clone(&self.node),
@@ -360,13 +365,14 @@ fn shard_config(settings: &Settings, shard: usize, shards: usize, capacity: &Cap
     }
 }
 
-fn hub_config(settings: &Settings, shard: usize, shards: usize, seed: u64) -> HubConfig {
+fn hub_config(settings: &Settings, shard: usize, shards: usize, (seed, secret): (u64, Secret)) -> HubConfig {
     HubConfig {
         shard: shard as u16,
         shards: shards as u16,
         node: settings.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed,
+        secret,
         limits: settings.hub_limits,
         namespaces: settings.namespaces.clone(),
         heartbeat_interval_ms: settings.shard_limits.heartbeat_interval.as_millis() as u64,

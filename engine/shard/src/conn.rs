@@ -29,6 +29,8 @@ pub(crate) struct Conn {
     pub(crate) is_dirty: bool,
     /// In the list of connections with held-back input.
     pub(crate) is_stalled: bool,
+    /// The hub acts on nothing of it for the time being.
+    pub(crate) is_held: bool,
     /// Reading was stopped with the driver.
     pub(crate) is_paused: bool,
     /// The peer sent FIN.
@@ -121,6 +123,7 @@ impl Conn {
             deflate: None,
             is_dirty: false,
             is_stalled: false,
+            is_held: false,
             is_paused: false,
             is_half_closed: false,
             is_awaited: false,

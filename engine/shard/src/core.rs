@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) inflating: VecDeque<ConnId>,
     /// So far the pool's count of inflated bytes may come in this tick.
     pub(crate) inflated_until: u64,
+    /// Somebody was let go on since held-back input was looked at.
+    pub(crate) lets_go_on: bool,
     /// Bytes in all places for held-back input.
     pub(crate) held_bytes: usize,
     /// Consumers that overflowed while effects were carried out.
@@ -91,6 +93,7 @@ impl Core {
             stalled: VecDeque::new(),
             inflating: VecDeque::new(),
             inflated_until: 0,
+            lets_go_on: false,
             held_bytes: 0,
             overflowed: Vec::new(),
             drain: Drain::default(),
@@ -159,6 +162,17 @@ impl Core {
             Effect::Forward { shards, class, record } => self.links.push_all(shards, class, fx.span(record)),
             Effect::Admitted { conn } => self.admitted(id_of(conn)),
             Effect::Refused { conn, refusal } => self.not_admitted(id_of(conn), refusal),
+            Effect::Hold { conn } => {
+                if let Some(conn) = self.conns.find(id_of(conn)) {
+                    conn.is_held = true;
+                }
+            }
+            Effect::GoOn { conn } => {
+                if let Some(conn) = self.conns.find(id_of(conn)) {
+                    conn.is_held = false;
+                    self.lets_go_on |= conn.is_stalled;
+                }
+            }
             Effect::Close { conn, code, reason } => {
                 let reason = std::str::from_utf8(fx.span(reason)).unwrap_or("INTERNAL");
                 self.begin_close(id_of(conn), code, reason);

@@ -77,6 +77,14 @@ counters! {
     history_bytes: "gauge",
     /// Publishes that repeated the idempotency key of an earlier one, and were delivered to nobody.
     duplicates_suppressed: "counter",
+    /// Sessions without a connection that wait for their client to resume.
+    sessions_suspended: "gauge",
+    /// Sessions that went on in a new connection, on this shard.
+    sessions_resumed: "counter",
+    /// Sessions that nobody resumed in time, or that gave way to later ones because limits.sessions was reached.
+    sessions_expired: "counter",
+    /// Connections that were closed because their session went on in another one.
+    sessions_taken_over: "counter",
     /// Messages queued for clients, copies counted.
     deliveries: "counter",
     /// Bytes handed to the kernel.

@@ -196,7 +196,7 @@ impl Core {
         self.conns.find(id).is_none_or(|conn| {
             // Who is on the way out causes nothing any more.
             matches!(conn.phase, Phase::Closing(_) | Phase::Gone)
-                || has_room && !conn.outbox.is_half_full(limits)
+                || has_room && !conn.is_held && !conn.outbox.is_half_full(limits)
         })
     }
 

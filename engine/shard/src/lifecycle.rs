@@ -2,7 +2,7 @@
 
 use corecast_driver::{Close, ConnId, Frame, Io};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{Access, ConnKey, Open, Refusal as Limit};
+use corecast_hub::{Access, ConnKey, End, Open, Refusal as Limit};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::{Format, event, name};
 use corecast_protocol::ws::deflate::Contexts;
@@ -134,6 +134,7 @@ impl Core {
             channel: channel.as_deref(),
             is_time_iso: upgrade.is_time_iso,
             format: upgrade.format,
+            resume: upgrade.resume.as_deref(),
         };
         let now = self.hub_now();
         self.hub.open(now, key, open, &mut self.fx);
@@ -286,7 +287,12 @@ impl Core {
             until,
         });
         self.look_again(id);
-        self.left(key, is_echo);
+        // Whoever says goodbye means it; whoever is asked to come back finds everything as it was.
+        let is_over = match ending {
+            Ending::Answered => code == CloseCode::Normal,
+            Ending::AwaitsClose | Ending::Violated => !code.reconnect(),
+        };
+        self.left(key, is_echo, if is_over { End::Ended } else { End::Suspended });
         self.set_timer(id);
     }
 
@@ -299,15 +305,15 @@ impl Core {
         }
     }
 
-    /// A client is no longer one: the hub forgets it.
-    fn left(&mut self, key: ConnKey, is_echo: bool) {
+    /// A client is no longer one: the hub forgets it, but perhaps for its session.
+    fn left(&mut self, key: ConnKey, is_echo: bool, end: End) {
         if !canary::strikes(Canary::ClientUncounted) {
             self.node.leave();
         }
         self.counters.clients.set(self.counters.clients.value() - 1);
         if !is_echo {
             let now = self.hub_now();
-            self.hub.close(now, key, &mut self.fx);
+            self.hub.close(now, key, end, &mut self.fx);
         }
     }
 
@@ -389,7 +395,7 @@ impl Core {
         self.carry_out();
     }
 
-    /// Takes a connection out of the hub, whatever it was there.
+    /// Takes a connection that was lost out of the hub, whatever it was there.
     fn forget(&mut self, id: ConnId) {
         let Some(conn) = self.conns.find(id) else { return };
         let key = conn.key();
@@ -397,12 +403,12 @@ impl Core {
             Phase::Open(client) => {
                 let is_echo = client.is_echo;
                 self.counters.ended_abnormally.add(1);
-                self.left(key, is_echo);
+                self.left(key, is_echo, End::Suspended);
             }
             Phase::Admission(_) => {
                 self.node.leave();
                 let now = self.hub_now();
-                self.hub.close(now, key, &mut self.fx);
+                self.hub.close(now, key, End::Ended, &mut self.fx);
             }
             _ => {}
         }

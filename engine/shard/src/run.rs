@@ -116,6 +116,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         self.core.inflated_until = self.assembly.inflated_bytes() + INFLATED_PER_TICK;
         self.take_events(io);
         let has_more_records = self.take_records();
+        self.core.lets_go_on = false;
         let got_on = self.core.retry_stalled(io, &mut self.assembly);
         if self.clock.may_judge() {
             self.expire(io);
@@ -142,6 +143,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         }
         if has_more_records
             || got_on
+            || self.core.lets_go_on
             || has_room_again
             || was_pressed
             || has_more_to_settle
@@ -318,6 +320,11 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.replayed.set(core.hub.replayed());
         counters.history_bytes.set(core.hub.history_bytes() as u64);
         counters.duplicates_suppressed.set(core.hub.duplicates_suppressed());
+        let sessions = core.hub.sessions();
+        counters.sessions_suspended.set(sessions.suspended);
+        counters.sessions_resumed.set(sessions.resumed);
+        counters.sessions_expired.set(sessions.expired);
+        counters.sessions_taken_over.set(sessions.taken_over);
         counters.connections.set(self.core.conns.len() as u64);
         counters.frames_in_use.set(self.core.out.frames.in_use() as u64);
         counters.assembly_bytes.set(self.assembly.bytes_in_use() as u64);

@@ -16,7 +16,7 @@ use corecast_driver::listener::{ListenOptions, listen};
 use corecast_driver::uring::{Uring, probe};
 use corecast_driver::{Driver, DriverConfig, ShardId, WakeHandle, Waker};
 use corecast_hub::rules::Namespaces;
-use corecast_hub::{Format, Hub, HubConfig, HubLimits, PerFormat, ReplayLimits};
+use corecast_hub::{Format, Hub, HubConfig, HubLimits, PerFormat, ReplayLimits, Secret};
 use corecast_protocol::envelope;
 use corecast_protocol::ws::handshake::{Mode, Policy, parse_client_response, write_client_request};
 use corecast_shard::rings::{Links, RingConfig, mesh};
@@ -99,6 +99,7 @@ fn shard_loop<L>(shard: usize, shards: usize, links: Links, node: Arc<Node>) -> 
         node: "test".into(),
         version: "0".into(),
         seed: 7,
+        secret: Secret([7; 32]),
         limits: HubLimits::default(),
         namespaces: Namespaces::built_in(true),
         heartbeat_interval_ms: 30_000,

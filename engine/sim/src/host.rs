@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::{Next, Shard};
 use corecast_hub::rules::{HistoryOptions, Namespaces};
-use corecast_hub::{Hub, HubConfig, ReplayLimits, ShardSet};
+use corecast_hub::{Hub, HubConfig, ReplayLimits, Secret, ShardSet};
 use corecast_protocol::ws::handshake::{Mode, Policy};
 use corecast_shard::rings::Links;
 use corecast_shard::{Counters, Node, ShardConfig, ShardLoop};
@@ -57,6 +57,7 @@ impl Host {
             node: "sim".to_owned(),
             version: "0".to_owned(),
             seed: setup.seed,
+            secret: Secret([setup.seed as u8; 32]),
             limits: setup.hub_limits,
             namespaces: namespaces(setup),
             heartbeat_interval_ms: setup.limits.heartbeat_interval.as_millis() as u64,

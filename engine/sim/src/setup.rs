@@ -274,6 +274,8 @@ fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
         connections_per_ip: if limits_who { rng.u32(1..5) } else { 0 },
         subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { 50 },
         idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
+        // Sessions that wait are not checked yet, and a hub that keeps some is not empty.
+        resume_window_ms: 0,
         ..HubLimits::default()
     }
 }

@@ -5,6 +5,7 @@ mod json;
 mod msgpack;
 mod notice;
 mod object;
+mod session;
 
 use crate::ErrorCode;
 use crate::envelope::Format;
@@ -18,6 +19,7 @@ pub use answer::{
     presence_stats, resumed, subscribed,
 };
 pub use notice::{ReceiptEvent, members, presence_changed, receipt};
+pub use session::{Session, session};
 
 /// A message on a channel or to a participant.
 #[derive(Clone, Copy, Debug)]

@@ -174,6 +174,12 @@ impl Local {
         }
     }
 
+    /// Whether a connection hears of the channel's members, or is going to.
+    pub(crate) fn watches(&self, hash: u64, channel: &str, conn: ConnKey) -> bool {
+        let slot = self.watched.find(hash, channel);
+        slot.and_then(|slot| self.watched.get(slot)).is_some_and(|it| it.watchers.contains_key(&conn))
+    }
+
     /// Who hears of the channel's members, in this encoding.
     pub(crate) fn watchers(
         &self,

@@ -11,6 +11,7 @@ use crate::remote::{
     Count, Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
     Receipt, ToHome, Written, presence,
 };
+use crate::session::{Token, Tokens};
 
 impl<'a> ToHome<'a> {
     /// Reads a record.
@@ -60,6 +61,20 @@ impl<'a> ToHome<'a> {
             },
             50 => Self::Report { serial: it.u64()?, count: it.count()? },
             tag @ 40..=49 => presence::to_home(tag, &mut it)?,
+            30 => Self::Resume {
+                conn: it.key()?,
+                participant: it.text()?,
+                token: it.token()?,
+                own: it.token()?,
+            },
+            31 => Self::Released {
+                participant: it.text()?,
+                session: it.key()?,
+                handed: if it.flag()? { Some((it.tokens()?, it.bytes()?)) } else { None },
+            },
+            32 => Self::Fence { number: it.u32()? },
+            33 => Self::SessionEnded { participant: it.text()?, tokens: it.tokens()? },
+            34 => Self::TokenUsedUp { token: it.token()? },
             _ => return Err(Malformed),
         };
         it.end(record)
@@ -97,7 +112,17 @@ impl<'a> FromHome<'a> {
                 participant: it.text()?,
                 format: it.format()?,
                 is_admitted: it.flag()?,
+                token: if it.flag()? { Some(it.token()?) } else { None },
             },
+            30 => Self::Release { participant: it.text()?, session: it.key()?, to: it.u16()? },
+            31 => Self::Fenced { number: it.u32()? },
+            32 => Self::Resumed {
+                conn: it.key()?,
+                participant: it.text()?,
+                tokens: it.tokens()?,
+                kept: it.bytes()?,
+            },
+            33 => Self::NotResumed { conn: it.key()? },
             9 => Self::TooLarge {
                 conn: it.key()?,
                 id: it.id()?,
@@ -255,6 +280,16 @@ impl<'a> Input<'a> {
         let event = self.text()?;
         let timestamp = self.u64()?;
         Ok((has_event.then_some(event), self.form()?, timestamp))
+    }
+
+    fn token(&mut self) -> Result<Token, Malformed> {
+        self.array().map(Token::from_bytes)
+    }
+
+    fn tokens(&mut self) -> Result<Tokens, Malformed> {
+        let current = self.token()?;
+        let former = if self.flag()? { Some(self.token()?) } else { None };
+        Ok(Tokens { current, former })
     }
 
     pub(super) fn key(&mut self) -> Result<ConnKey, Malformed> {

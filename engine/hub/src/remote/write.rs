@@ -11,6 +11,7 @@ use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{
     Epoch, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written, presence,
 };
+use crate::session::{Token, Tokens};
 
 impl ToHome<'_> {
     /// Appends the record.
@@ -92,6 +93,36 @@ impl ToHome<'_> {
             }
             Self::Unwatch { channel } => presence::unwatch(out, channel),
             Self::Presence { conn, id, channel, ref ask } => presence::ask(out, (conn, id, channel), ask),
+            Self::Resume { conn, participant, token, own } => {
+                out.push(30);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+                out.extend_from_slice(token.bytes());
+                out.extend_from_slice(own.bytes());
+            }
+            Self::Released { participant, session, handed } => {
+                out.push(31);
+                bytes(out, participant.as_bytes());
+                key(out, session);
+                out.push(u8::from(handed.is_some()));
+                if let Some((both, kept)) = handed {
+                    tokens(out, both);
+                    bytes(out, kept);
+                }
+            }
+            Self::Fence { number } => {
+                out.push(32);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Self::SessionEnded { participant, tokens: both } => {
+                out.push(33);
+                bytes(out, participant.as_bytes());
+                tokens(out, both);
+            }
+            Self::TokenUsedUp { token } => {
+                out.push(34);
+                out.extend_from_slice(token.bytes());
+            }
         }
     }
 }
@@ -162,11 +193,33 @@ impl FromHome<'_> {
                 address(out, ip);
                 out.push(u8::from(is_admitted));
             }
-            Self::ParticipantAdmitted { conn, participant, format, is_admitted } => {
+            Self::ParticipantAdmitted { conn, participant, format, is_admitted, token: begun } => {
                 out.push(8);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
                 out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
+                token(out, begun);
+            }
+            Self::Release { participant, session, to } => {
+                out.push(30);
+                bytes(out, participant.as_bytes());
+                key(out, session);
+                out.extend_from_slice(&to.to_le_bytes());
+            }
+            Self::Fenced { number } => {
+                out.push(31);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Self::Resumed { conn, participant, tokens: both, kept } => {
+                out.push(32);
+                key(out, conn);
+                bytes(out, participant.as_bytes());
+                tokens(out, both);
+                bytes(out, kept);
+            }
+            Self::NotResumed { conn } => {
+                out.push(33);
+                key(out, conn);
             }
             Self::Changed(ref it) => presence::changed(out, it),
             Self::TypingExpired { channel, count, participants } => {
@@ -267,6 +320,16 @@ fn position(out: &mut Vec<u8>, epoch: Epoch, offset: u64) {
 pub(super) fn key(out: &mut Vec<u8>, conn: ConnKey) {
     out.extend_from_slice(&conn.index.to_le_bytes());
     out.extend_from_slice(&conn.generation.to_le_bytes());
+}
+
+fn token(out: &mut Vec<u8>, token: Option<Token>) {
+    out.push(u8::from(token.is_some()));
+    out.extend_from_slice(token.as_ref().map_or(&[][..], |it| it.bytes()));
+}
+
+fn tokens(out: &mut Vec<u8>, tokens: Tokens) {
+    out.extend_from_slice(tokens.current.bytes());
+    token(out, tokens.former);
 }
 
 pub(super) fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -6,14 +6,16 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod sessions;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
-    Access, Class, ConnKey, Effect, Effects, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
-    ReplayLimits, Tracking,
+    Access, Class, ConnKey, Effect, Effects, End, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
+    ReplayLimits, Secret, Tracking,
 };
 use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
@@ -27,6 +29,12 @@ pub(crate) enum Cause {
     Call,
     Request,
     Deliver,
+}
+
+/// What a client sends.
+enum Input {
+    Text(String),
+    Binary(Vec<u8>),
 }
 
 /// What a client sees.
@@ -66,6 +74,10 @@ pub(crate) struct Net {
     formats: BTreeMap<Client, Format>,
     fx: Effects,
     time: Instant,
+    /// What clients sent that the hub acts on nothing of for the time being.
+    held: BTreeMap<Client, VecDeque<Input>>,
+    /// Whose turn it is again.
+    let_go: Vec<Client>,
     pub(crate) records: u64,
     pub(crate) record_bytes: u64,
     /// Bytes that one call of a hub wrote at most.
@@ -88,6 +100,7 @@ impl Net {
             node: "test".into(),
             version: "0".into(),
             seed,
+            secret: Secret([seed as u8; 32]),
             limits,
             namespaces: Namespaces::built_in(true),
             heartbeat_interval_ms: 30_000,
@@ -102,6 +115,8 @@ impl Net {
             formats: BTreeMap::new(),
             fx: Effects::default(),
             time: Instant::now(),
+            held: BTreeMap::new(),
+            let_go: Vec::new(),
             records: 0,
             record_bytes: 0,
             effects_bytes_max: 0,
@@ -176,25 +191,49 @@ impl Net {
             .collect()
     }
 
-    pub(crate) fn send(&mut self, (shard, key): Client, text: &str) {
+    pub(crate) fn send(&mut self, client: Client, text: &str) {
+        self.input(client, Input::Text(text.to_owned()));
+    }
+
+    /// The same in MessagePack, whatever the client itself is sent.
+    pub(crate) fn send_packed(&mut self, client: Client, bytes: &[u8]) {
+        self.input(client, Input::Binary(bytes.to_vec()));
+    }
+
+    /// As a shard does: what the hub does not act on yet waits.
+    fn input(&mut self, client: Client, input: Input) {
+        match self.held.get_mut(&client) {
+            Some(held) => held.push_back(input),
+            None => self.act_on(client, &input),
+        }
+        self.go_on();
+    }
+
+    fn act_on(&mut self, (shard, key): Client, input: &Input) {
         let now = self.now();
         let mut scanner = Scanner::new(64);
-        match parse(text, &mut scanner) {
+        let parsed = match input {
+            Input::Text(text) => parse(text, &mut scanner),
+            Input::Binary(bytes) => parse_msgpack(bytes, &mut scanner),
+        };
+        match parsed {
             Ok(request) => self.hubs[usize::from(shard)].apply(now, key, &request, &mut self.fx),
             Err(rejection) => self.hubs[usize::from(shard)].reject(key, &rejection, &mut self.fx),
         }
         self.carry_out(shard, Cause::Call);
     }
 
-    /// The same in MessagePack, whatever the client itself is sent.
-    pub(crate) fn send_packed(&mut self, (shard, key): Client, bytes: &[u8]) {
-        let now = self.now();
-        let mut scanner = Scanner::new(64);
-        match parse_msgpack(bytes, &mut scanner) {
-            Ok(request) => self.hubs[usize::from(shard)].apply(now, key, &request, &mut self.fx),
-            Err(rejection) => self.hubs[usize::from(shard)].reject(key, &rejection, &mut self.fx),
+    /// Acts on what waited, until it has to wait again.
+    fn go_on(&mut self) {
+        while let Some(client) = self.let_go.pop() {
+            let mut held = self.held.remove(&client).unwrap_or_default();
+            while let Some(input) = held.pop_front() {
+                self.act_on(client, &input);
+                if let Some(again) = self.held.get_mut(&client) {
+                    again.append(&mut held);
+                }
+            }
         }
-        self.carry_out(shard, Cause::Call);
     }
 
     pub(crate) fn ask_packed(&mut self, client: Client, message: &Value) -> Vec<Value> {
@@ -217,17 +256,38 @@ impl Net {
         self.take(client)
     }
 
-    pub(crate) fn close(&mut self, (shard, key): Client) {
+    /// The client says goodbye.
+    pub(crate) fn close(&mut self, client: Client) {
+        self.end(client, End::Ended);
+    }
+
+    /// The connection is lost.
+    pub(crate) fn lose(&mut self, client: Client) {
+        self.end(client, End::Suspended);
+    }
+
+    fn end(&mut self, (shard, key): Client, end: End) {
         let now = self.now();
-        self.hubs[usize::from(shard)].close(now, key, &mut self.fx);
+        self.hubs[usize::from(shard)].close(now, key, end, &mut self.fx);
         self.carry_out(shard, Cause::Call);
+        self.held.remove(&(shard, key));
         self.seen.remove(&(shard, key));
+        self.go_on();
+    }
+
+    /// Time passes, and everything comes to rest.
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
+        self.run();
+        self.advance(Duration::from_millis(ms));
+        self.run();
     }
 
     pub(crate) fn settle(&mut self, shard: u16, budget: usize) -> bool {
         let now = self.now();
         self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
         self.carry_out(shard, Cause::Call);
+        self.go_on();
+        // What was carried out may have made room for more.
         self.hubs[usize::from(shard)].has_to_settle(now)
     }
 
@@ -277,6 +337,7 @@ impl Net {
             if is_request { (Class::Request, Cause::Request) } else { (Class::Deliver, Cause::Deliver) };
         self.hubs[usize::from(to)].remote(now, from, class, &record, &mut self.fx);
         self.carry_out(to, cause);
+        self.go_on();
     }
 
     fn carry_out(&mut self, shard: u16, cause: Cause) {
@@ -318,6 +379,10 @@ impl Net {
                 Effect::AwaitRoom { conn } => self.hubs[usize::from(shard)].has_room(conn),
                 Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
                 Effect::Refused { conn, refusal } => self.see(shard, conn, Seen::Refused(refusal)),
+                Effect::Hold { conn } => {
+                    self.held.insert((shard, conn), VecDeque::new());
+                }
+                Effect::GoOn { conn } => self.let_go.push((shard, conn)),
                 Effect::Close { conn, code, reason } => {
                     let reason = String::from_utf8(fx.span(reason).to_vec()).expect("a reason is text");
                     self.see(shard, conn, Seen::Closed(code.code(), reason));
@@ -371,6 +436,7 @@ pub(crate) fn development(as_name: &str) -> Open<'_> {
         channel: None,
         is_time_iso: false,
         format: Format::Json,
+        resume: None,
     }
 }
 
@@ -387,6 +453,7 @@ pub(crate) fn demo(as_name: Option<&str>) -> Open<'_> {
         channel: None,
         is_time_iso: false,
         format: Format::Json,
+        resume: None,
     }
 }
 

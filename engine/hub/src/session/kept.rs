@@ -1,0 +1,112 @@
+//! What is kept of a session without a connection: its subscriptions, as one piece of bytes.
+//!
+//! The same bytes wait in memory and travel between shards, so a session that waits costs one allocation beside its
+//! place in two tables. Only this program writes them: what can't be read is our defect and ends the reading.
+
+use crate::remote::Epoch;
+
+/// One subscription of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kept<'a> {
+    /// The channel, or the pattern's prefix.
+    pub(crate) name: &'a str,
+    pub(crate) is_pattern: bool,
+    /// Whether it asked to be told who comes and goes.
+    pub(crate) wants_presence: bool,
+    /// Whether it promised to acknowledge.
+    pub(crate) wants_ack: bool,
+    /// The last position that it acknowledged.
+    pub(crate) acked: Option<(Epoch, u64)>,
+}
+
+const IS_PATTERN: u8 = 1;
+const WANTS_PRESENCE: u8 = 2;
+const WANTS_ACK: u8 = 4;
+const HAS_ACKED: u8 = 8;
+
+impl<'a> Kept<'a> {
+    /// Appends it.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        // A name has 255 bytes at most.
+        out.push(self.name.len() as u8);
+        out.extend_from_slice(self.name.as_bytes());
+        let flags = [
+            (self.is_pattern, IS_PATTERN),
+            (self.wants_presence, WANTS_PRESENCE),
+            (self.wants_ack, WANTS_ACK),
+            (self.acked.is_some(), HAS_ACKED),
+        ];
+        out.push(flags.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum());
+        if let Some((epoch, offset)) = self.acked {
+            out.extend_from_slice(epoch.text());
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
+    }
+
+    /// Takes the first one from these bytes.
+    fn read(bytes: &mut &'a [u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (flags, mut rest) = rest.split_first()?;
+        let mut acked = None;
+        if flags & HAS_ACKED != 0 {
+            let (epoch, after) = rest.split_at_checked(8)?;
+            let (offset, after) = after.split_first_chunk::<8>()?;
+            acked = Some((Epoch::read(std::str::from_utf8(epoch).ok()?)?, u64::from_le_bytes(*offset)));
+            rest = after;
+        }
+        *bytes = rest;
+        Some(Self {
+            name: std::str::from_utf8(name).ok()?,
+            is_pattern: flags & IS_PATTERN != 0,
+            wants_presence: flags & WANTS_PRESENCE != 0,
+            wants_ack: flags & WANTS_ACK != 0,
+            acked,
+        })
+    }
+
+    /// All in these bytes.
+    pub(crate) fn each(mut bytes: &'a [u8]) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || {
+            let read = if bytes.is_empty() { None } else { Self::read(&mut bytes) };
+            debug_assert!(read.is_some() || bytes.is_empty(), "what is kept comes from this program alone");
+            read
+        })
+    }
+
+    /// The first one, and how many bytes it has.
+    pub(crate) fn first(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        let mut rest = bytes;
+        let first = if rest.is_empty() { None } else { Self::read(&mut rest) };
+        first.map(|it| (it, bytes.len() - rest.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_kept_comes_back(
+            names in proptest::collection::vec("\\PC{0,40}", 0..6), bits in any::<u8>(), offset in any::<u64>(),
+        ) {
+            let kept: Vec<_> = names
+                .iter()
+                .enumerate()
+                .map(|(index, name)| Kept {
+                    name,
+                    is_pattern: bits >> index & 1 == 1,
+                    wants_presence: bits >> (index + 1) & 1 == 1,
+                    wants_ack: bits >> (index + 2) & 1 == 1,
+                    acked: (bits >> (7 - index) & 1 == 1).then_some((Epoch::new(offset), offset)),
+                })
+                .collect();
+            let mut bytes = Vec::new();
+            kept.iter().for_each(|it| it.write(&mut bytes));
+            prop_assert_eq!(Kept::each(&bytes).collect::<Vec<_>>(), kept.clone());
+            prop_assert_eq!(Kept::first(&bytes).map(|(it, _)| it), kept.first().copied());
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! How a session goes on in a new connection: asked for, taken in, and everything subscribed again.
+//!
+//! Until `resumed` is written nothing more is read from the connection: what it publishes must come behind all that the
+//! connection before it published. Then each subscription catches up from its position, and goes on live.
+
+use std::sync::Arc;
+
+use corecast_protocol::ErrorCode;
+use corecast_protocol::envelope::command::{Name, OwnedRequestId, Position, RequestId};
+use corecast_protocol::envelope::event;
+
+use crate::admission::Todo;
+use crate::canary::{self, Canary};
+use crate::channel::LocalChannels;
+use crate::config::Now;
+use crate::effect::{ConnKey, Effect, Effects};
+use crate::hub::Hub;
+use crate::member::Member;
+use crate::remote::{Epoch, Past, ToHome};
+use crate::session::token::{Token, Tokens};
+use crate::session::{Happened, Kept, State, Waiting};
+
+/// The id of requests that no client made. Clients' numbers are smaller.
+pub(crate) const RESUMING: RequestId<'static> = RequestId::Number(u64::MAX);
+
+/// A connection that takes in a session.
+#[derive(Debug)]
+pub(crate) struct Resuming {
+    id: Option<OwnedRequestId>,
+    /// Presented with the handshake, and not asked for yet.
+    presented: Option<Option<Token>>,
+    /// What the client has seen, by channel.
+    positions: Vec<(Box<str>, Epoch, u64)>,
+    /// Subscriptions that are still to be asked for, from `next` on: see [`Kept`].
+    kept: Box<[u8]>,
+    next: usize,
+    /// Whether the session has arrived.
+    has_arrived: bool,
+    /// Channels whose home has not answered yet.
+    awaited: usize,
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    channel: Box<str>,
+    /// A pattern has none.
+    position: Option<(Epoch, u64)>,
+    is_recovered: bool,
+}
+
+impl Resuming {
+    fn new(id: Option<RequestId<'_>>, positions: &[(Name<'_>, Position<'_>)]) -> Self {
+        let known = positions.iter().filter_map(|(channel, position)| {
+            // What is no epoch of ours was never a position here: then nothing is known of that channel.
+            let epoch = Epoch::read(&position.epoch)?;
+            Some(((**channel).into(), epoch, position.offset))
+        });
+        Self {
+            id: id.map(RequestId::to_owned),
+            presented: None,
+            positions: known.collect(),
+            kept: Box::default(),
+            next: 0,
+            has_arrived: false,
+            awaited: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    /// For `?resume=`: asked for as soon as the connection is admitted.
+    pub(crate) fn with_handshake(text: &str) -> Box<Self> {
+        let presented = Some(Token::parse(text));
+        Box::new(Self { presented, ..Self::new(None, &[]) })
+    }
+
+    /// Subscriptions that are still to be asked for.
+    fn rest(&self) -> &[u8] {
+        &self.kept[self.next..]
+    }
+
+    /// Whether the session is here.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.has_arrived
+    }
+
+    /// Whether it only waits to be asked for.
+    pub(crate) fn is_due(&self) -> bool {
+        self.presented.is_some()
+    }
+}
+
+impl Hub {
+    /// `resume`.
+    pub(crate) fn resume(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        (token, positions): (&str, &[(Name<'_>, Position<'_>)]),
+        fx: &mut Effects,
+    ) {
+        if self.batch.is_some() {
+            // What follows in the batch would have to wait for the answer, and for that nobody has a place.
+            return self.invalid(conn, id, "`resume` stands for itself: send it outside of a batch", fx);
+        }
+        if !self.may_name(conn, id, positions.len(), fx) {
+            return;
+        }
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let mut resuming = Resuming::new(id, positions);
+        resuming.presented = Some(Token::parse(token));
+        member.resuming = Some(Box::new(resuming));
+        fx.list.push(Effect::Hold { conn });
+        self.ask_for_session(now, conn, fx);
+    }
+
+    /// Asks the participant's home for the session of the token that was presented.
+    pub(crate) fn ask_for_session(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let own = member.tokens.filter(|_| !member.has_resumed);
+        let presented = member.resuming.as_mut().and_then(|it| it.presented.take());
+        let (Some(own), Some(Some(token))) = (own, presented) else { return self.not_resumed(now, conn, fx) };
+        let participant = member.participant.clone();
+        let home = self.home(self.hasher.of(&*participant));
+        let record = ToHome::Resume { conn, participant: &participant, token, own: own.current };
+        self.ask(now, home, &record, fx);
+    }
+
+    /// There is no such session: the connection goes on with its own.
+    pub(crate) fn not_resumed(&mut self, _now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let has_resumed = member.has_resumed;
+        let Some(resuming) = member.resuming.take() else { return };
+        let id = resuming.id.as_ref().map(OwnedRequestId::as_id);
+        let why = if self.config.limits.resume_window_ms == 0 {
+            "this server keeps no sessions: subscribe again"
+        } else if has_resumed {
+            "this connection has resumed a session already: resume another one in a new connection"
+        } else {
+            "there is no session of this participant with this token: it ended, or was resumed before; subscribe again"
+        };
+        self.error(fx, conn, id, None, ErrorCode::Unrecoverable, why);
+        fx.list.push(Effect::GoOn { conn });
+        self.path_later(conn);
+    }
+
+    /// The path's subscription waited for the session.
+    fn path_later(&mut self, conn: ConnKey) {
+        if self.members.find(conn).is_some_and(|it| it.path_channel.is_some()) {
+            self.todo.push_back(Todo::GoOn(conn));
+        }
+    }
+
+    /// The session has come from where it was.
+    pub(crate) fn session_arrived(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        participant: &str,
+        (tokens, kept): (Tokens, &[u8]),
+        _fx: &mut Effects,
+    ) {
+        let kept: Box<[u8]> = kept.into();
+        // Its participant is present here from now on, and goes on being so once all is subscribed again.
+        for it in Kept::each(&kept).filter(|it| !it.is_pattern) {
+            self.subscription_kept(participant, it.name);
+        }
+        let member = self.members.find_mut(conn).filter(|it| it.resuming.is_some());
+        let Some(member) = member else {
+            // Its new connection was lost meanwhile, so it waits here for the next one.
+            let participant: Arc<str> = participant.into();
+            let mut state = State::Authenticated;
+            state.go(Happened::Lost);
+            return self.suspend(now, conn, Waiting { participant, tokens, kept, state });
+        };
+        member.session.go(Happened::Resumed);
+        member.tokens = Some(tokens);
+        member.has_resumed = true;
+        let resuming = member.resuming.as_mut().expect("it was just looked at");
+        resuming.kept = kept;
+        resuming.has_arrived = true;
+        self.todo.push_back(Todo::Restore(conn));
+    }
+
+    /// Subscribes again to the next channel of the session that has arrived.
+    pub(crate) fn restore(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let participant = member.participant.clone();
+        let Some(resuming) = member.resuming.as_mut() else { return };
+        let Some((kept, bytes)) = Kept::first(resuming.rest()) else {
+            resuming.next = resuming.kept.len();
+            return self.resumed_if_complete(conn, fx);
+        };
+        let (name, kept) = (Box::<str>::from(kept.name), Kept { name: "", ..kept });
+        resuming.next += bytes;
+        if !canary::strikes(Canary::SubscriptionLost) {
+            self.restore_one(now, conn, &Kept { name: &name, ..kept }, fx);
+        }
+        if !kept.is_pattern {
+            // It counts as the connection's own from here on.
+            self.subscription_ended(&participant, &name);
+        }
+        // One at a time, because each may cause a record for every shard.
+        self.todo.push_back(Todo::Restore(conn));
+    }
+
+    fn restore_one(&mut self, now: Now, conn: ConnKey, kept: &Kept<'_>, fx: &mut Effects) {
+        let pattern;
+        let text = if kept.is_pattern {
+            pattern = format!("{}*", kept.name);
+            &pattern
+        } else {
+            kept.name
+        };
+        if let Err(denied) = self.may_subscribe(conn, text) {
+            let why = Some((denied.code, &*denied.why));
+            return self.reply_fixed(fx, conn, |out, format| {
+                event::unsubscribed(out, format, None, text, why);
+            });
+        }
+        let hash = self.hasher.of(kept.name);
+        let index = self.channels.find(hash, kept.name, kept.is_pattern);
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let has_it = member.subscriptions.iter().any(|it| Some(it.channel) == index);
+        let Some(resuming) = member.resuming.as_mut() else { return };
+        resuming.awaited += 1;
+        let is_watching = kept.wants_presence;
+        let past = if kept.is_pattern || has_it {
+            // What came since the connection subscribed by itself must not come again.
+            Past { is_watching, ..Past::default() }
+        } else {
+            let seen = resuming.positions.iter().find(|(channel, ..)| **channel == *kept.name);
+            let position = seen.map(|(_, epoch, offset)| (*epoch, *offset)).or(kept.acked);
+            Past { position: Some(position), latest: 0, is_carried: false, is_held: true, is_watching }
+        };
+        self.subscribe_one(now, conn, Some(RESUMING), (text, past), fx);
+    }
+
+    /// What waited for `resumed` to be written goes on: from its position, or at once where there is no past.
+    fn let_subscriptions_go_on(&mut self, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let mut live = Vec::new();
+        for it in &mut member.subscriptions {
+            let (index, serial) = (it.channel, it.serial);
+            if it.extra.as_ref().is_some_and(|it| it.awaited > 0) {
+                // Its own answer is still to come.
+                continue;
+            }
+            let Some(cursor) = it.cursor_mut().filter(|it| it.is_held) else { continue };
+            let Some(channel) = self.channels.get(index) else { continue };
+            cursor.is_held = false;
+            if !self.config.namespaces.at(channel.rule).numbers() {
+                live.push((serial, channel.name.clone()));
+            }
+        }
+        for (serial, name) in live {
+            self.activate(conn, serial, &name, false);
+        }
+        fx.list.push(Effect::AwaitRoom { conn });
+    }
+
+    /// A channel's home has answered: whether that was for a session that is being resumed.
+    pub(crate) fn restored(
+        &mut self,
+        conn: ConnKey,
+        (channel, position): (&str, Option<(Epoch, u64)>),
+        is_recovered: bool,
+        fx: &mut Effects,
+    ) {
+        let Some(resuming) = self.members.find_mut(conn).and_then(|it| it.resuming.as_mut()) else { return };
+        resuming.awaited -= 1;
+        resuming.answers.push(Answer { channel: channel.into(), position, is_recovered });
+        self.resumed_if_complete(conn, fx);
+    }
+
+    /// Tells the client that its session goes on, once all homes have answered.
+    fn resumed_if_complete(&mut self, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let is_complete = member
+            .resuming
+            .as_ref()
+            .is_some_and(|it| it.has_arrived && it.awaited == 0 && it.rest().is_empty());
+        let (true, Some(tokens)) = (is_complete, member.tokens) else { return };
+        let Some(resuming) = member.resuming.take() else { return };
+        self.resumed += 1;
+        self.reply_fixed(fx, conn, |out, format| {
+            let mut buffer = [0; 22];
+            let token = tokens.current.text(&mut buffer);
+            let id = resuming.id.as_ref().map(OwnedRequestId::as_id);
+            let channels = resuming.answers.iter().map(|it| event::ResumedChannel {
+                channel: &it.channel,
+                epoch: it.position.as_ref().map_or(b"", |(epoch, _)| epoch.text()),
+                offset: it.position.map_or(0, |(_, offset)| offset),
+                recovered: it.is_recovered,
+            });
+            event::resumed(out, format, id, token, channels);
+        });
+        for answer in &resuming.answers {
+            self.begin_watching(conn, &answer.channel);
+        }
+        self.let_subscriptions_go_on(conn, fx);
+        fx.list.push(Effect::GoOn { conn });
+        self.path_later(conn);
+    }
+
+    /// The first message behind `resumed`: the client has its token, and the one before is good no more.
+    pub(crate) fn confirm(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn).filter(|it| it.resuming.is_none()) else { return };
+        let Some(former) = member.tokens.as_mut().and_then(|it| it.former.take()) else { return };
+        let hash = self.hasher.of(&*member.participant);
+        self.ask(now, self.home(hash), &ToHome::TokenUsedUp { token: former }, fx);
+    }
+
+    /// The subscriptions of a connection's session, as they are kept without it.
+    pub(crate) fn kept_of(&self, conn: ConnKey, member: &Member) -> Vec<u8> {
+        let mut kept = Vec::new();
+        for subscription in &member.subscriptions {
+            let Some(channel) = self.channels.get(subscription.channel) else { continue };
+            let is_pattern = LocalChannels::is_pattern(subscription.channel);
+            let name = &*channel.name;
+            let wants_presence = !is_pattern && self.presence.local.watches(channel.hash, name, conn);
+            Kept { name, is_pattern, wants_presence, wants_ack: false, acked: None }.write(&mut kept);
+        }
+        if let Some(resuming) = &member.resuming {
+            kept.extend_from_slice(resuming.rest());
+        }
+        kept
+    }
+}

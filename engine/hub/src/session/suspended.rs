@@ -1,0 +1,227 @@
+//! Sessions that wait for their client, on the shard where their connection was lost.
+//!
+//! All wait for the same time, so who came first goes first: one queue is the order of expiry and of who has to go
+//! when there are too many. A session that was resumed leaves its place in the queue behind.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use crate::admission::Todo;
+use crate::alarm::Alarm;
+use crate::canary::{self, Canary};
+use crate::config::{Hasher, Now};
+use crate::effect::ConnKey;
+use crate::hub::Hub;
+use crate::session::token::Tokens;
+use crate::session::{Happened, Kept, State};
+
+/// Sessions that one alarm ends: the rest follows at once, when others had their turn.
+const EXPIRED_AT_ONCE: usize = 256;
+
+/// A session without a connection: 56 bytes in the table, and the bytes of its subscriptions.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) participant: Arc<str>,
+    pub(crate) tokens: Tokens,
+    /// See [`Kept`].
+    pub(crate) kept: Box<[u8]>,
+    pub(crate) state: State,
+}
+
+/// All that wait on this shard, by the connections that they had.
+#[derive(Debug)]
+pub(crate) struct Suspended {
+    waiting: HashMap<ConnKey, Waiting, foldhash::fast::FixedState>,
+    /// When each is over, the first first; some are gone already.
+    queue: VecDeque<(Instant, ConnKey)>,
+    /// Whether an alarm is going to ring for the queue.
+    is_alarm_set: bool,
+    window: Duration,
+    /// How many may wait; 0 for as many as come.
+    most: usize,
+    expired: u64,
+}
+
+impl Suspended {
+    pub(crate) fn new(hasher: &Hasher, window_ms: u64, most: usize) -> Self {
+        Self {
+            waiting: HashMap::with_hasher(hasher.0.clone()),
+            queue: VecDeque::new(),
+            is_alarm_set: false,
+            window: Duration::from_millis(window_ms),
+            most,
+            expired: 0,
+        }
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many nobody resumed in time, since the start.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    pub(crate) fn find(&self, session: ConnKey) -> Option<&Waiting> {
+        self.waiting.get(&session)
+    }
+
+    pub(crate) fn remove(&mut self, session: ConnKey) -> Option<Waiting> {
+        let removed = self.waiting.remove(&session)?;
+        // Places that were left behind must not become many more than those in use.
+        if self.queue.len() > 2 * self.waiting.len() + 64 {
+            self.queue.retain(|(_, key)| self.waiting.contains_key(key));
+        }
+        Some(removed)
+    }
+
+    /// One more waits from now on. Whether the alarm is to be set, and for when.
+    fn insert(&mut self, now: Instant, session: ConnKey, waiting: Waiting) -> Option<Instant> {
+        let until = now + self.window;
+        self.queue.push_back((until, session));
+        self.waiting.insert(session, waiting);
+        (!std::mem::replace(&mut self.is_alarm_set, true)).then_some(until)
+    }
+
+    /// The next one whose time is over, or that has no place any more.
+    fn pop_due(&mut self, now: Instant) -> Option<Waiting> {
+        while let Some((until, session)) = self.queue.front().copied() {
+            let is_over = self.most > 0 && self.waiting.len() > self.most;
+            if until > now && !is_over && self.waiting.contains_key(&session) {
+                return None;
+            }
+            self.queue.pop_front();
+            if let Some(waiting) = self.waiting.remove(&session) {
+                self.expired += 1;
+                return Some(waiting);
+            }
+        }
+        None
+    }
+
+    /// The alarm rang: when it is to ring again, if it is.
+    fn rang(&mut self) -> Option<Instant> {
+        let next = self.queue.front().map(|(until, _)| *until);
+        self.is_alarm_set = next.is_some();
+        next
+    }
+}
+
+impl Hub {
+    /// A session is without a connection from now on.
+    pub(crate) fn suspend(&mut self, now: Now, session: ConnKey, waiting: Waiting) {
+        if let Some(until) = self.suspended.insert(now.instant, session, waiting) {
+            self.alarms.set(until, Alarm::SessionsExpire);
+        }
+        // The bound holds at once, whatever the clock says: one came, so one at most has to go.
+        if self.suspended.most > 0
+            && self.suspended.len() > self.suspended.most
+            && let Some(oldest) = self.suspended.pop_due(now.instant)
+        {
+            self.end_waiting(oldest);
+        }
+    }
+
+    /// Ends sessions that nobody resumed in time.
+    pub(crate) fn expire_sessions(&mut self, now: Now) {
+        for _ in 0..EXPIRED_AT_ONCE {
+            let Some(waiting) = self.suspended.pop_due(now.instant) else { break };
+            self.end_waiting(waiting);
+        }
+        if let Some(next) = self.suspended.rang() {
+            self.alarms.set(next, Alarm::SessionsExpire);
+        }
+    }
+
+    /// A session that waited is over: nothing of it is left here, and its participant's home is going to be told.
+    pub(crate) fn end_waiting(&mut self, mut waiting: Waiting) {
+        waiting.state.go(Happened::Expired);
+        if !canary::strikes(Canary::SessionRemembered) {
+            self.end_session_of(&waiting.participant, &waiting.kept, Some(waiting.tokens));
+        }
+    }
+
+    /// A session is over, with all of its subscriptions.
+    pub(crate) fn end_session_of(&mut self, participant: &Arc<str>, kept: &[u8], tokens: Option<Tokens>) {
+        for kept in Kept::each(kept).filter(|it| !it.is_pattern) {
+            self.subscription_ended(participant, kept.name);
+        }
+        if let Some(tokens) = tokens {
+            self.end_session(participant, tokens);
+        }
+    }
+
+    /// The participant's home is to forget these tokens: at once where it is here, which waits for no room.
+    pub(crate) fn end_session(&mut self, participant: &Arc<str>, tokens: Tokens) {
+        if self.home(self.hasher.of(&**participant)) == self.config.shard {
+            return self.session_ended_at_home(participant, tokens);
+        }
+        self.todo.push_back(Todo::EndSession(Box::new((participant.clone(), tokens))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::token::Mint;
+
+    fn waiting() -> Waiting {
+        let tokens = Tokens { current: Mint::new(&[1; 32], 0).next(), former: None };
+        Waiting { participant: "ann".into(), tokens, kept: Box::default(), state: State::Suspended }
+    }
+
+    fn key(index: u32) -> ConnKey {
+        ConnKey { index, generation: 1 }
+    }
+
+    #[test]
+    fn sessions_expire_in_the_order_in_which_they_came() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut suspended = Suspended::new(&Hasher::new(1), 100, 0);
+        assert_eq!(suspended.insert(at(0), key(0), waiting()), Some(at(100)));
+        assert_eq!(suspended.insert(at(50), key(1), waiting()), None);
+        assert!(suspended.pop_due(at(99)).is_none());
+        assert!(suspended.pop_due(at(100)).is_some() && suspended.pop_due(at(100)).is_none());
+        assert_eq!((suspended.len(), suspended.rang(), suspended.expired()), (1, Some(at(150)), 1));
+        assert!(suspended.remove(key(1)).is_some());
+        assert!(suspended.pop_due(at(500)).is_none());
+        assert_eq!((suspended.len(), suspended.rang(), suspended.expired()), (0, None, 1));
+    }
+
+    #[test]
+    fn the_oldest_goes_when_there_are_too_many() {
+        let start = Instant::now();
+        let mut suspended = Suspended::new(&Hasher::new(1), 100, 2);
+        (0..3).for_each(|index| {
+            suspended.insert(start, key(index), waiting());
+        });
+        suspended.remove(key(0));
+        assert!(suspended.pop_due(start).is_none(), "two may wait");
+        suspended.insert(start, key(3), waiting());
+        assert!(suspended.pop_due(start).is_some());
+        assert!(suspended.find(key(1)).is_none() && suspended.find(key(2)).is_some());
+    }
+
+    #[test]
+    fn places_left_behind_are_given_back() {
+        let mut suspended = Suspended::new(&Hasher::new(1), 100, 0);
+        let start = Instant::now();
+        for index in 0..100_000 {
+            suspended.insert(start, key(index), waiting());
+            suspended.remove(key(index));
+        }
+        assert!(suspended.queue.len() <= 64, "{}", suspended.queue.len());
+    }
+
+    #[test]
+    fn a_waiting_session_is_small() {
+        let entry = size_of::<(ConnKey, Waiting)>();
+        assert!(entry <= 88, "{entry}");
+    }
+}
