@@ -11,7 +11,7 @@ use corecast_protocol::envelope::event::{self, Established};
 
 use crate::canary::{self, Canary};
 use crate::config::Now;
-use crate::effect::{ConnKey, Effect, Effects, Refusal, Tracking};
+use crate::effect::{ConnKey, Effect, Effects, Idle, Refusal, Tracking};
 use crate::format::Format;
 use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
@@ -30,6 +30,10 @@ pub(crate) enum Todo {
     GoOn(ConnKey),
     /// A connection has room for more of what it missed.
     CatchUp(ConnKey),
+    /// A subscription has something unacknowledged from now on.
+    TimeAcks(ConnKey, u32),
+    /// Nothing waits for a connection that is to be sent something again.
+    Idle(ConnKey, Idle),
     /// A message's copies are waited for from now on.
     Patience(Tracking),
     /// What became of a message's copies here.
@@ -81,6 +85,7 @@ impl Hub {
             behind: 0,
             is_fetching: false,
             bulk: 0,
+            inbox_acked: None,
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));
@@ -310,6 +315,8 @@ impl Hub {
             }
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
             Todo::CatchUp(conn) => self.catch_up(now, conn, fx),
+            Todo::TimeAcks(conn, serial) => self.begin_time(now, conn, serial),
+            Todo::Idle(conn, idle) => self.resend_all(now, conn, idle, fx),
             Todo::Patience(tracking) => self.be_patient(now, tracking),
             Todo::Report(Report { home, serial, count }) => {
                 self.ask(now, home, &ToHome::Report { serial, count }, fx);

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::config::Now;
-use crate::effect::{Effects, Tracking};
+use crate::effect::{ConnKey, Effects, Tracking};
 use crate::hub::Hub;
 
 /// Between two looks at what has grown too old.
@@ -21,6 +21,8 @@ const SWEPT_AT_ONCE: usize = 512;
 pub(crate) enum Alarm {
     /// Histories are looked through for messages that are too old.
     Sweep,
+    /// Something may have been unacknowledged for too long.
+    Unacked { conn: ConnKey, serial: u32 },
     /// Counted copies of a message were waited for long enough.
     Receipt { tracking: Tracking, home: u16, serial: u64 },
     /// Who came and went in the channel of this slot is told.
@@ -69,6 +71,7 @@ impl Hub {
         let Some(alarm) = self.alarms.due(now.instant) else { return false };
         match alarm {
             Alarm::Sweep => self.sweep(now),
+            Alarm::Unacked { conn, serial } => self.unacked(now, conn, serial, fx),
             Alarm::Receipt { tracking, home, serial } => self.lose_patience(tracking, (home, serial)),
             Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),

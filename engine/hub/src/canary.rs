@@ -83,6 +83,8 @@ canaries! {
         "A home takes who is sent MessagePack for one who is sent JSON." => "order: a gap in a channel's offsets",
     RepetitionDelivered("repetition-delivered", every 5):
         "A publish whose key is known is delivered again." => "delivery: a repetition that was delivered",
+    ResentWhileQueued("resent-while-queued", every 2):
+        "What is not acknowledged is sent again although an earlier copy has only just been written." => "delivery: an attempt before its time",
     LossUncounted("loss-uncounted", every 3):
         "A copy that was lost is counted as delivered." => "delivery: a receipt that says more than was received",
     MemberRemembered("member-remembered", every 20):

@@ -34,6 +34,9 @@ pub(crate) struct LocalChannel {
     /// Who is catching up; among the pending ones.
     #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
     pub(crate) behind: Option<Box<Vec<ConnKey>>>,
+    /// Who acknowledges, catching up or not.
+    #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
+    pub(crate) acking: Option<Box<Vec<ConnKey>>>,
 }
 
 /// What a home is to be told: nobody here wants the channel in these encodings any more.
@@ -62,6 +65,7 @@ impl LocalChannel {
             pending: PerFormat::default(),
             subscribers: PerFormat::default(),
             behind: None,
+            acking: None,
         }
     }
 

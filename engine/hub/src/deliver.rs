@@ -37,6 +37,9 @@ impl Hub {
                 self.deliver_to_all(slot, format, written, fx);
             }
         }
+        if self.channels.exact.get(slot).is_some_and(|it| it.acking.is_some()) && written.offset > 0 {
+            self.sent_to_acking(slot, written);
+        }
     }
 
     /// A message for all of a channel's subscribers of one encoding.
@@ -99,6 +102,11 @@ impl Hub {
                 let message = (format, messages.of_mut(format));
                 self.deliver_to_chosen((slot, is_pattern), message, written, &mut untold, fx);
             }
+        }
+        if let Some((slot, _)) = exact
+            && written.offset > 0
+        {
+            self.sent_to_acking(slot, written);
         }
         self.deliver_scratch = scratch;
     }

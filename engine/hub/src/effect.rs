@@ -159,6 +159,15 @@ pub enum Fate {
     Lost,
 }
 
+/// Since when nothing waits for a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Idle {
+    /// It was so when it was asked for.
+    Before,
+    /// The last batch has just left.
+    Now,
+}
+
 /// Whether a reply may be lifted over messages that wait, as higher messages are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -208,6 +217,11 @@ pub enum Effect {
     },
     /// Tell [`Hub::has_room`](crate::Hub::has_room) as soon as less than half of the connection's outbox is taken.
     AwaitRoom {
+        /// Whose.
+        conn: ConnKey,
+    },
+    /// Tell [`Hub::idle`](crate::Hub::idle) as soon as nothing waits for the connection and nothing is in flight.
+    AwaitIdle {
         /// Whose.
         conn: ConnKey,
     },
@@ -326,6 +340,7 @@ impl Effects {
             other @ (Effect::Admitted { .. }
             | Effect::Refused { .. }
             | Effect::AwaitRoom { .. }
+            | Effect::AwaitIdle { .. }
             | Effect::Hold { .. }
             | Effect::GoOn { .. }) => other,
         }));

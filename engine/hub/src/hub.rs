@@ -17,7 +17,7 @@ use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, Place, S
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
-use crate::member::{Members, Subscription};
+use crate::member::Members;
 use crate::participant::Participants;
 use crate::presence::Presence;
 use crate::publish::Buffers;
@@ -43,6 +43,9 @@ pub struct Hub {
     /// Receipts of messages whose home is here, and what is counted on this shard for some.
     pub(crate) receipts: Receipts,
     pub(crate) parts: Parts,
+    /// Messages that were sent again, and that were never acknowledged.
+    pub(crate) redelivered: u64,
+    pub(crate) unacked_given_up: u64,
     pub(crate) client_ids: Random,
     /// Sessions that wait here for their client.
     pub(crate) suspended: Suspended,
@@ -126,6 +129,8 @@ impl Hub {
             repetitions: Repetitions::new(config.seed),
             receipts: Receipts::default(),
             parts: Parts::default(),
+            redelivered: 0,
+            unacked_given_up: 0,
             client_ids: random("client ids"),
             suspended: Suspended::new(&hasher, config.limits.resume_window_ms, sessions_here(&config)),
             hand_over: HandOver::default(),
@@ -208,7 +213,7 @@ impl Hub {
                 self.reply(fx, conn, |out, format| event::pong(out, format, id, now.unix_ms, is_time_iso))
             }
             Command::Pong => {}
-            Command::Ack { channel, .. } => self.ack(conn, id, channel, fx),
+            Command::Ack { channel, position } => self.ack(now, conn, id, channel, position, fx),
             Command::Call(call) => self.call(now, conn, id, call, fx),
             Command::Cancel | Command::Response { .. } => {
                 self.error(fx, conn, id, None, ErrorCode::NotFound, "there is no such open call");
@@ -311,6 +316,16 @@ impl Hub {
         }
     }
 
+    /// Messages that were sent again because they were not acknowledged, since the start.
+    pub fn redelivered(&self) -> u64 {
+        self.redelivered
+    }
+
+    /// Messages that were not acknowledged however often they were sent, since the start.
+    pub fn unacked_given_up(&self) -> u64 {
+        self.unacked_given_up
+    }
+
     /// Connections, admitted or not yet.
     pub fn members(&self) -> usize {
         self.members.len()
@@ -400,8 +415,8 @@ impl Hub {
             ToHome::ReleaseParticipant { participant, format } => {
                 self.participants.release(self.hasher.of(participant), participant, (from, format));
             }
-            ToHome::Fetch { conn, serial, channel, format, epoch, after } => {
-                self.fetch(now, from, (conn, serial, channel, format), (epoch, after), fx);
+            ToHome::Fetch { conn, serial, channel, format, epoch, after, limit } => {
+                self.fetch(now, from, (conn, serial, channel, format), (epoch, after, limit), fx);
             }
             ToHome::Present { channel, participant, before, connections } => {
                 self.present_at_home(now, (channel, participant), (before, connections));
@@ -507,28 +522,6 @@ impl Hub {
         self.reply(fx, it.conn, |out, format| {
             event::published(out, format, it.id, it.epoch.text(), it.offset, true)
         });
-    }
-
-    /// What is acknowledged counts for nothing yet, but a mistake should not wait for the day it does.
-    fn ack(&self, conn: ConnKey, id: Option<RequestId<'_>>, channel: &str, fx: &mut Effects) {
-        let Some(member) = self.members.find(conn) else { return };
-        let is_subscribed = |it: &Subscription| {
-            let is_pattern = LocalChannels::is_pattern(it.channel);
-            self.channels.get(it.channel).is_some_and(|subscribed| {
-                if is_pattern { channel.starts_with(&*subscribed.name) } else { channel == &*subscribed.name }
-            })
-        };
-        let is_everybodys = channel == name::INBOX || channel == name::SYSTEM;
-        if !is_everybodys && !member.subscriptions.iter().any(is_subscribed) {
-            self.error(
-                fx,
-                conn,
-                id,
-                Some(channel),
-                ErrorCode::NotSubscribed,
-                "subscribe before acknowledging",
-            );
-        }
     }
 }
 

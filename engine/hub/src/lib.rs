@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ack;
 mod admission;
 mod alarm;
 pub mod canary;
@@ -35,8 +36,8 @@ mod subscribe;
 
 pub use config::{HubConfig, HubLimits, Now, ReplayLimits, Secret};
 pub use effect::{
-    Class, ConnKey, Delivery, Effect, Effects, Fate, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet, SlowPolicy,
-    Span, Tracking, Variant, VariantId,
+    Class, ConnKey, Delivery, Effect, Effects, Fate, Idle, MESSAGE_BYTES_MAX, Place, Refusal, ShardSet,
+    SlowPolicy, Span, Tracking, Variant, VariantId,
 };
 pub use format::{Format, Formats, PerFormat};
 pub use hub::Hub;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::ack::Acks;
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::Format;
@@ -83,6 +84,8 @@ pub(crate) struct Member {
     pub(crate) is_fetching: bool,
     /// Answers with messages of the past that it waits for.
     pub(crate) bulk: u8,
+    /// What it acknowledged last of its inbox.
+    pub(crate) inbox_acked: Option<(Epoch, u64)>,
 }
 
 impl Member {
@@ -117,6 +120,10 @@ pub(crate) struct Extra {
     pub(crate) cursor: Option<Cursor>,
     /// Answers to come that say where its past begins: only the last of them counts.
     pub(crate) awaited: u32,
+    /// Set if it acknowledges.
+    pub(crate) acks: Option<Box<Acks>>,
+    /// What was acknowledged although nobody waits for it.
+    pub(crate) acked: Option<(Epoch, u64)>,
 }
 
 /// How far a subscription that is catching up has come.
@@ -136,6 +143,11 @@ impl Subscription {
 
     pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {
         self.extra.as_mut()?.cursor.as_mut()
+    }
+
+    /// What its client acknowledged last, if anything.
+    pub(crate) fn acked(&self) -> Option<(Epoch, u64)> {
+        self.acks().and_then(Acks::position).or(self.extra.as_ref()?.acked)
     }
 
     /// The rest, made if need be.

@@ -287,6 +287,7 @@ impl Hub {
             exclude,
             receipt,
             reborn: to.reborn,
+            offset: if it.is_ephemeral { 0 } else { to.offset },
             serial,
             tracking: None,
             timestamp: it.timestamp,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use corecast_protocol::envelope::command::OwnedRequestId;
 use corecast_protocol::envelope::event::{self, ReceiptEvent};
 
+use crate::ack::Outcome;
 use crate::admission::Todo;
 use crate::alarm::Alarm;
 use crate::canary::{self, Canary};
@@ -42,6 +43,10 @@ struct Part {
     count: Count,
     /// Copies in outboxes.
     queued: u64,
+    /// Recipients who are to acknowledge it.
+    unacked: u64,
+    /// What is in an outbox still has failed.
+    is_overdue: bool,
     /// The home was told.
     is_told: bool,
 }
@@ -61,7 +66,8 @@ pub(crate) struct Parts {
 
 impl Parts {
     fn insert(&mut self, home: u16, serial: u64) -> Tracking {
-        let part = Part { home, serial, count: Count::default(), queued: 0, is_told: false };
+        let count = Count::default();
+        let part = Part { home, serial, count, queued: 0, unacked: 0, is_overdue: false, is_told: false };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
@@ -80,7 +86,7 @@ impl Parts {
         let is_due = !part.is_told && part.is_settled();
         part.is_told |= is_due;
         let report = Report { home: part.home, serial: part.serial, count: part.count };
-        if part.is_told && part.queued == 0 {
+        if part.is_told && part.queued == 0 && part.unacked == 0 {
             self.slots[tracking.slot()] = None;
             self.free.push(tracking.slot() as u32);
         }
@@ -202,30 +208,43 @@ impl Hub {
         let first = fx.list.len();
         let written = Written { serial: None, tracking: Some(tracking), ..*written };
         self.written(&written, is_direct, fx);
+        let acking = self.await_acks(&written, tracking);
+        leave_to(&acking, tracking, first, fx);
         let copies = fx.list[first..].iter().map(|effect| match effect {
             Effect::Deliver { recipients, tracking: Some(it), .. } if *it == tracking => {
                 u64::from(recipients.1 - recipients.0)
             }
             _ => 0,
         });
-        let copies = copies.sum();
+        let (copies, unacked) = (copies.sum(), acking.len() as u64);
         let part = self.parts.get_mut(tracking).expect("it was inserted");
-        (part.count.of, part.queued) = (copies, copies);
-        if copies == 0 {
-            return self.tell(tracking);
+        (part.count.of, part.queued, part.unacked) = (copies + unacked, copies, unacked);
+        if copies > 0 {
+            self.todo.push_back(Todo::Patience(tracking));
         }
-        self.todo.push_back(Todo::Patience(tracking));
+        self.tell(tracking);
     }
 
     /// What became of one copy of a message.
     pub fn tracked(&mut self, tracking: Tracking, fate: Fate) {
         let Some(part) = self.parts.get_mut(tracking) else { return };
         part.queued -= 1;
-        if !part.is_told {
+        if !part.is_told && !part.is_overdue {
             match fate {
                 Fate::Lost if !canary::strikes(Canary::LossUncounted) => part.count.failed += 1,
                 _ => part.count.delivered += 1,
             }
+        }
+        self.tell(tracking);
+    }
+
+    /// What became of it with one of those who are to acknowledge it.
+    pub(crate) fn acknowledged(&mut self, tracking: Tracking, outcome: Outcome) {
+        let Some(part) = self.parts.get_mut(tracking) else { return };
+        part.unacked -= 1;
+        match outcome {
+            Outcome::Delivered => part.count.delivered += 1,
+            Outcome::Failed => part.count.failed += 1,
         }
         self.tell(tracking);
     }
@@ -242,6 +261,7 @@ impl Hub {
         let Some(part) = self.parts.get_mut(tracking) else { return };
         if (part.home, part.serial) == (home, serial) && !part.is_told {
             part.count.failed += part.queued;
+            part.is_overdue = true;
             self.tell(tracking);
         }
     }
@@ -250,5 +270,32 @@ impl Hub {
         if let Some(report) = self.parts.settle(tracking) {
             self.todo.push_back(Todo::Report(report));
         }
+    }
+}
+
+/// Copies for those who are to acknowledge them are not counted by their writing: such a delivery is cut in two.
+fn leave_to(acking: &[ConnKey], tracking: Tracking, first: usize, fx: &mut Effects) {
+    if acking.is_empty() {
+        return;
+    }
+    for at in (first..fx.list.len()).rev() {
+        let mut rest = fx.list[at];
+        let Effect::Deliver { recipients, tracking: counted, .. } = &mut fx.list[at] else { continue };
+        if *counted != Some(tracking) {
+            continue;
+        }
+        let (start, end) = *recipients;
+        let mut until = start;
+        for index in start..end {
+            if !acking.contains(&fx.recipients[index as usize]) {
+                fx.recipients.swap(index as usize, until as usize);
+                until += 1;
+            }
+        }
+        *recipients = (start, until);
+        if let Effect::Deliver { recipients, tracking, .. } = &mut rest {
+            (*recipients, *tracking) = ((until, end), None);
+        }
+        fx.list.insert(at + 1, rest);
     }
 }

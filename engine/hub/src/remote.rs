@@ -96,7 +96,16 @@ pub enum ToHome<'a> {
     /// One connection of this participant less.
     ReleaseParticipant { participant: &'a str, format: Format },
     /// A subscription that is catching up wants what follows this position.
-    Fetch { conn: ConnKey, serial: u32, channel: &'a str, format: Format, epoch: Epoch, after: u64 },
+    Fetch {
+        conn: ConnKey,
+        serial: u32,
+        channel: &'a str,
+        format: Format,
+        epoch: Epoch,
+        after: u64,
+        /// Messages at most.
+        limit: u32,
+    },
     /// A connection asks what is kept of a channel.
     History { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, format: Format, extent: Extent },
     /// What became of the copies of a message on this shard, told once.
@@ -132,6 +141,8 @@ pub struct Past {
     pub is_held: bool,
     /// Whether the subscriber also wants to hear who comes and goes: asked for with the same request.
     pub is_watching: bool,
+    /// Whether the subscriber acknowledges: of no use to the home, and so not in the record.
+    pub wants_ack: bool,
 }
 
 impl Past {
@@ -242,6 +253,8 @@ pub struct Written<'a> {
     pub receipt: Option<Receipt<'a>>,
     /// The channel begins this epoch behind this offset, and some may know another one.
     pub reborn: Option<Reborn>,
+    /// Its own offset; 0 if it has none.
+    pub offset: u64,
     /// Its copies are to be counted, and told to the home under this number.
     pub serial: Option<u64>,
     /// What the copies are counted under on this shard: not in the record.
@@ -409,7 +422,7 @@ mod tests {
             let ip = if flag { IpAddr::from(index.to_be_bytes()) } else { IpAddr::from([7; 16]) };
             let epoch = Epoch::new(number);
             let position = [None, Some(None), Some(Some((epoch, !number)))][usize::from(kind % 3)];
-            let past = Past { position, latest: index, is_carried: flag, is_held: !flag, is_watching: flag };
+            let past = Past { position, latest: index, is_carried: flag, is_held: !flag, is_watching: flag, wants_ack: false };
             let extent = Extent { limit: index, since: position, is_backward: flag };
             let token = Token::from_bytes([number as u8; 16]);
             let tokens = Tokens { current: token, former: flag.then_some(token) };
@@ -423,7 +436,7 @@ mod tests {
             let count = Count { of: number, delivered: !number, failed: u64::from(index) };
             for record in [
                 ToHome::Subscribe { conn, serial: index, channel: &name, id, format, past },
-                ToHome::Fetch { conn, serial: index, channel: &name, format, epoch, after: number },
+                ToHome::Fetch { conn, serial: index, channel: &name, format, epoch, after: number, limit: !index },
                 ToHome::History { conn, id, channel: &name, format, extent },
                 ToHome::SubscribePattern { conn, serial: index, prefix: &name, id, format },
                 ToHome::Leave { channel: &name, formats }, ToHome::LeavePattern { prefix: &name, formats },
@@ -470,7 +483,7 @@ mod tests {
             let written = Written {
                 target: &name, hash: number, slot: None, conflate: number, priority: Priority::Critical,
                 exclude: flag.then_some(conn), receipt, reborn,
-                serial: flag.then_some(number), tracking: None, timestamp: !number, forms,
+                offset: number, serial: flag.then_some(number), tracking: None, timestamp: !number, forms,
             };
             for record in [
                 FromHome::Subscribed { conn, serial: 7, channel: &name, id, page },

@@ -16,6 +16,7 @@ use crate::effect::{ConnKey, Effect, Effects};
 use crate::format::Format;
 use crate::history::{Address, History, Record};
 use crate::hub::Hub;
+use crate::member::Cursor;
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
 
 /// Answers with messages that one connection may wait for at once.
@@ -158,16 +159,19 @@ impl Hub {
         now: Now,
         from: u16,
         (conn, serial, channel, format): (ConnKey, u32, &str, Format),
-        position: (Epoch, u64),
+        (epoch, after, limit): (Epoch, u64, u32),
         fx: &mut Effects,
     ) {
+        let position = (epoch, after);
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
         let slot = self.join_at_home(channel, (from, format));
         let (epoch, offset) = self.homes.position(slot);
         let history = self.homes.history(slot, now.instant);
         let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
-        let page = source.next_page(position, self.config.replay, &mut out, &mut self.transcode_scratch);
+        let messages = self.config.replay.messages.min(limit as usize);
+        let limits = ReplayLimits { messages, ..self.config.replay };
+        let page = source.next_page(position, limits, &mut out, &mut self.transcode_scratch);
         self.answer_to(now, from, &FromHome::Replay { conn, serial, channel, page }, fx);
         self.page_scratch = out;
     }
@@ -248,15 +252,17 @@ impl Hub {
             return;
         }
         let format = member.format;
-        let next =
-            member.subscriptions.iter().find_map(|it| Some((it, it.cursor().filter(|it| !it.is_held)?)));
-        let Some((subscription, cursor)) = next else { return };
+        let next = member.subscriptions.iter_mut().find_map(|it| it.may_fetch().map(|found| (it, found)));
+        let Some((subscription, (cursor, limit))) = next else { return };
         let (serial, index) = (subscription.serial, subscription.channel);
+        if let Some(acks) = subscription.acks_mut() {
+            acks.is_fetching = true;
+        }
         member.is_fetching = true;
         let Some(channel) = self.channels.get(index) else { return };
         let (name, home) = (channel.name.clone(), self.home(channel.hash));
-        let record =
-            ToHome::Fetch { conn, serial, channel: &name, format, epoch: cursor.epoch, after: cursor.offset };
+        let Cursor { epoch, offset: after, .. } = cursor;
+        let record = ToHome::Fetch { conn, serial, channel: &name, format, epoch, after, limit };
         self.ask(now, home, &record, fx);
     }
 
@@ -272,8 +278,13 @@ impl Hub {
         let Some(member) = self.members.find_mut(conn) else { return };
         member.is_fetching = false;
         let index = self.channels.find(self.hasher.of(channel), channel, false);
-        let own = member.subscriptions.iter_mut().find(|it| Some(it.channel) == index && it.serial == serial);
+        let mut own =
+            member.subscriptions.iter_mut().find(|it| Some(it.channel) == index && it.serial == serial);
+        if let Some(acks) = own.as_mut().and_then(|own| own.acks_mut()) {
+            acks.is_fetching = false;
+        }
         if let Some(own) = own
+            && let index = own.channel
             && let Some(cursor) = own.cursor_mut().filter(|it| !it.is_held)
         {
             (cursor.epoch, cursor.offset) = (page.epoch, page.offset);
@@ -291,8 +302,10 @@ impl Hub {
                     );
                 });
             }
-            self.replay(conn, page.messages.unwrap_or_default(), fx);
-            if is_live {
+            if !self.replay_to_acking(conn, index, page, fx) {
+                self.replay(conn, page.messages.unwrap_or_default(), fx);
+            }
+            if self.page_sent(conn, index, page) && is_live {
                 self.activate(conn, serial, channel, false);
             }
         }

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 use crate::member::{Cursor, Subscription};
 use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
 use crate::replay::{Listed, Variants};
-use crate::rules::{Act, Denied, Request};
+use crate::rules::{Act, Denied, Mode, Request};
 use crate::session::RESUMING;
 
 /// Namespaces that an error names: an answer must not grow with the configuration.
@@ -48,6 +48,7 @@ impl Hub {
             is_carried: false,
             is_held: false,
             is_watching: subscribe.presence,
+            wants_ack: subscribe.ack,
         };
         for channel in names {
             self.subscribe_one(now, conn, id, (channel, past), fx);
@@ -67,6 +68,11 @@ impl Hub {
             Ok(found) => found,
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
+        let mode = self.config.namespaces.at(rule).mode;
+        if past.wants_ack && (is_pattern || mode != Mode::Reliable) {
+            let why = "`ack` is for channels of reliable namespaces, by their full names";
+            return self.error(fx, conn, id, Some(text), ErrorCode::InvalidMessage, why);
+        }
         let hash = self.hasher.of(stem);
         // Beyond what one connection may wait for, the past comes behind the answer.
         past.is_carried = !past.is_held && !is_pattern && past.is_wanted() && self.takes_bulk(conn);
@@ -114,6 +120,9 @@ impl Hub {
         };
         if past.is_watching {
             self.presence.local.watch(hash, stem, conn, format);
+        }
+        if past.wants_ack {
+            self.promise_acks(conn, hash, stem);
         }
         if past.is_wanted() && !is_pattern {
             self.await_past(conn, hash, stem);
@@ -261,9 +270,11 @@ impl Hub {
         if !is_last {
             return true;
         }
+        self.begin_acks(conn, index, page);
         if page.is_live || page.has_more && canary::strikes(Canary::LiveTooEarly) {
             return self.activate(conn, serial, name, false);
         }
+        let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
         let is_new = own.cursor().is_none();
         own.extra().cursor = Some(Cursor { epoch: page.epoch, offset: page.offset, is_held: page.is_held });
         if is_new {
@@ -403,6 +414,7 @@ impl Hub {
     /// Takes a subscription, already removed from its member, out of its channel.
     pub(crate) fn drop_subscription(&mut self, conn: ConnKey, format: Format, subscription: &Subscription) {
         let index = subscription.channel;
+        self.drop_acks(conn, subscription);
         match subscription.place {
             Some(place) => self.leave_place(conn, format, (index, place)),
             None => {
@@ -417,6 +429,20 @@ impl Hub {
             }
         }
         self.channels.mark(index);
+    }
+
+    /// A subscription that is live goes on as one that is catching up.
+    pub(crate) fn fall_behind(&mut self, conn: ConnKey, index: u32, cursor: Cursor) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let format = member.format;
+        let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
+        let Some(place) = own.place.take() else { return };
+        own.extra().cursor = Some(cursor);
+        member.behind += 1;
+        self.leave_place(conn, format, (index, place));
+        let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
+        channel.await_home(format);
+        channel.falls_behind(conn);
     }
 
     /// Takes a connection out of a channel's subscribers.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corecast_driver::{ConnId, Frame};
 use corecast_hub::canary::{self, Canary};
-use corecast_hub::{ConnKey, Delivery, Effect, Effects, Fate, Format, Hub, Now, Tracking};
+use corecast_hub::{ConnKey, Delivery, Effect, Effects, Fate, Format, Hub, Idle, Now, Tracking};
 use corecast_protocol::envelope::Scanner;
 use corecast_protocol::ws::frame::Opcode;
 
@@ -158,6 +158,14 @@ impl Core {
                     conn.is_awaited = true;
                 }
                 self.tell_of_room(id_of(conn));
+            }
+            Effect::AwaitIdle { conn } => {
+                if let Some(found) = self.conns.find(id_of(conn)) {
+                    found.awaits_idle = !found.outbox.is_idle();
+                    if !found.awaits_idle {
+                        self.hub.idle(conn, Idle::Before);
+                    }
+                }
             }
             Effect::Forward { shards, class, record } => self.links.push_all(shards, class, fx.span(record)),
             Effect::Admitted { conn } => self.admitted(id_of(conn)),

@@ -85,6 +85,10 @@ counters! {
     sessions_expired: "counter",
     /// Connections that were closed because their session went on in another one.
     sessions_taken_over: "counter",
+    /// Messages sent again because they were not acknowledged in time.
+    redelivered: "counter",
+    /// Messages that were not acknowledged however often they were sent.
+    unacked_given_up: "counter",
     /// Messages queued for clients, copies counted.
     deliveries: "counter",
     /// Bytes handed to the kernel.

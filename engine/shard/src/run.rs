@@ -11,7 +11,7 @@ use std::time::Instant;
 use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::state::State;
-use corecast_hub::{Class, Fate, Hub, ShardSet};
+use corecast_hub::{Class, Fate, Hub, Idle, ShardSet};
 use corecast_protocol::CloseCode;
 use corecast_protocol::envelope::event;
 use corecast_protocol::ws::AssemblyPool;
@@ -216,6 +216,9 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         } else if conn.outbox.is_waiting() {
             self.core.out.mark(conn);
         } else {
+            if std::mem::take(&mut conn.awaits_idle) {
+                self.core.hub.idle(conn.key(), Idle::Now);
+            }
             self.core.try_finish(id, io);
         }
         self.core.tell_of_room(id);
@@ -319,6 +322,8 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.transcoded.set(core.hub.transcoded());
         counters.replayed.set(core.hub.replayed());
         counters.history_bytes.set(core.hub.history_bytes() as u64);
+        counters.redelivered.set(core.hub.redelivered());
+        counters.unacked_given_up.set(core.hub.unacked_given_up());
         counters.duplicates_suppressed.set(core.hub.duplicates_suppressed());
         let sessions = core.hub.sessions();
         counters.sessions_suspended.set(sessions.suspended);

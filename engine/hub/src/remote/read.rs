@@ -51,6 +51,7 @@ impl<'a> ToHome<'a> {
                 format: it.format()?,
                 epoch: it.epoch()?,
                 after: it.u64()?,
+                limit: it.u32()?,
             },
             21 => Self::History {
                 conn: it.key()?,
@@ -244,6 +245,7 @@ impl<'a> Input<'a> {
 
     fn past(&mut self) -> Result<Past, Malformed> {
         Ok(Past {
+            wants_ack: false,
             position: self.named_position()?,
             latest: self.u32()?,
             is_carried: self.flag()?,
@@ -379,7 +381,7 @@ impl<'a> Input<'a> {
         let receipt = if self.flag()? { Some(self.receipt()?) } else { None };
         let reborn = if self.flag()? { Some(self.reborn()?) } else { None };
         let serial = if self.flag()? { Some(self.u64()?) } else { None };
-        let (hash, conflate, timestamp) = (self.u64()?, self.u64()?, self.u64()?);
+        let (hash, conflate, timestamp, offset) = (self.u64()?, self.u64()?, self.u64()?, self.u64()?);
         let formats = self.formats()?;
         let json = if formats.json { self.form()? } else { Form::NONE };
         let msgpack = if formats.msgpack { self.form()? } else { Form::NONE };
@@ -392,6 +394,7 @@ impl<'a> Input<'a> {
             exclude,
             receipt,
             reborn,
+            offset,
             serial,
             tracking: None,
             timestamp,

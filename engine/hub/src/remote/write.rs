@@ -66,13 +66,14 @@ impl ToHome<'_> {
                 bytes(out, participant.as_bytes());
                 out.push(format_byte(format));
             }
-            Self::Fetch { conn, serial, channel, format, epoch, after } => {
+            Self::Fetch { conn, serial, channel, format, epoch, after, limit } => {
                 out.push(20);
                 key(out, conn);
                 out.extend_from_slice(&serial.to_le_bytes());
                 bytes(out, channel.as_bytes());
                 out.push(format_byte(format));
                 position(out, epoch, after);
+                out.extend_from_slice(&limit.to_le_bytes());
             }
             Self::History { conn, id, channel, format, extent } => {
                 out.push(21);
@@ -434,7 +435,7 @@ fn written(out: &mut Vec<u8>, it: &Written<'_>) {
     if let Some(serial) = it.serial {
         u64s(out, &[serial]);
     }
-    u64s(out, &[it.hash, it.conflate, it.timestamp]);
+    u64s(out, &[it.hash, it.conflate, it.timestamp, it.offset]);
     out.push(formats_byte(it.wanted()));
     for format in FORMATS {
         let form = it.forms.of(format);

@@ -225,14 +225,15 @@ impl Hub {
         let has_it = member.subscriptions.iter().any(|it| Some(it.channel) == index);
         let Some(resuming) = member.resuming.as_mut() else { return };
         resuming.awaited += 1;
-        let is_watching = kept.wants_presence;
+        let (is_watching, wants_ack) = (kept.wants_presence, kept.wants_ack);
         let past = if kept.is_pattern || has_it {
             // What came since the connection subscribed by itself must not come again.
-            Past { is_watching, ..Past::default() }
+            Past { is_watching, wants_ack, ..Past::default() }
         } else {
             let seen = resuming.positions.iter().find(|(channel, ..)| **channel == *kept.name);
             let position = seen.map(|(_, epoch, offset)| (*epoch, *offset)).or(kept.acked);
-            Past { position: Some(position), latest: 0, is_carried: false, is_held: true, is_watching }
+            let position = Some(position);
+            Past { position, latest: 0, is_carried: false, is_held: true, is_watching, wants_ack }
         };
         self.subscribe_one(now, conn, Some(RESUMING), (text, past), fx);
     }
@@ -320,7 +321,8 @@ impl Hub {
             let is_pattern = LocalChannels::is_pattern(subscription.channel);
             let name = &*channel.name;
             let wants_presence = !is_pattern && self.presence.local.watches(channel.hash, name, conn);
-            Kept { name, is_pattern, wants_presence, wants_ack: false, acked: None }.write(&mut kept);
+            let (wants_ack, acked) = (subscription.acks().is_some(), subscription.acked());
+            Kept { name, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
         }
         if let Some(resuming) = &member.resuming {
             kept.extend_from_slice(resuming.rest());

@@ -8,14 +8,14 @@
 
 pub(crate) mod sessions;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use corecast_hub::rules::Namespaces;
 use corecast_hub::{
-    Access, Class, ConnKey, Effect, Effects, End, Format, Hub, HubConfig, HubLimits, Now, Open, Refusal,
-    ReplayLimits, Secret, Tracking,
+    Access, Class, ConnKey, Effect, Effects, End, Format, Hub, HubConfig, HubLimits, Idle, Now, Open,
+    Refusal, ReplayLimits, Secret, Tracking,
 };
 use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
@@ -83,6 +83,9 @@ pub(crate) struct Net {
     /// Bytes that one call of a hub wrote at most.
     pub(crate) effects_bytes_max: usize,
     pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
+    /// Whose outboxes are never empty, and of whom it is to be told when they are.
+    pub(crate) busy: BTreeSet<Client>,
+    pub(crate) awaited: BTreeSet<Client>,
     /// Counted copies in outboxes, with their payloads.
     pub(crate) copies: Vec<(Client, Tracking, Value)>,
 }
@@ -121,6 +124,8 @@ impl Net {
             record_bytes: 0,
             effects_bytes_max: 0,
             delivers: Vec::new(),
+            busy: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             copies: Vec::new(),
         }
     }
@@ -376,6 +381,10 @@ impl Net {
                         ring.push_back(fx.span(record).to_vec());
                     }
                 }
+                Effect::AwaitIdle { conn } if self.busy.contains(&(shard, conn)) => {
+                    self.awaited.insert((shard, conn));
+                }
+                Effect::AwaitIdle { conn } => self.hubs[usize::from(shard)].idle(conn, Idle::Before),
                 Effect::AwaitRoom { conn } => self.hubs[usize::from(shard)].has_room(conn),
                 Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
                 Effect::Refused { conn, refusal } => self.see(shard, conn, Seen::Refused(refusal)),
