@@ -171,6 +171,9 @@ impl Hub {
             if let Some(member) = self.members.find_mut(conn) {
                 member.inbox_acked = named.or(member.inbox_acked);
             }
+            if let Some(position) = named {
+                self.inbox_acked(now, conn, position, fx);
+            }
             return;
         }
         let index = self.channels.find(self.hasher.of(channel), channel, false);

@@ -16,7 +16,7 @@ use crate::format::Format;
 use crate::hub::{Hub, Via};
 use crate::member::{Access, Admission, Member, Open};
 use crate::receipt::{self, Report};
-use crate::remote::{Past, ToHome, base36};
+use crate::remote::{Epoch, Past, ToHome, base36};
 use crate::session::{Asking, End, Handed, Happened, Resuming, State, Token, Tokens, Waiting};
 
 /// What homes are still to be told or asked.
@@ -86,6 +86,7 @@ impl Hub {
             is_fetching: false,
             bulk: 0,
             inbox_acked: None,
+            reading: None,
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));
@@ -155,7 +156,7 @@ impl Hub {
         now: Now,
         conn: ConnKey,
         (participant, format): (&str, Format),
-        (is_admitted, token): (bool, Option<Token>),
+        (is_admitted, token, unseen): (bool, Option<Token>, Option<(Epoch, u64)>),
         via: Via,
         fx: &mut Effects,
     ) {
@@ -185,8 +186,6 @@ impl Hub {
         self.msgpack_members += usize::from(member.format == Format::MessagePack);
         let goes_on = member.path_channel.is_some() || member.resuming.is_some();
         let is_held = member.resuming.is_some();
-        let hash = self.hasher.of(participant);
-        member.place = self.participants.arrive(hash, &member.participant, conn);
         let client_id = member.client_id;
         fx.list.push(Effect::Admitted { conn });
         let config = &self.config;
@@ -205,6 +204,7 @@ impl Hub {
             };
             event::connection_established(out, format, &established);
         });
+        self.begin_inbox(conn, unseen);
         if is_held {
             fx.list.push(Effect::Hold { conn });
         }
@@ -247,10 +247,8 @@ impl Hub {
             self.iso_members -= usize::from(member.is_time_iso);
             self.msgpack_members -= usize::from(member.format == Format::MessagePack);
             let hash = self.hasher.of(&*member.participant);
-            if let Some(moved) = self.participants.depart(hash, &member.participant, member.place)
-                && let Some(moved) = self.members.find_mut(moved)
-            {
-                moved.place = member.place;
+            if member.reading.as_ref().is_none_or(|it| it.is_live()) {
+                self.leave_inbox(&member.participant, member.place);
             }
             if self.home(hash) == self.config.shard {
                 let whose = (self.config.shard, member.format);

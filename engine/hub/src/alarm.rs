@@ -31,6 +31,8 @@ pub(crate) enum Alarm {
     Typing(u32),
     /// The first of the sessions that wait is over.
     SessionsExpire,
+    /// A connection that got what was kept for its participant counts as having seen it, if it is still there.
+    InboxSeen(ConnKey, u32),
 }
 
 /// All that is to be done, by its time and then in the order in which it was asked for.
@@ -76,6 +78,7 @@ impl Hub {
             Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
             Alarm::SessionsExpire => self.expire_sessions(now),
+            Alarm::InboxSeen(conn, serial) => self.inbox_seen(now, conn, serial, fx),
         }
         true
     }
@@ -89,7 +92,11 @@ impl Hub {
 
     fn sweep(&mut self, now: Now) {
         self.is_sweeping = false;
-        if self.homes.sweep(now.instant, SWEPT_AT_ONCE) {
+        let (are_channels_left, are_inboxes_left) = (
+            self.homes.sweep(now.instant, SWEPT_AT_ONCE),
+            self.participants.sweep(now.instant, SWEPT_AT_ONCE),
+        );
+        if are_channels_left || are_inboxes_left {
             self.sweep_later(now);
         }
     }

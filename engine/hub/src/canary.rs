@@ -49,6 +49,8 @@ canaries! {
         "A publish is accepted and answered, but delivered to nobody." => "delivery: accepted and not delivered",
     HistoryForgotten("history-forgotten", every 20):
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
+    StoredMessageForgotten("stored-message-forgotten", every 5):
+        "What was kept for who was away is not sent on return." => "delivery: stored, and not delivered on return",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     LiveTooEarly("live-too-early", every 2):

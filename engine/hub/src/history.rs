@@ -86,6 +86,11 @@ impl History {
         self.next - self.entries.len() as u64
     }
 
+    /// When the latest message came.
+    pub(crate) fn latest(&self) -> Option<Instant> {
+        self.entries.back().map(|it| it.since)
+    }
+
     /// Keeps a message, which gets the next offset.
     pub(crate) fn push(&mut self, it: &Kept<'_>, now: Instant, bounds: Bounds) {
         self.age = bounds.age;

@@ -224,11 +224,7 @@ impl Homes {
         channel.history.get_or_insert_with(|| Box::new(History::new(offset - 1)));
         self.change_history(slot, |history| history.push(it, now, bounds));
         self.remembering.touch(slot);
-        while self.history_bytes > self.history_bytes_max
-            && let Some(oldest) = self.remembering.oldest()
-        {
-            self.forget_history(oldest);
-        }
+        while self.history_bytes > self.history_bytes_max && self.forget_oldest_history() {}
     }
 
     /// All numbered channels, with their positions and what is kept of them.
@@ -294,6 +290,21 @@ impl Homes {
             self.change_history(self.swept, |history| history.expire(now));
         }
         self.remembering.len() > 0
+    }
+
+    /// When the history that was used longest ago got its latest message.
+    pub(crate) fn oldest_use(&self) -> Option<Instant> {
+        self.channels.get(self.remembering.oldest()?)?.history.as_ref()?.latest()
+    }
+
+    /// That channel, if there is one, loses its history.
+    pub(crate) fn forget_oldest_history(&mut self) -> bool {
+        self.remembering.oldest().map(|oldest| self.forget_history(oldest)).is_some()
+    }
+
+    /// What they may take at most.
+    pub(crate) fn history_bytes_max(&self) -> usize {
+        self.history_bytes_max
     }
 
     /// What all histories take, in bytes.

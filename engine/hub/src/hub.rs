@@ -13,7 +13,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
-use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, Place, ShardSet};
+use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, ShardSet};
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
@@ -296,9 +296,9 @@ impl Hub {
         self.replayed
     }
 
-    /// Bytes that the histories take whose home is here.
+    /// Bytes that the histories and inboxes take whose home is here.
     pub fn history_bytes(&self) -> usize {
-        self.homes.history_bytes()
+        self.homes.history_bytes() + self.participants.inbox_bytes()
     }
 
     /// Publishes whose key was known here, and which were delivered to nobody, since the start.
@@ -403,13 +403,16 @@ impl Hub {
             ToHome::AdmitParticipant { conn, participant, format } => {
                 let limit = self.config.limits.connections_per_participant;
                 let hash = self.hasher.of(participant);
-                let is_admitted = self.participants.admit(hash, participant, (from, format), limit);
+                let whose = (from, format);
+                let (is_admitted, unseen) =
+                    self.participants.admit(hash, participant, whose, limit, now.instant);
                 let begins = is_admitted && self.config.limits.resume_window_ms > 0;
                 let token = begins.then(|| {
                     self.participants.session_began(hash, participant);
                     self.home_sessions.begin(hash, (from, conn))
                 });
-                let answer = FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token };
+                let answer =
+                    FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen };
                 self.answer_to(now, from, &answer, fx);
             }
             ToHome::ReleaseParticipant { participant, format } => {
@@ -439,6 +442,7 @@ impl Hub {
             ToHome::Fence { number } => self.fence_at_home(now, from, number, fx),
             ToHome::SessionEnded { participant, tokens } => self.session_ended_at_home(participant, tokens),
             ToHome::TokenUsedUp { token } => self.token_used_up(token),
+            ToHome::Inbox(ref ask) => self.inbox_at_home(now, from, ask, fx),
         }
     }
 
@@ -482,8 +486,15 @@ impl Hub {
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
                 self.ip_admitted(now, conn, (ip, is_admitted), via, fx);
             }
-            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token } => {
-                self.participant_admitted(now, conn, (participant, format), (is_admitted, token), via, fx);
+            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen } => {
+                self.participant_admitted(
+                    now,
+                    conn,
+                    (participant, format),
+                    (is_admitted, token, unseen),
+                    via,
+                    fx,
+                );
             }
             FromHome::Release { participant, session, to } => self.release(participant, session, to, fx),
             FromHome::Fenced { number } => self.fenced(number),
@@ -491,6 +502,7 @@ impl Hub {
                 self.session_arrived(now, conn, participant, (tokens, kept), fx);
             }
             FromHome::NotResumed { conn } => self.not_resumed(now, conn, fx),
+            FromHome::Inbox(ref answer) => self.inbox_answered(now, answer, fx),
         }
     }
 
@@ -539,48 +551,4 @@ pub(crate) fn one(shard: u16) -> ShardSet {
 pub(crate) fn forward(fx: &mut Effects, shards: ShardSet, class: Class, write: impl FnOnce(&mut Vec<u8>)) {
     let record = fx.write(write);
     fx.list.push(Effect::Forward { shards, class, record });
-}
-
-impl Hub {
-    /// An answer for one connection, in its encoding.
-    pub(crate) fn reply(&self, fx: &mut Effects, conn: ConnKey, write: impl FnOnce(&mut Vec<u8>, Format)) {
-        self.reply_at(fx, conn, Place::Liftable, write);
-    }
-
-    /// A message for one connection that nothing passes: what begins or ends a subscription, or all of them.
-    pub(crate) fn reply_fixed(
-        &self,
-        fx: &mut Effects,
-        conn: ConnKey,
-        write: impl FnOnce(&mut Vec<u8>, Format),
-    ) {
-        self.reply_at(fx, conn, Place::Fixed, write);
-    }
-
-    fn reply_at(
-        &self,
-        fx: &mut Effects,
-        conn: ConnKey,
-        place: Place,
-        write: impl FnOnce(&mut Vec<u8>, Format),
-    ) {
-        // Who is gone hears nothing more.
-        let Some(member) = self.members.find(conn) else { return };
-        let format = member.format;
-        let message = fx.write(|out| write(out, format));
-        fx.list.push(Effect::Reply { conn, message, format, place });
-    }
-
-    /// An error for one connection.
-    pub(crate) fn error(
-        &self,
-        fx: &mut Effects,
-        conn: ConnKey,
-        id: Option<RequestId<'_>>,
-        channel: Option<&str>,
-        code: ErrorCode,
-        why: &str,
-    ) {
-        self.reply(fx, conn, |out, format| event::error(out, format, id, channel, code, why, None));
-    }
 }

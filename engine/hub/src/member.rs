@@ -7,6 +7,7 @@ use crate::ack::Acks;
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::Format;
+use crate::inbox::Reading;
 use crate::remote::Epoch;
 use crate::session::{Resuming, State, Tokens};
 
@@ -78,7 +79,7 @@ pub(crate) struct Member {
     pub(crate) serial: u32,
     /// The last publish this connection was chosen for, so that overlapping subscriptions deliver once.
     pub(crate) chosen_for: u64,
-    /// Subscriptions that are catching up.
+    /// Subscriptions that are catching up, the inbox among them.
     pub(crate) behind: u32,
     /// A page for one of them was asked for.
     pub(crate) is_fetching: bool,
@@ -86,6 +87,8 @@ pub(crate) struct Member {
     pub(crate) bulk: u8,
     /// What it acknowledged last of its inbox.
     pub(crate) inbox_acked: Option<(Epoch, u64)>,
+    /// How far it is in its participant's inbox; none where it is simply live.
+    pub(crate) reading: Option<Box<Reading>>,
 }
 
 impl Member {

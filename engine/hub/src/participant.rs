@@ -1,14 +1,20 @@
-//! Participants: their connections on this shard, and, at their home, how many they have and where.
+//! Participants: their connections on this shard, and, at their home, how many they have and where, and their inbox.
+//!
+//! A participant is forgotten at its home with its last connection, unless something of its inbox is kept. Of those
+//! who have nothing but an inbox, the ones that were used longest ago are forgotten beyond a bound.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hashbrown::HashMap;
 
 use crate::config::Hasher;
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, PerFormat, Wanted};
+use crate::history::{Bounds, History, Kept};
 use crate::home::Random;
+use crate::order::Order;
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
 
@@ -25,17 +31,28 @@ impl Named for LocalParticipant {
     }
 }
 
+/// Participants without connections whose inboxes a home remembers; about 200 bytes each, and what is in them.
+pub(crate) const IDLE_INBOXES: usize = 65_536;
+
+/// Looks in which all inboxes are looked through.
+const SWEEPS: usize = 256;
+
 /// A participant at its home.
 #[derive(Debug)]
 pub(crate) struct HomeParticipant {
     name: Box<str>,
-    /// Of the inbox; it ends with the last connection.
+    hash: u64,
+    /// Of the inbox; it ends when nobody is connected and nothing is kept.
     pub(crate) epoch: Epoch,
     pub(crate) offset: u64,
     /// Sessions, with and without a connection: while there are any, the participant is remembered.
     sessions: u32,
     /// Connections per shard and encoding.
     counts: Vec<(u16, PerFormat<u32>)>,
+    /// The latest messages; none where there are none.
+    inbox: Option<Box<History>>,
+    /// What is kept behind this offset came while nobody was connected, and no connection is known to have got it.
+    unseen: Option<u64>,
 }
 
 impl Named for HomeParticipant {
@@ -57,6 +74,23 @@ impl HomeParticipant {
         wanted
     }
 
+    /// Whether nobody would miss it but for its inbox.
+    fn is_idle(&self) -> bool {
+        self.counts.is_empty() && self.sessions == 0
+    }
+
+    /// Where the next connection begins to read: nothing of what was kept for it may be passed over.
+    pub(crate) fn unseen(&self) -> Option<(Epoch, u64)> {
+        let first = self.inbox.as_ref().map_or(self.offset + 1, |inbox| inbox.first());
+        let after = self.unseen?.max(first - 1);
+        (after < self.offset).then_some((self.epoch, after))
+    }
+
+    /// What is kept, and where it begins.
+    pub(crate) fn inbox(&self) -> Option<&History> {
+        self.inbox.as_deref()
+    }
+
     fn total(&self) -> u32 {
         self.counts.iter().map(|(_, counts)| counts.json + counts.msgpack).sum()
     }
@@ -69,6 +103,13 @@ pub(crate) struct Participants {
     home: Registry<HomeParticipant>,
     ips: HashMap<IpAddr, u32, foldhash::fast::FixedState>,
     epochs: Random,
+    /// Those at home who have nothing but an inbox, by its last use.
+    idle: Order,
+    /// Those at home with something in their inbox, by its latest message; and what all of it takes.
+    remembering: Order,
+    inbox_bytes: usize,
+    /// Up to which slot inboxes were looked through.
+    swept: u32,
 }
 
 impl Participants {
@@ -78,6 +119,10 @@ impl Participants {
             home: Registry::new(),
             ips: HashMap::with_hasher(hasher.0.clone()),
             epochs,
+            idle: Order::new(),
+            remembering: Order::new(),
+            inbox_bytes: 0,
+            swept: 0,
         }
     }
 
@@ -110,37 +155,58 @@ impl Participants {
         self.local.find(hash, name).and_then(|index| self.local.get(index)).map_or(&[], |it| &it.conns)
     }
 
-    /// At its home: one more connection, unless that is over `limit` (0 for none).
+    /// At its home: one more connection, unless that is over `limit` (0 for none); whether it is admitted, and from
+    /// where on there are messages that nobody has got yet.
     pub(crate) fn admit(
         &mut self,
         hash: u64,
         name: &str,
         (shard, format): (u16, Format),
         limit: u32,
-    ) -> bool {
-        let Some(index) = self.home.find(hash, name) else {
-            let epoch = Epoch::new(self.epochs.next());
-            let counts = vec![(shard, one(format))];
-            self.home
-                .insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, sessions: 0, counts });
-            return true;
-        };
-        let participant = self.home.get_mut(index).expect("it was found");
+        now: Instant,
+    ) -> (bool, Option<(Epoch, u64)>) {
+        let index = self.home.find(hash, name).unwrap_or_else(|| self.begin(hash, name));
+        self.expire(index, now);
+        let participant = self.at(index);
         if limit > 0 && participant.total() >= limit {
-            return false;
+            return (false, None);
         }
         match participant.counts.iter_mut().find(|(it, _)| *it == shard) {
             Some((_, counts)) => *counts.of_mut(format) += 1,
             None => participant.counts.push((shard, one(format))),
         }
-        true
+        let unseen = participant.unseen();
+        if unseen.is_none() {
+            participant.unseen = None;
+        }
+        self.idle.remove(index);
+        (true, unseen)
+    }
+
+    /// A participant of whom nothing was known, with an empty inbox.
+    fn begin(&mut self, hash: u64, name: &str) -> u32 {
+        let participant = HomeParticipant {
+            name: name.into(),
+            hash,
+            epoch: Epoch::new(self.epochs.next()),
+            offset: 0,
+            counts: Vec::new(),
+            inbox: None,
+            unseen: None,
+            sessions: 0,
+        };
+        self.home.insert(hash, participant)
+    }
+
+    fn at(&mut self, index: u32) -> &mut HomeParticipant {
+        self.home.get_mut(index).expect("indices are of participants that exist")
     }
 
     pub(crate) fn release(&mut self, hash: u64, name: &str, (shard, format): (u16, Format)) {
         let found = self.home.find(hash, name);
         debug_assert!(found.is_some(), "only what was counted is released");
         let Some(index) = found else { return };
-        let participant = self.home.get_mut(index).expect("it was found");
+        let participant = self.at(index);
         if let Some(at) = participant.counts.iter().position(|(it, _)| *it == shard) {
             let counts = &mut participant.counts[at].1;
             *counts.of_mut(format) -= 1;
@@ -148,13 +214,17 @@ impl Participants {
                 participant.counts.swap_remove(at);
             }
         }
-        self.forget_if_gone(hash, index);
+        if participant.counts.is_empty() {
+            // What comes from here on nobody gets.
+            participant.unseen.get_or_insert(participant.offset);
+        }
+        self.settle(index);
     }
 
     /// One more session of a participant that was admitted.
     pub(crate) fn session_began(&mut self, hash: u64, name: &str) {
-        if let Some(participant) = self.at_home(hash, name) {
-            participant.sessions += 1;
+        if let Some(index) = self.home.find(hash, name) {
+            self.at(index).sessions += 1;
         }
     }
 
@@ -163,20 +233,153 @@ impl Participants {
         let found = self.home.find(hash, name);
         debug_assert!(found.is_some(), "who has sessions is remembered");
         let Some(index) = found else { return };
-        self.home.get_mut(index).expect("it was found").sessions -= 1;
-        self.forget_if_gone(hash, index);
+        self.at(index).sessions -= 1;
+        self.settle(index);
     }
 
-    fn forget_if_gone(&mut self, hash: u64, index: u32) {
-        let participant = self.home.get_mut(index);
-        if participant.is_some_and(|it| it.counts.is_empty() && it.sessions == 0) {
-            self.home.remove(hash, index);
+    /// Forgets a participant of whom nothing is left, and the inbox that was used longest ago if there are too many.
+    fn settle(&mut self, index: u32) {
+        let participant = self.at(index);
+        if !participant.is_idle() {
+            return;
+        }
+        if participant.inbox.is_none() {
+            return self.forget(index);
+        }
+        self.idle.touch(index);
+        while self.idle.len() > IDLE_INBOXES
+            && let Some(oldest) = self.idle.oldest()
+        {
+            self.forget(oldest);
         }
     }
 
-    pub(crate) fn at_home(&mut self, hash: u64, name: &str) -> Option<&mut HomeParticipant> {
+    fn forget(&mut self, index: u32) {
+        self.drop_inbox(index);
+        self.idle.remove(index);
+        let hash = self.at(index).hash;
+        self.home.remove(hash, index);
+    }
+
+    fn drop_inbox(&mut self, index: u32) {
+        self.remembering.remove(index);
+        if let Some(inbox) = self.at(index).inbox.take() {
+            self.inbox_bytes -= inbox.bytes();
+        }
+    }
+
+    /// Somebody who can be sent messages: connected, or with a session that waits, or else if it may be kept for them.
+    pub(crate) fn reach(&mut self, hash: u64, name: &str, is_stored: bool) -> Option<u32> {
+        match self.home.find(hash, name) {
+            Some(index) if is_stored || !self.at(index).is_idle() => Some(index),
+            None if is_stored => {
+                let index = self.begin(hash, name);
+                self.at(index).unseen = Some(0);
+                Some(index)
+            }
+            _ => None,
+        }
+    }
+
+    /// The next message gets its place in the inbox.
+    pub(crate) fn place(&mut self, index: u32, is_ephemeral: bool) -> &HomeParticipant {
+        let participant = self.at(index);
+        participant.offset += u64::from(!is_ephemeral);
+        participant
+    }
+
+    /// Keeps a message that was just given its place.
+    pub(crate) fn keep(&mut self, index: u32, it: &Kept<'_>, now: Instant, bounds: Bounds) {
+        let participant = self.at(index);
+        let offset = participant.offset;
+        participant.inbox.get_or_insert_with(|| Box::new(History::new(offset - 1)));
+        self.change(index, |inbox| inbox.push(it, now, bounds));
+        self.remembering.touch(index);
+        self.settle(index);
+    }
+
+    fn change(&mut self, index: u32, change: impl FnOnce(&mut History)) {
+        let Some(inbox) = self.home.get_mut(index).and_then(|it| it.inbox.as_mut()) else { return };
+        let before = inbox.bytes();
+        change(inbox);
+        self.inbox_bytes = self.inbox_bytes + inbox.bytes() - before;
+        if inbox.is_empty() {
+            self.drop_inbox(index);
+        }
+    }
+
+    /// Drops what is too old in an inbox.
+    fn expire(&mut self, index: u32, now: Instant) {
+        self.change(index, |inbox| inbox.expire(now));
+    }
+
+    /// Drops what is too old in some inboxes, a part of all at least this large; whether any are left.
+    pub(crate) fn sweep(&mut self, now: Instant, at_least: usize) -> bool {
+        let slots = self.home.slots_len();
+        for _ in 0..at_least.max(slots / SWEEPS).min(slots) {
+            self.swept = if self.swept as usize + 1 < slots { self.swept + 1 } else { 0 };
+            if self.home.get(self.swept).is_some() {
+                self.expire(self.swept, now);
+                self.settle_swept(self.swept);
+            }
+        }
+        self.remembering.len() > 0
+    }
+
+    /// Being looked at is no use: it does not make an inbox a recent one.
+    fn settle_swept(&mut self, index: u32) {
+        let participant = self.at(index);
+        if participant.is_idle() && participant.inbox.is_none() {
+            self.forget(index);
+        }
+    }
+
+    /// What all inboxes take, in bytes.
+    pub(crate) fn inbox_bytes(&self) -> usize {
+        self.inbox_bytes
+    }
+
+    /// When the inbox that was used longest ago got its latest message.
+    pub(crate) fn oldest_use(&self) -> Option<Instant> {
+        self.home.get(self.remembering.oldest()?)?.inbox.as_ref()?.latest()
+    }
+
+    /// Empties that inbox, if there is one. Its offsets go on rising while anybody may know them: its epoch stays.
+    pub(crate) fn forget_oldest_inbox(&mut self) -> bool {
+        let Some(oldest) = self.remembering.oldest() else { return false };
+        self.drop_inbox(oldest);
+        self.settle_swept(oldest);
+        true
+    }
+
+    /// A connection is known to have got what is kept up to an offset, or `all` of it.
+    pub(crate) fn seen(&mut self, hash: u64, name: &str, (epoch, offset): (Epoch, u64), is_all: bool) {
+        let Some(index) = self.home.find(hash, name) else { return };
+        let participant = self.at(index);
+        if participant.epoch != epoch {
+            return;
+        }
+        participant.unseen = match participant.unseen {
+            Some(_) if is_all && !participant.counts.is_empty() => None,
+            Some(unseen) => Some(unseen.max(offset.min(participant.offset))),
+            None => None,
+        };
+    }
+
+    /// The slot of a participant, with nothing in its inbox that is too old.
+    pub(crate) fn find_at_home(&mut self, hash: u64, name: &str, now: Instant) -> Option<u32> {
         let index = self.home.find(hash, name)?;
-        self.home.get_mut(index)
+        self.expire(index, now);
+        Some(index)
+    }
+
+    /// A participant at its home.
+    pub(crate) fn get_at_home(&self, index: u32) -> &HomeParticipant {
+        self.home.get(index).expect("indices are of participants that exist")
+    }
+
+    pub(crate) fn at_home(&self, hash: u64, name: &str) -> Option<&HomeParticipant> {
+        self.home.get(self.home.find(hash, name)?)
     }
 
     pub(crate) fn admit_ip(&mut self, ip: IpAddr, limit: u32) -> bool {
@@ -199,9 +402,9 @@ impl Participants {
         }
     }
 
-    /// Whether nobody is counted here any more.
+    /// Whether nobody is counted here any more; inboxes of who is away are no count.
     pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_empty() && self.home.is_empty() && self.ips.is_empty()
+        self.local.is_empty() && self.home.len() == self.idle.len() && self.ips.is_empty()
     }
 }
 

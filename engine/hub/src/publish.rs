@@ -210,6 +210,7 @@ impl Hub {
         {
             let bounds = Bounds { messages: rule.history.messages as usize, age: rule.history.age };
             self.homes.keep(slot, &it.kept(), now.instant, bounds);
+            self.bound_histories();
             self.sweep_later(now);
         }
         let spread = Spread {
@@ -240,12 +241,12 @@ impl Hub {
         if self.may_be_too_large(it) && self.is_too_large_for_participant(now, from, it, fx) {
             return;
         }
-        let there = self.participants.at_home(it.hash, it.target).filter(|it| !it.wanted().is_empty());
-        let Some(participant) = there else {
+        let is_stored = it.is_stored && !it.is_ephemeral;
+        let Some(slot) = self.participants.reach(it.hash, it.target, is_stored) else {
             let nobody = FromHome::Nobody { conn: it.conn, id: it.id, participant: it.target };
             return self.answer_to(now, from, &nobody, fx);
         };
-        participant.offset += u64::from(!it.is_ephemeral);
+        let participant = self.participants.place(slot, it.is_ephemeral);
         let spread = Spread {
             epoch: participant.epoch,
             offset: participant.offset,
@@ -258,6 +259,9 @@ impl Hub {
             conflate: 0,
         };
         self.remember(now, key, (spread.epoch, spread.offset));
+        if !it.is_ephemeral {
+            self.keep_in_inbox(now, slot, it);
+        }
         self.spread(now, it, &spread, fx);
     }
 
@@ -473,6 +477,7 @@ impl<'a> Addressed<'a> {
             publisher,
             priority: publish.priority,
             is_ephemeral: self.is_ephemeral,
+            is_stored: publish.store == Some(true),
             echoes: publish.echo,
             wants_receipt: publish.receipt,
             idempotency_key: publish.idempotency_key.as_deref(),

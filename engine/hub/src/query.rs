@@ -3,6 +3,7 @@
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Call, RequestId};
 use corecast_protocol::envelope::event;
+use corecast_protocol::envelope::name;
 use corecast_protocol::envelope::query::HistoryQuery;
 
 use crate::config::Now;
@@ -69,6 +70,7 @@ impl Hub {
         };
         let channel = &*query.channel;
         match self.may_subscribe(conn, channel) {
+            _ if channel == name::INBOX => {}
             Ok((_, _, false)) => {}
             Ok((_, _, true)) => {
                 let why = "a pattern has no history: name one channel";
@@ -87,6 +89,9 @@ impl Hub {
             since: query.since.as_ref().map(|it| Epoch::read(&it.epoch).map(|epoch| (epoch, it.offset))),
             is_backward: query.backward,
         };
+        if channel == name::INBOX {
+            return self.inbox_history(now, conn, id, extent, fx);
+        }
         let home = self.home(self.hasher.of(channel));
         self.ask(now, home, &ToHome::History { conn, id, channel, format, extent }, fx);
     }

@@ -12,10 +12,12 @@ use crate::effect::{ConnKey, Tracking};
 use crate::format::{Format, Formats, PerFormat};
 use crate::session::{Token, Tokens};
 
+mod inbox;
 mod presence;
 mod read;
 mod write;
 
+pub use inbox::{InboxAnswer, InboxAsk, Reader};
 pub use presence::{Changed, MembersPage, Names, PresenceAsk};
 
 /// Stands for no priority in a record.
@@ -48,6 +50,8 @@ pub struct Published<'a> {
     pub priority: Option<Priority>,
     /// Whether it gets no offset of its own.
     pub is_ephemeral: bool,
+    /// Whether it is to be kept for a participant who is away.
+    pub is_stored: bool,
     /// Whether the publishing connection gets it too.
     pub echoes: bool,
     /// Whether the publisher wants to know what becomes of it.
@@ -126,6 +130,8 @@ pub enum ToHome<'a> {
     SessionEnded { participant: &'a str, tokens: Tokens },
     /// The client of a session has a later token.
     TokenUsedUp { token: Token },
+    /// A participant's inbox is asked for something.
+    Inbox(InboxAsk<'a>),
 }
 
 /// What a subscriber wants of a channel's past.
@@ -352,6 +358,8 @@ pub enum FromHome<'a> {
         format: Format,
         is_admitted: bool,
         token: Option<Token>,
+        /// Behind this position its inbox has messages that nobody has got yet.
+        unseen: Option<(Epoch, u64)>,
     },
     /// Somebody on shard `to` asks for the session that this connection has or had.
     Release { participant: &'a str, session: ConnKey, to: u16 },
@@ -361,6 +369,8 @@ pub enum FromHome<'a> {
     Resumed { conn: ConnKey, participant: &'a str, tokens: Tokens, kept: &'a [u8] },
     /// There is no such session.
     NotResumed { conn: ConnKey },
+    /// A participant's inbox answers.
+    Inbox(InboxAnswer<'a>),
 }
 
 /// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.
@@ -429,7 +439,8 @@ mod tests {
             let publish = Published {
                 conn, id, target: &name, hash: !number, slot: None, rule: 3, event: flag.then_some(other.as_str()),
                 format, payload: &payload, publisher: &other,
-                priority: flag.then_some(Priority::High), is_ephemeral: !flag, echoes: flag,
+                priority: flag.then_some(Priority::High), is_ephemeral: !flag, is_stored: flag,
+                echoes: flag,
                 wants_receipt: kind == 2,
                 idempotency_key: (kind % 2 == 0).then_some(other.as_str()), timestamp: number,
             };
@@ -438,6 +449,17 @@ mod tests {
                 ToHome::Subscribe { conn, serial: index, channel: &name, id, format, past },
                 ToHome::Fetch { conn, serial: index, channel: &name, format, epoch, after: number, limit: !index },
                 ToHome::History { conn, id, channel: &name, format, extent },
+                ToHome::Inbox(InboxAsk::Fetch {
+                    reader: Reader { conn, participant: &name, format }, serial: index, epoch, after: number,
+                    is_unseen: flag,
+                }),
+                ToHome::Inbox(InboxAsk::Subscribe {
+                    reader: Reader { conn, participant: &name, format }, id, past,
+                }),
+                ToHome::Inbox(InboxAsk::History {
+                    reader: Reader { conn, participant: &name, format }, id, extent,
+                }),
+                ToHome::Inbox(InboxAsk::Seen { participant: &name, epoch, offset: number, is_all: flag }),
                 ToHome::SubscribePattern { conn, serial: index, prefix: &name, id, format },
                 ToHome::Leave { channel: &name, formats }, ToHome::LeavePattern { prefix: &name, formats },
                 ToHome::Publish(publish), ToHome::Direct(publish),
@@ -502,11 +524,14 @@ mod tests {
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
                 FromHome::ParticipantAdmitted {
                     conn, participant: &name, format, is_admitted: flag, token: tokens.former,
+                    unseen: position.flatten(),
                 },
                 FromHome::Release { participant: &name, session: conn, to: number as u16 },
                 FromHome::Fenced { number: index },
                 FromHome::Resumed { conn, participant: &name, tokens, kept: &payload },
                 FromHome::NotResumed { conn },
+                FromHome::Inbox(InboxAnswer::Replay { conn, serial: index, page }),
+                FromHome::Inbox(InboxAnswer::Subscribed { conn, id, page }),
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);

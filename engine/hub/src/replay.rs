@@ -251,6 +251,10 @@ impl Hub {
         if member.is_fetching {
             return;
         }
+        if self.fetch_inbox(now, conn, fx) {
+            return;
+        }
+        let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         let next = member.subscriptions.iter_mut().find_map(|it| it.may_fetch().map(|found| (it, found)));
         let Some((subscription, (cursor, limit))) = next else { return };

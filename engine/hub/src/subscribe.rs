@@ -51,7 +51,10 @@ impl Hub {
             wants_ack: subscribe.ack,
         };
         for channel in names {
-            self.subscribe_one(now, conn, id, (channel, past), fx);
+            match &**channel {
+                name::INBOX => self.subscribe_inbox(now, conn, id, past, fx),
+                channel => self.subscribe_one(now, conn, id, (channel, past), fx),
+            }
         }
     }
 
@@ -102,10 +105,7 @@ impl Hub {
             Some(_) => member.next_serial(),
             // A session that is resumed had its own at its time, and no connection resumes twice.
             None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
-                let why = format!(
-                    "{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first"
-                );
-                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &why);
+                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &too_many(limit));
             }
             None => {
                 let serial = member.next_serial();
@@ -131,13 +131,24 @@ impl Hub {
             self.activate(conn, serial, stem, is_pattern);
         }
         if is_pattern {
-            self.awaited.insert((conn, serial), self.config.shards);
-            for home in 0..self.config.shards {
-                self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix: stem, id, format }, fx);
-            }
+            self.ask_all_homes(now, (conn, serial, format), id, stem, fx);
         } else {
             let record = ToHome::Subscribe { conn, serial, channel: stem, id, format, past };
             self.ask(now, self.home(hash), &record, fx);
+        }
+    }
+
+    fn ask_all_homes(
+        &mut self,
+        now: Now,
+        (conn, serial, format): (ConnKey, u32, Format),
+        id: Option<RequestId<'_>>,
+        prefix: &str,
+        fx: &mut Effects,
+    ) {
+        self.awaited.insert((conn, serial), self.config.shards);
+        for home in 0..self.config.shards {
+            self.ask(now, home, &ToHome::SubscribePattern { conn, serial, prefix, id, format }, fx);
         }
     }
 
@@ -223,7 +234,6 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let Some(member) = self.members.find_mut(conn) else { return };
-        let is_time_iso = member.is_time_iso;
         member.bulk -= u8::from(page.messages.is_some());
         if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
             return self.overtaken(fx, conn, id, channel);
@@ -238,22 +248,35 @@ impl Hub {
             Some(cursor) => (cursor.epoch, cursor.offset),
             None => (page.epoch, page.offset),
         };
+        self.say_subscribed(conn, id, channel, (page, position), fx);
+        self.begin_watching(conn, channel);
+        if !page.is_live {
+            fx.list.push(Effect::AwaitRoom { conn });
+        }
+    }
+
+    /// Tells a client where it is, with the messages of the page.
+    pub(crate) fn say_subscribed(
+        &self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        channel: &str,
+        (page, (epoch, offset)): (&Page<'_>, (Epoch, u64)),
+        fx: &mut Effects,
+    ) {
+        let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
         let messages = page.messages.map(|messages| Listed::new(messages, is_time_iso));
         self.reply_fixed(fx, conn, |out, format| {
             let variants = messages.as_ref().map(|it| it.variants(format));
             let list = variants.as_ref().map(Variants::list);
             let subscribed = Subscribed {
-                position: Some((position.0.text(), position.1)),
+                position: Some((epoch.text(), offset)),
                 recovered: page.is_recovered,
                 messages: list.as_deref(),
                 more: page.has_more,
             };
             event::subscribed(out, format, id, channel, &subscribed);
         });
-        self.begin_watching(conn, channel);
-        if !page.is_live {
-            fx.list.push(Effect::AwaitRoom { conn });
-        }
     }
 
     /// A subscription begins where the page says, live or catching up; whether it still exists.
@@ -375,8 +398,8 @@ impl Hub {
             return;
         }
         for text in names {
-            if text == name::SYSTEM {
-                let why = "everybody gets `system`: it can't be unsubscribed";
+            if text == name::SYSTEM || text == name::INBOX {
+                let why = "everybody gets `system` and `@me`: they can't be unsubscribed";
                 self.error(fx, conn, id, Some(text), ErrorCode::Forbidden, why);
                 continue;
             }
@@ -472,6 +495,11 @@ impl Hub {
             self.ask(now, home, &ToHome::Leave { channel: &left.name, formats }, fx);
         }
     }
+}
+
+/// Why nothing more can be subscribed to.
+fn too_many(limit: usize) -> String {
+    format!("{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first")
 }
 
 /// Why a request can't be done.

@@ -78,7 +78,8 @@ fn every_error_names_its_request_and_what_would_be_right() {
             "colon",
         ),
         ("dev", r#"{"type":"subscribe","id":1,"channel":"*"}"#, "INVALID_CHANNEL", "*", "agent:*"),
-        ("dev", r#"{"type":"subscribe","id":1,"channel":"@me"}"#, "INVALID_CHANNEL", "@me", "@"),
+        ("dev", r#"{"type":"subscribe","id":1,"channel":"@you"}"#, "INVALID_CHANNEL", "@you", "@"),
+        ("dev", r#"{"type":"unsubscribe","id":1,"channel":"@me"}"#, "FORBIDDEN", "@me", "everybody"),
         (
             "dev",
             r#"{"type":"subscribe","id":1,"channel":"cats:1"}"#,

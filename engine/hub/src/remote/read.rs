@@ -8,8 +8,8 @@ use corecast_protocol::envelope::event::Seams;
 use crate::effect::ConnKey;
 use crate::format::{Format, Formats, PerFormat};
 use crate::remote::{
-    Count, Epoch, Extent, Form, FromHome, Malformed, Messages, PRIORITY_NONE, Page, Past, Published, Reborn,
-    Receipt, ToHome, Written, presence,
+    Count, Epoch, Extent, Form, FromHome, InboxAnswer, InboxAsk, Malformed, Messages, PRIORITY_NONE, Page,
+    Past, Published, Reborn, Receipt, ToHome, Written, presence,
 };
 use crate::session::{Token, Tokens};
 
@@ -58,8 +58,9 @@ impl<'a> ToHome<'a> {
                 id: it.id()?,
                 channel: it.text()?,
                 format: it.format()?,
-                extent: Extent { limit: it.u32()?, since: it.named_position()?, is_backward: it.flag()? },
+                extent: it.extent()?,
             },
+            tag @ 70..=79 => Self::Inbox(InboxAsk::decode(tag, &mut it)?),
             50 => Self::Report { serial: it.u64()?, count: it.count()? },
             tag @ 40..=49 => presence::to_home(tag, &mut it)?,
             30 => Self::Resume {
@@ -114,6 +115,7 @@ impl<'a> FromHome<'a> {
                 format: it.format()?,
                 is_admitted: it.flag()?,
                 token: if it.flag()? { Some(it.token()?) } else { None },
+                unseen: it.named_position()?.flatten(),
             },
             30 => Self::Release { participant: it.text()?, session: it.key()?, to: it.u16()? },
             31 => Self::Fenced { number: it.u32()? },
@@ -124,6 +126,7 @@ impl<'a> FromHome<'a> {
                 kept: it.bytes()?,
             },
             33 => Self::NotResumed { conn: it.key()? },
+            tag @ 70..=79 => Self::Inbox(InboxAnswer::decode(tag, &mut it)?),
             9 => Self::TooLarge {
                 conn: it.key()?,
                 id: it.id()?,
@@ -189,9 +192,9 @@ impl<'a> Input<'a> {
     }
 
     /// Several in one byte.
-    fn flags(&mut self) -> Result<[bool; 5], Malformed> {
+    fn flags(&mut self) -> Result<[bool; 6], Malformed> {
         match self.byte()? {
-            bits @ 0..=31 => Ok([1, 2, 4, 8, 16].map(|bit| bits & bit != 0)),
+            bits @ 0..=63 => Ok([1, 2, 4, 8, 16, 32].map(|bit| bits & bit != 0)),
             _ => Err(Malformed),
         }
     }
@@ -204,7 +207,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn format(&mut self) -> Result<Format, Malformed> {
+    pub(super) fn format(&mut self) -> Result<Format, Malformed> {
         match self.formats()? {
             Formats { json: true, msgpack: false } => Ok(Format::Json),
             Formats { json: false, msgpack: true } => Ok(Format::MessagePack),
@@ -224,7 +227,7 @@ impl<'a> Input<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn epoch(&mut self) -> Result<Epoch, Malformed> {
+    pub(super) fn epoch(&mut self) -> Result<Epoch, Malformed> {
         let text = self.array::<8>()?;
         std::str::from_utf8(&text).ok().and_then(Epoch::read).ok_or(Malformed)
     }
@@ -243,7 +246,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn past(&mut self) -> Result<Past, Malformed> {
+    pub(super) fn past(&mut self) -> Result<Past, Malformed> {
         Ok(Past {
             wants_ack: false,
             position: self.named_position()?,
@@ -254,7 +257,11 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn page(&mut self) -> Result<Page<'a>, Malformed> {
+    pub(super) fn extent(&mut self) -> Result<Extent, Malformed> {
+        Ok(Extent { limit: self.u32()?, since: self.named_position()?, is_backward: self.flag()? })
+    }
+
+    pub(super) fn page(&mut self) -> Result<Page<'a>, Malformed> {
         Ok(Page {
             epoch: self.epoch()?,
             offset: self.u64()?,
@@ -339,7 +346,7 @@ impl<'a> Input<'a> {
     fn published(&mut self) -> Result<Published<'a>, Malformed> {
         let (conn, id, target) = (self.key()?, self.id()?, self.text()?);
         let (hash, rule) = (self.u64()?, self.u16()?);
-        let [is_ephemeral, echoes, wants_receipt, has_event, has_key] = self.flags()?;
+        let [is_ephemeral, is_stored, echoes, wants_receipt, has_event, has_key] = self.flags()?;
         let event = self.text()?;
         Ok(Published {
             conn,
@@ -354,6 +361,7 @@ impl<'a> Input<'a> {
             publisher: self.text()?,
             priority: self.priority()?,
             is_ephemeral,
+            is_stored,
             echoes,
             wants_receipt,
             idempotency_key: if has_key { Some(self.text()?) } else { None },

@@ -9,7 +9,8 @@ use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{
-    Epoch, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written, presence,
+    Epoch, Extent, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
+    presence,
 };
 use crate::session::{Token, Tokens};
 
@@ -81,10 +82,9 @@ impl ToHome<'_> {
                 request_id(out, id);
                 bytes(out, channel.as_bytes());
                 out.push(format_byte(format));
-                out.extend_from_slice(&extent.limit.to_le_bytes());
-                named_position(out, extent.since);
-                out.push(u8::from(extent.is_backward));
+                write_extent(out, &extent);
             }
+            Self::Inbox(ref it) => it.encode(out),
             Self::Report { serial, count } => {
                 out.push(50);
                 u64s(out, &[serial, count.of, count.delivered, count.failed]);
@@ -194,12 +194,13 @@ impl FromHome<'_> {
                 address(out, ip);
                 out.push(u8::from(is_admitted));
             }
-            Self::ParticipantAdmitted { conn, participant, format, is_admitted, token: begun } => {
+            Self::ParticipantAdmitted { conn, participant, format, is_admitted, token: begun, unseen } => {
                 out.push(8);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
                 out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
                 token(out, begun);
+                named_position(out, unseen.map(Some));
             }
             Self::Release { participant, session, to } => {
                 out.push(30);
@@ -222,6 +223,7 @@ impl FromHome<'_> {
                 out.push(33);
                 key(out, conn);
             }
+            Self::Inbox(ref it) => it.encode(out),
             Self::Changed(ref it) => presence::changed(out, it),
             Self::TypingExpired { channel, count, participants } => {
                 presence::typing_expired(out, channel, count, participants);
@@ -291,13 +293,19 @@ fn named_position(out: &mut Vec<u8>, named: Option<Option<(Epoch, u64)>>) {
     }
 }
 
-fn write_past(out: &mut Vec<u8>, it: &Past) {
+pub(super) fn write_past(out: &mut Vec<u8>, it: &Past) {
     named_position(out, it.position);
     out.extend_from_slice(&it.latest.to_le_bytes());
     out.extend_from_slice(&[it.is_carried, it.is_held, it.is_watching].map(u8::from));
 }
 
-fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
+pub(super) fn write_extent(out: &mut Vec<u8>, it: &Extent) {
+    out.extend_from_slice(&it.limit.to_le_bytes());
+    named_position(out, it.since);
+    out.push(u8::from(it.is_backward));
+}
+
+pub(super) fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
     position(out, it.epoch, it.offset);
     let flags = [it.is_past, it.is_recovered, it.is_live, it.is_held, it.has_more, it.messages.is_some()];
     out.extend(flags.map(u8::from));
@@ -313,7 +321,7 @@ pub(super) fn u64s(out: &mut Vec<u8>, values: &[u64]) {
     }
 }
 
-fn position(out: &mut Vec<u8>, epoch: Epoch, offset: u64) {
+pub(super) fn position(out: &mut Vec<u8>, epoch: Epoch, offset: u64) {
     out.extend_from_slice(epoch.text());
     u64s(out, &[offset]);
 }
@@ -357,7 +365,7 @@ pub(super) fn request_id(out: &mut Vec<u8>, id: Option<RequestId<'_>>) {
 }
 
 /// One bit each, so that several make a byte of their own.
-fn format_byte(format: Format) -> u8 {
+pub(super) fn format_byte(format: Format) -> u8 {
     formats_byte(Formats::only(format))
 }
 
@@ -366,7 +374,7 @@ fn formats_byte(formats: Formats) -> u8 {
 }
 
 /// Several in one byte.
-fn flags(out: &mut Vec<u8>, flags: [bool; 5]) {
+fn flags(out: &mut Vec<u8>, flags: [bool; 6]) {
     out.push((0..).zip(flags).map(|(bit, is)| u8::from(is) << bit).sum());
 }
 
@@ -397,7 +405,7 @@ fn published(out: &mut Vec<u8>, it: &Published<'_>) {
     u64s(out, &[it.hash]);
     out.extend_from_slice(&it.rule.to_le_bytes());
     let has_key = it.idempotency_key.is_some();
-    flags(out, [it.is_ephemeral, it.echoes, it.wants_receipt, it.event.is_some(), has_key]);
+    flags(out, [it.is_ephemeral, it.is_stored, it.echoes, it.wants_receipt, it.event.is_some(), has_key]);
     bytes(out, it.event.unwrap_or_default().as_bytes());
     out.push(format_byte(it.format));
     bytes(out, it.payload);

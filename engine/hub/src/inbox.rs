@@ -1,0 +1,439 @@
+//! The inbox of a participant: direct messages in their order, kept for who is away, read like a channel.
+//!
+//! Everybody is live in its inbox without asking. A connection that catches up is not: it is not among its participant's
+//! connections here, and reads pages from the home until one of them says that nothing follows (see `replay`). What came
+//! while nobody was connected comes first to whoever comes, before anything else of the inbox; it counts as seen
+//! once a connection that got all of it acknowledged it or was still there after `ack_timeout_ms`. Until then the next
+//! connection gets it as well: rather twice, with the same offsets, than never.
+//!
+//! For those who build on it:
+//! - `subscribe_inbox(now, conn, id, past, fx)` is `subscribe` on `@me`: the home answers, and
+//!   `inbox_subscribed` says `subscribed`. With `past.is_held` nothing is read before `inbox_goes_on(conn, fx)`.
+//! - `inbox_catch_up(conn, position, fx)` begins behind a position at once and announces nothing, unless something of it
+//!   is lost: then `subscribed` with `recovered: false` says where it goes on.
+//! - `Participants::is_idle` counts `sessions`: while one waits, the inbox is kept and messages to it are accepted.
+
+use corecast_protocol::envelope::command::RequestId;
+use corecast_protocol::envelope::event::{self, Subscribed};
+use corecast_protocol::envelope::name;
+
+use crate::admission::Todo;
+use crate::alarm::Alarm;
+use crate::canary::{self, Canary};
+use crate::config::Now;
+use crate::effect::{ConnKey, Effect, Effects};
+use crate::history::{Address, Bounds};
+use crate::hub::Hub;
+use crate::remote::{Epoch, Extent, FromHome, InboxAnswer, InboxAsk, Page, Past, Published, Reader, ToHome};
+use crate::replay::Source;
+
+/// Messages of an inbox that has no bound of its own.
+const MESSAGES_MAX: usize = 100_000;
+
+/// How far a connection is that is not simply live in its inbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reading {
+    epoch: Epoch,
+    /// Of the last message that was queued for the client.
+    offset: u64,
+    /// Tells pages that were asked for earlier from those that count.
+    serial: u32,
+    progress: Progress,
+    /// It reads what nobody is known to have got.
+    is_unseen: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    /// Nothing is fetched yet.
+    Held,
+    /// Pages are fetched.
+    Behind,
+    /// It is live, but not yet known to have got what was unseen.
+    Live,
+}
+
+impl Reading {
+    /// Whether the connection is among those that get what is sent to their participant.
+    pub(crate) fn is_live(&self) -> bool {
+        self.progress == Progress::Live
+    }
+}
+
+impl Hub {
+    /// What a home answers.
+    pub(crate) fn inbox_answered(&mut self, now: Now, answer: &InboxAnswer<'_>, fx: &mut Effects) {
+        match *answer {
+            InboxAnswer::Replay { conn, serial, ref page } => {
+                self.inbox_page_came(now, conn, serial, page, fx);
+            }
+            InboxAnswer::Subscribed { conn, id, ref page } => self.inbox_subscribed(now, conn, id, page, fx),
+        }
+    }
+
+    /// A connection was admitted: it is live in its inbox, or begins with what nobody has got yet.
+    pub(crate) fn begin_inbox(&mut self, conn: ConnKey, unseen: Option<(Epoch, u64)>) {
+        match unseen.filter(|_| !canary::strikes(Canary::StoredMessageForgotten)) {
+            None => self.enter_inbox(conn),
+            Some(position) => {
+                self.read_from(conn, position, Progress::Behind, true);
+                self.todo.push_back(Todo::CatchUp(conn));
+            }
+        }
+    }
+
+    fn enter_inbox(&mut self, conn: ConnKey) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let hash = self.hasher.of(&*member.participant);
+        member.place = self.participants.arrive(hash, &member.participant, conn);
+    }
+
+    /// The connection, whose member may be gone already, is no longer live in its inbox.
+    pub(crate) fn leave_inbox(&mut self, participant: &str, place: u32) {
+        let hash = self.hasher.of(participant);
+        if let Some(moved) = self.participants.depart(hash, participant, place)
+            && let Some(moved) = self.members.find_mut(moved)
+        {
+            moved.place = place;
+        }
+    }
+
+    /// Puts the connection behind a position of its inbox.
+    fn read_from(
+        &mut self,
+        conn: ConnKey,
+        (epoch, offset): (Epoch, u64),
+        progress: Progress,
+        is_unseen: bool,
+    ) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let serial = member.next_serial();
+        let reading = Reading { epoch, offset, serial, progress, is_unseen };
+        let before = member.reading.replace(Box::new(reading));
+        if before.is_none_or(|it| it.is_live()) {
+            member.behind += 1;
+        }
+    }
+
+    /// Begins behind a position, without an answer.
+    #[allow(dead_code, reason = "sessions begin to")]
+    pub(crate) fn inbox_catch_up(&mut self, conn: ConnKey, position: (Epoch, u64), fx: &mut Effects) {
+        self.rewind(conn, position, Progress::Behind);
+        fx.list.push(Effect::AwaitRoom { conn });
+    }
+
+    /// A connection, live or not, goes on from a position.
+    fn rewind(&mut self, conn: ConnKey, position: (Epoch, u64), progress: Progress) {
+        let Some(member) = self.members.find(conn) else { return };
+        let (participant, place) = (member.participant.clone(), member.place);
+        let was_live = member.reading.as_ref().is_none_or(|it| it.is_live());
+        let is_unseen = member.reading.as_ref().is_some_and(|it| it.is_unseen);
+        // A new connection that is going to be live has no place yet.
+        if was_live {
+            self.leave_inbox(&participant, place);
+        }
+        self.read_from(conn, position, progress, is_unseen);
+    }
+
+    /// What was held may be fetched.
+    #[allow(dead_code, reason = "sessions begin to")]
+    pub(crate) fn inbox_goes_on(&mut self, conn: ConnKey, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let Some(reading) = member.reading.as_mut().filter(|it| it.progress == Progress::Held) else {
+            return;
+        };
+        reading.progress = Progress::Behind;
+        fx.list.push(Effect::AwaitRoom { conn });
+    }
+
+    /// Fetches the next page of the connection's inbox, if it is behind there; whether it is.
+    pub(crate) fn fetch_inbox(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) -> bool {
+        let Some(member) = self.members.find_mut(conn) else { return false };
+        let Some(reading) = member.reading.as_deref().filter(|it| it.progress == Progress::Behind) else {
+            return false;
+        };
+        let Reading { epoch, offset: after, serial, is_unseen, .. } = *reading;
+        member.is_fetching = true;
+        let (participant, format) = (member.participant.clone(), member.format);
+        let home = self.home(self.hasher.of(&*participant));
+        let reader = Reader { conn, participant: &participant, format };
+        let ask = InboxAsk::Fetch { reader, serial, epoch, after, is_unseen };
+        self.ask(now, home, &ToHome::Inbox(ask), fx);
+        true
+    }
+
+    /// A page of the inbox has come, if it is still waited for.
+    fn inbox_page_came(&mut self, now: Now, conn: ConnKey, serial: u32, page: &Page<'_>, fx: &mut Effects) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        member.is_fetching = false;
+        let waits = |it: &&mut Box<Reading>| it.serial == serial && it.progress == Progress::Behind;
+        if let Some(reading) = member.reading.as_mut().filter(waits) {
+            (reading.epoch, reading.offset) = (page.epoch, page.offset);
+            let messages = page.messages.unwrap_or_default();
+            let begin = page.offset - u64::from(messages.count);
+            // What was kept for who was away was promised to be kept within bounds only.
+            if !page.is_recovered && !reading.is_unseen {
+                self.reply_fixed(fx, conn, |out, format| {
+                    let position = Some((page.epoch.text(), begin));
+                    let news = Subscribed { position, ..Subscribed::default() };
+                    event::subscribed(out, format, None, name::INBOX, &news);
+                });
+            }
+            self.replay(conn, messages, fx);
+            if page.is_live {
+                self.has_caught_up(now, conn);
+            }
+        }
+        if self.members.find(conn).is_some_and(|it| it.behind > 0) {
+            fx.list.push(Effect::AwaitRoom { conn });
+        }
+    }
+
+    /// Whatever comes from here on comes live.
+    fn has_caught_up(&mut self, now: Now, conn: ConnKey) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let Some(reading) = member.reading.as_mut() else { return };
+        reading.progress = Progress::Live;
+        let (serial, is_unseen) = (reading.serial, reading.is_unseen);
+        member.behind -= 1;
+        if is_unseen {
+            let after = std::time::Duration::from_millis(self.config.limits.ack_timeout_ms);
+            self.alarms.set(now.instant + after, Alarm::InboxSeen(conn, serial));
+        } else {
+            member.reading = None;
+        }
+        self.enter_inbox(conn);
+    }
+
+    /// A connection that got what was unseen is still there.
+    pub(crate) fn inbox_seen(&mut self, now: Now, conn: ConnKey, serial: u32, fx: &mut Effects) {
+        let Some(reading) = self.members.find(conn).and_then(|it| it.reading.as_deref()) else { return };
+        if reading.serial == serial && reading.is_live() {
+            let (epoch, offset) = (reading.epoch, reading.offset);
+            self.inbox_acked(now, conn, (epoch, offset), fx);
+        }
+    }
+
+    /// The client got everything up to here.
+    pub(crate) fn inbox_acked(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        (epoch, offset): (Epoch, u64),
+        fx: &mut Effects,
+    ) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let Some(reading) = member.reading.as_deref().filter(|it| it.is_unseen && it.epoch == epoch) else {
+            return;
+        };
+        // More than was sent can't have been seen.
+        let is_all = reading.is_live() && offset >= reading.offset;
+        let offset = offset.min(reading.offset);
+        if is_all {
+            member.reading = None;
+        }
+        let participant = member.participant.clone();
+        let home = self.home(self.hasher.of(&*participant));
+        let ask = InboxAsk::Seen { participant: &participant, epoch, offset, is_all };
+        self.ask(now, home, &ToHome::Inbox(ask), fx);
+    }
+
+    /// `subscribe` on `@me`: everybody is subscribed to it already, but its past may be wanted.
+    pub(crate) fn subscribe_inbox(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        mut past: Past,
+        fx: &mut Effects,
+    ) {
+        past.is_carried = past.is_wanted() && self.takes_bulk(conn);
+        let Some(member) = self.members.find(conn) else { return };
+        let (participant, format) = (member.participant.clone(), member.format);
+        let home = self.home(self.hasher.of(&*participant));
+        let reader = Reader { conn, participant: &participant, format };
+        self.ask(now, home, &ToHome::Inbox(InboxAsk::Subscribe { reader, id, past }), fx);
+    }
+
+    /// The home has answered. Until here the connection stayed where it was: if it was live, everything up to the
+    /// answer has come, and what the answer holds and announces comes again.
+    fn inbox_subscribed(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        page: &Page<'_>,
+        fx: &mut Effects,
+    ) {
+        let Some(member) = self.members.find_mut(conn) else { return };
+        member.bulk -= u8::from(page.messages.is_some());
+        let is_behind = member.reading.as_ref().is_some_and(|it| !it.is_live());
+        self.say_subscribed(conn, id, name::INBOX, (page, (page.epoch, page.offset)), fx);
+        if !page.is_past || page.is_live && !(is_behind && page.is_recovered) {
+            return;
+        }
+        let progress = if page.is_held { Progress::Held } else { Progress::Behind };
+        self.rewind(conn, (page.epoch, page.offset), progress);
+        if page.is_live {
+            self.has_caught_up(now, conn);
+        } else {
+            fx.list.push(Effect::AwaitRoom { conn });
+        }
+    }
+
+    /// A query for what is kept in the inbox.
+    pub(crate) fn inbox_history(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        extent: Extent,
+        fx: &mut Effects,
+    ) {
+        let Some(member) = self.members.find(conn) else { return };
+        let (participant, format) = (member.participant.clone(), member.format);
+        let home = self.home(self.hasher.of(&*participant));
+        let reader = Reader { conn, participant: &participant, format };
+        self.ask(now, home, &ToHome::Inbox(InboxAsk::History { reader, id, extent }), fx);
+    }
+}
+
+/// At the participant's home.
+impl Hub {
+    pub(crate) fn inbox_at_home(&mut self, now: Now, from: u16, ask: &InboxAsk<'_>, fx: &mut Effects) {
+        match *ask {
+            InboxAsk::Fetch { reader, serial, epoch, after, is_unseen } => {
+                self.fetch_inbox_at_home(now, from, reader, (serial, is_unseen), (epoch, after), fx);
+            }
+            InboxAsk::Subscribe { reader, id, ref past } => {
+                self.subscribe_inbox_at_home(now, from, (reader, id), past, fx);
+            }
+            InboxAsk::History { reader, id, ref extent } => {
+                self.inbox_history_at_home(now, from, (reader, id), extent, fx);
+            }
+            InboxAsk::Seen { participant, epoch, offset, is_all } => {
+                self.participants.seen(self.hasher.of(participant), participant, (epoch, offset), is_all);
+            }
+        }
+    }
+
+    /// Keeps a message that was just given its place in the inbox of this slot.
+    pub(crate) fn keep_in_inbox(&mut self, now: Now, slot: u32, it: &Published<'_>) {
+        let limits = &self.config.limits;
+        let bounds = Bounds {
+            messages: match limits.inbox_messages {
+                0 => MESSAGES_MAX,
+                messages => messages as usize,
+            },
+            age: match limits.inbox_age_ms {
+                0 => std::time::Duration::MAX,
+                age => std::time::Duration::from_millis(age),
+            },
+        };
+        self.participants.keep(slot, &it.kept(), now.instant, bounds);
+        self.bound_histories();
+        self.sweep_later(now);
+    }
+
+    /// The next page of an inbox.
+    fn fetch_inbox_at_home(
+        &mut self,
+        now: Now,
+        from: u16,
+        reader: Reader<'_>,
+        (serial, is_unseen): (u32, bool),
+        (epoch, after): (Epoch, u64),
+        fx: &mut Effects,
+    ) {
+        let hash = self.hasher.of(reader.participant);
+        if is_unseen {
+            // It asks for more: what came before has got as far as to the client's outbox.
+            self.participants.seen(hash, reader.participant, (epoch, after), false);
+        }
+        let mut out = std::mem::take(&mut self.page_scratch);
+        let limits = self.config.replay;
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
+            // Of what is gone by now, the rest is sent at least.
+            let first = source.history.map_or(source.offset + 1, |history| history.first());
+            let page = source.next_page((epoch, after.max(first - 1)), limits, out, transcoded);
+            Page { is_recovered: page.is_recovered && after + 1 >= first, ..page }
+        });
+        let conn = reader.conn;
+        self.answer_to(now, from, &FromHome::Inbox(InboxAnswer::Replay { conn, serial, page }), fx);
+        self.page_scratch = out;
+    }
+
+    /// Where an inbox is, and how its past begins.
+    fn subscribe_inbox_at_home(
+        &mut self,
+        now: Now,
+        from: u16,
+        (reader, id): (Reader<'_>, Option<RequestId<'_>>),
+        past: &Past,
+        fx: &mut Effects,
+    ) {
+        let mut out = std::mem::take(&mut self.page_scratch);
+        let limits = self.config.replay;
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
+            source.first_page(past, limits, out, transcoded)
+        });
+        let conn = reader.conn;
+        self.answer_to(now, from, &FromHome::Inbox(InboxAnswer::Subscribed { conn, id, page }), fx);
+        self.page_scratch = out;
+    }
+
+    /// A part of what is kept, for a query.
+    fn inbox_history_at_home(
+        &mut self,
+        now: Now,
+        from: u16,
+        (reader, id): (Reader<'_>, Option<RequestId<'_>>),
+        extent: &Extent,
+        fx: &mut Effects,
+    ) {
+        let mut out = std::mem::take(&mut self.page_scratch);
+        let limits = self.config.replay;
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
+            source.part(extent, limits, out, transcoded)
+        });
+        let (conn, channel) = (reader.conn, name::INBOX);
+        self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
+        self.page_scratch = out;
+    }
+
+    /// Reads in the inbox of whoever is connected, and so is known here.
+    fn read_inbox<'b>(
+        &mut self,
+        now: Now,
+        reader: Reader<'_>,
+        out: &'b mut Vec<u8>,
+        read: impl FnOnce(&Source<'_>, &'b mut Vec<u8>, &mut Vec<u8>) -> Page<'b>,
+    ) -> Page<'b> {
+        out.clear();
+        let Reader { participant, format, .. } = reader;
+        let found = self.participants.find_at_home(self.hasher.of(participant), participant, now.instant);
+        let found = found.map(|slot| self.participants.get_at_home(slot));
+        let (epoch, offset) = found.map_or((Epoch::new(0), 0), |it| (it.epoch, it.offset));
+        let to = Address { channel: name::INBOX, to: Some(participant), epoch };
+        let source = Source { offset, history: found.and_then(|it| it.inbox()), to, format };
+        read(&source, out, &mut self.transcode_scratch)
+    }
+
+    /// Channels and inboxes share one bound: what was used longest ago goes first.
+    pub(crate) fn bound_histories(&mut self) {
+        let max = self.homes.history_bytes_max();
+        while self.homes.history_bytes() + self.participants.inbox_bytes() > max {
+            let is_inbox = match (self.homes.oldest_use(), self.participants.oldest_use()) {
+                (Some(channel), Some(inbox)) => inbox <= channel,
+                (channel, _) => channel.is_none(),
+            };
+            let is_done = match is_inbox {
+                true => !self.participants.forget_oldest_inbox(),
+                false => !self.homes.forget_oldest_history(),
+            };
+            if is_done {
+                return;
+            }
+        }
+    }
+}
