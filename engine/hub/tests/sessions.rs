@@ -399,3 +399,72 @@ fn a_connection_resumes_once_and_not_in_a_batch() {
     refused(&mut net, again, &tokens[1]);
     assert_eq!(session_of(&mut net, again)["subscriptions"], json!(["conversation:1"]));
 }
+
+/// Connections come, break, say goodbye and resume by whatever token anybody knows, in any order: nothing of it stays.
+#[test]
+fn whatever_happens_nothing_stays_behind() {
+    for seed in 1..=150u64 {
+        let mut random = harness::Random(seed);
+        let shards = 1 + random.below(4) as u16;
+        let sessions = if random.chance(3) { 4 } else { 0 };
+        let mut net = Net::new(shards, seed, HubLimits { resume_window_ms: 1_000, sessions, ..unlimited() });
+        let mut clients: Vec<Client> = Vec::new();
+        let mut tokens = vec!["AAAAAAAAAAAAAAAAAAAAAA".to_owned()];
+        for step in 0..150u32 {
+            match random.below(12) {
+                0..=2 if clients.len() < 6 => {
+                    let shard = random.below(usize::from(shards)) as u16;
+                    let name = ["ann", "bob"][random.below(2)];
+                    let mut open = development(name);
+                    let token = tokens[random.below(tokens.len())].clone();
+                    open.resume = random.chance(4).then_some(&*token);
+                    open.channel = random.chance(4).then_some("conversation:9");
+                    let client = net.open_with(shard, step, open);
+                    clients.push(client);
+                }
+                3 if !clients.is_empty() => {
+                    let gone = clients.swap_remove(random.below(clients.len()));
+                    net.close(gone);
+                }
+                4..=5 if !clients.is_empty() => {
+                    let gone = clients.swap_remove(random.below(clients.len()));
+                    net.lose(gone);
+                }
+                6..=8 if !clients.is_empty() => {
+                    let client = clients[random.below(clients.len())];
+                    if !net.seen[&client].contains(&harness::Seen::Admitted) {
+                        continue;
+                    }
+                    let channel = ["conversation:1", "agent:7", "room", "agent:*"][random.below(4)];
+                    let message = match random.below(4) {
+                        0 => json!({"type": "resume", "token": tokens[random.below(tokens.len())]}),
+                        1 => json!({"type": "unsubscribe", "channel": channel}),
+                        _ => json!({"type": "subscribe", "channel": channel, "presence": random.chance(2)}),
+                    };
+                    net.send(client, &message.to_string());
+                }
+                9 => net.advance(std::time::Duration::from_millis(random.below(400) as u64)),
+                10 => drop(net.settle(random.below(usize::from(shards)) as u16, 1 + random.below(3))),
+                _ => drop((0..random.below(8)).all(|_| net.step(&mut random))),
+            }
+            clients.retain(|client| {
+                let seen = &net.seen[client];
+                let texts = seen.iter().filter_map(|it| match it {
+                    harness::Seen::Message(message) => message["resume_token"].as_str().map(str::to_owned),
+                    _ => None,
+                });
+                let new: Vec<_> = texts.filter(|it| !tokens.contains(it)).collect();
+                tokens.extend(new);
+                !seen.iter().any(|it| matches!(it, harness::Seen::Closed(..) | harness::Seen::Refused(_)))
+            });
+        }
+        net.run();
+        for client in clients {
+            net.close(client);
+        }
+        net.wait_ms(1_001);
+        net.wait_ms(1_000);
+        assert!(net.is_empty(), "seed {seed}");
+        assert!(net.hubs.iter().all(|hub| hub.members() == 0 && hub.malformed() == 0), "seed {seed}");
+    }
+}

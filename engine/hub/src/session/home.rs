@@ -161,7 +161,9 @@ impl Hub {
             // Asked again where the session is now; not here, because a request causes one record for a shard.
             self.todo.push_back(Todo::AskAgain(Box::new((participant.into(), next))));
         }
-        let Some((tokens, kept)) = handed else {
+        // A connection that took in another session meanwhile has given up its own, which nobody can have any more.
+        let is_known = |tokens: &Tokens| self.home_sessions.tokens.contains_key(&tokens.current);
+        let Some((tokens, kept)) = handed.filter(|(tokens, _)| is_known(tokens)) else {
             return self.answer_to(now, to.shard, &FromHome::NotResumed { conn: to.conn }, fx);
         };
         let hash = self.hasher.of(participant);
