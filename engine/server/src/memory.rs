@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -42,7 +43,9 @@ pub(crate) fn leave(path: &Path, state: &State) -> Result<()> {
     let new = beside(path, "new");
     let write = || -> std::io::Result<usize> {
         let bytes = state.to_bytes();
-        let mut file = fs::File::create(&new)?;
+        // It holds messages and tokens.
+        let _ = fs::remove_file(&new);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)?;

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ fn a_restart_loses_no_history(start: Start) {
     let position = json!({"epoch": first["epoch"], "offset": first["offset"]});
     assert!(!path.exists(), "nothing is there while a node serves");
     end(server);
+    let mode = fs::metadata(&path).expect("it was left").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it is nobody else's to read");
     for (round, shards) in [(3, 4), (4, 2)] {
         let server = Server::on(driver).shards(shards).set("state.file", path.display()).start();
         assert!(!path.exists(), "it was taken");
