@@ -15,6 +15,7 @@ use crate::config::Now;
 use crate::effect::Effects;
 use crate::hub::Hub;
 use crate::remote::{Epoch, FromHome, Published, Receipt};
+use crate::state::{PositionState, PublishState, PublishesState, text_of};
 
 /// A key is known for so long.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
@@ -39,6 +40,7 @@ pub(crate) struct KeyHash(u128);
 /// The publishes of one home that had a key.
 #[derive(Debug)]
 pub(crate) struct Repetitions {
+    seed: u64,
     hashers: [FixedState; 2],
     positions: HashMap<KeyHash, (Epoch, u64), foldhash::fast::FixedState>,
     /// In the order in which they came, which is the order in which they are forgotten.
@@ -51,6 +53,7 @@ impl Repetitions {
     /// Nothing is known yet. The seed is the node's.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
+            seed,
             // Independent of each other and of the tables: what one of them collides on tells nothing of the other.
             hashers: [0x5851_f42d_4c95_7f2d, 0x1405_7b7e_f767_814f]
                 .map(|purpose: u64| FixedState::with_seed(seed.rotate_left(32) ^ purpose)),
@@ -94,6 +97,35 @@ impl Repetitions {
         {
             self.positions.remove(key);
             self.order.pop_front();
+        }
+    }
+
+    /// What is remembered, for another node.
+    pub(crate) fn exported(&self, now: Instant) -> PublishesState {
+        let made = self.order.iter().filter_map(|(since, key)| {
+            let (epoch, offset) = self.positions.get(key)?;
+            Some(PublishState {
+                key_hash: key.0.to_be_bytes().to_vec(),
+                position: PositionState { epoch: text_of(*epoch), offset: *offset },
+                age_ms: now.saturating_duration_since(*since).as_millis() as u64,
+            })
+        });
+        PublishesState { seed: self.seed, made: made.collect() }
+    }
+
+    /// Goes on from what another node remembered; hashes are made as they were there.
+    pub(crate) fn import(&mut self, now: Instant, state: &PublishesState) {
+        if state.made.is_empty() {
+            return;
+        }
+        *self = Self::new(state.seed);
+        let mut made: Vec<_> = state.made.iter().collect();
+        made.sort_by_key(|it| std::cmp::Reverse(it.age_ms));
+        for it in made {
+            let Some(epoch) = Epoch::read(&it.position.epoch) else { continue };
+            let Ok(hash) = <[u8; 16]>::try_from(&*it.key_hash) else { continue };
+            let since = now.checked_sub(Duration::from_millis(it.age_ms)).unwrap_or(now);
+            self.insert(since, KeyHash(u128::from_be_bytes(hash)), (epoch, it.position.offset));
         }
     }
 

@@ -9,6 +9,7 @@ mod hand_over;
 mod home;
 mod hooks;
 mod kept;
+mod moved;
 mod query;
 mod resume;
 mod suspended;

@@ -28,6 +28,73 @@ pub struct State {
     pub version: u32,
     /// Numbered channels.
     pub channels: Vec<ChannelState>,
+    /// Sessions that wait for their client.
+    #[serde(default)]
+    pub sessions: Vec<SessionState>,
+    /// What was published under which idempotency keys.
+    #[serde(default)]
+    pub publishes: PublishesState,
+}
+
+/// A session that waits. It holds tokens: whoever has them may resume it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionState {
+    /// Whose it is.
+    pub participant: String,
+    /// 16 bytes.
+    #[serde(with = "serde_bytes")]
+    pub token: Vec<u8>,
+    /// The one before, if the client may still have that alone.
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub former_token: Option<Vec<u8>>,
+    /// What it is subscribed to.
+    pub subscriptions: Vec<SubscriptionState>,
+}
+
+/// A subscription of a session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SubscriptionState {
+    /// A channel, or a prefix and `*`.
+    pub channel: String,
+    /// Whether joins and leaves are wanted.
+    #[serde(default)]
+    pub presence: bool,
+    /// Whether it acknowledges.
+    #[serde(default)]
+    pub ack: bool,
+    /// The last position that was acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked: Option<PositionState>,
+}
+
+/// A place in a channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PositionState {
+    /// Its epoch.
+    pub epoch: String,
+    /// Its offset.
+    pub offset: u64,
+}
+
+/// Publishes that had an idempotency key, by the hashes of these.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PublishesState {
+    /// What the hashes are made with.
+    pub seed: u64,
+    /// The oldest first.
+    pub made: Vec<PublishState>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PublishState {
+    /// 16 bytes.
+    #[serde(with = "serde_bytes")]
+    pub key_hash: Vec<u8>,
+    /// Where it was placed.
+    pub position: PositionState,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// A channel with a position.
@@ -109,7 +176,12 @@ impl std::error::Error for StateError {}
 
 impl Default for State {
     fn default() -> Self {
-        Self { version: STATE_VERSION, channels: Vec::new() }
+        Self {
+            version: STATE_VERSION,
+            channels: Vec::new(),
+            sessions: Vec::new(),
+            publishes: PublishesState::default(),
+        }
     }
 }
 
@@ -117,6 +189,10 @@ impl State {
     /// Adds what another shard exported.
     pub fn merge(&mut self, mut other: Self) {
         self.channels.append(&mut other.channels);
+        self.sessions.append(&mut other.sessions);
+        // All shards of a node make their hashes alike.
+        self.publishes.seed = other.publishes.seed;
+        self.publishes.made.append(&mut other.publishes.made);
     }
 
     /// As bytes.
@@ -152,7 +228,12 @@ impl Hub {
             offset,
             messages: history.map_or_else(Vec::new, |history| exported(history, now)),
         });
-        State { channels: channels.collect(), ..State::default() }
+        State {
+            version: STATE_VERSION,
+            channels: channels.collect(),
+            sessions: self.exported_sessions(),
+            publishes: self.repetitions.exported(now.instant),
+        }
     }
 
     /// Takes over what this shard is the home of; into a hub that has served nobody yet. What does not fit the
@@ -176,6 +257,13 @@ impl Hub {
             self.homes.restore((hash, &channel.name), (epoch, channel.offset), messages, bounds);
             self.sweep_later(now);
         }
+        for (number, session) in (0..).zip(&state.sessions) {
+            if self.home(self.hasher.of(&*session.participant)) == self.config.shard {
+                self.import_session(now, number, session);
+            }
+        }
+        // A hash does not tell whose home it belongs to: every shard knows all of them, as many as it may know.
+        self.repetitions.import(now.instant, &state.publishes);
     }
 }
 

@@ -3,6 +3,7 @@
 mod harness;
 
 use corecast_hub::state::{STATE_VERSION, State, StateError};
+use harness::sessions::{channels_of, join};
 use harness::{Net, binary, unlimited};
 use serde_json::{Value, json};
 
@@ -80,4 +81,65 @@ fn what_is_no_state_is_refused_with_a_reason() {
     for wrong in [&b""[..], b"{}", &bytes[..bytes.len() - 1]] {
         assert!(matches!(State::from_bytes(wrong), Err(StateError::Malformed(_))));
     }
+}
+
+/// Who was cut off with the old node resumes on the new one: subscriptions, what was missed, presence, and all.
+#[test]
+fn sessions_move_with_what_they_were_subscribed_to() {
+    for (before, after) in [(1, 3), (3, 2)] {
+        let mut net = Net::new(before, 7, unlimited());
+        let last = net.last_shard();
+        let (ann, token) = join(&mut net, last, 0, "ann");
+        let watch = json!({"type": "subscribe", "channel": "conversation:1", "presence": true});
+        let at = net.ask(ann, &watch.to_string());
+        net.subscribe(ann, "agent:*");
+        let bob = net.join(0, 1, "bob");
+        net.lose(ann);
+        net.run();
+        net.ask(
+            bob,
+            &json!({"type": "publish", "channel": "conversation:1", "payload": "missed"}).to_string(),
+        );
+        let state = exported(&net);
+        assert_eq!(state.sessions.len(), 1);
+        let mut net = restored(&state, after);
+        net.run();
+        let bob = net.join(0, 1, "bob");
+        let query = json!({"type": "query", "method": "presence", "params": {"channel": "conversation:1"}});
+        assert_eq!(net.ask(bob, &query.to_string())[0]["result"]["participants"], json!(["ann"]));
+        let last = net.last_shard();
+        let (ann, _) = join(&mut net, last, 0, "ann");
+        let mut resume = json!({"type": "resume", "token": token});
+        resume["positions"] = json!({"conversation:1": [at[0]["epoch"], at[0]["offset"]]});
+        let seen = net.ask(ann, &resume.to_string());
+        assert_eq!(channels_of(&seen[0]), ["agent:*", "conversation:1"], "{seen:?}");
+        assert_eq!(seen[1]["payload"], "missed");
+        for channel in ["conversation:1", "agent:7"] {
+            net.ask(bob, &json!({"type": "publish", "channel": channel, "payload": channel}).to_string());
+        }
+        assert_eq!(net.payloads(ann), ["conversation:1", "agent:7"]);
+        net.close(ann);
+        net.close(bob);
+        net.run();
+        assert!(net.is_empty(), "what was restored is forgotten like everything else");
+    }
+}
+
+#[test]
+fn what_was_published_once_stays_published_once() {
+    let publish = json!({
+        "type": "publish", "id": 1, "channel": "conversation:1", "payload": 1, "idempotency_key": "order-7"
+    });
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    let first = net.ask(ann, &publish.to_string())[0]["result"].clone();
+    let mut net = restored(&exported(&net), 3);
+    let ann = net.join(1, 0, "ann");
+    let again = net.ask(ann, &publish.to_string())[0]["result"].clone();
+    assert_eq!(
+        (&again["duplicate"], &again["epoch"], &again["offset"]),
+        (&json!(true), &first["epoch"], &json!(1))
+    );
+    net.pass(std::time::Duration::from_secs(301));
+    assert_eq!(net.ask(ann, &publish.to_string())[0]["result"]["offset"], 2, "it is forgotten in time");
 }

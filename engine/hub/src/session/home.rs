@@ -81,6 +81,15 @@ impl HomeSessions {
         token
     }
 
+    /// A session that came from another node and waits here, with the tokens that it had there.
+    pub(crate) fn restore(&mut self, participant: u64, (shard, session): (u16, ConnKey), tokens: Tokens) {
+        let place = Place { participant, shard, session, is_current: true };
+        self.tokens.insert(tokens.current, place);
+        if let Some(former) = tokens.former {
+            self.tokens.insert(former, Place { is_current: false, ..place });
+        }
+    }
+
     /// Forgets a token; whether a session ended with it.
     fn forget(&mut self, token: Token) -> bool {
         self.tokens.remove(&token).is_some_and(|place| place.is_current)

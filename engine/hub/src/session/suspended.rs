@@ -57,6 +57,11 @@ impl Suspended {
         }
     }
 
+    /// All of them, the one that came first at the beginning.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Waiting> {
+        self.queue.iter().filter_map(|(_, session)| self.waiting.get(session))
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
