@@ -152,12 +152,12 @@ impl Hub {
         let Some(reading) = member.reading.as_deref().filter(|it| it.progress == Progress::Behind) else {
             return false;
         };
-        let Reading { epoch, offset: after, serial, is_unseen, .. } = *reading;
+        let Reading { epoch, offset: after, serial, .. } = *reading;
         member.is_fetching = true;
         let (participant, format) = (member.participant.clone(), member.format);
         let home = self.home(self.hasher.of(&*participant));
         let reader = Reader { conn, participant: &participant, format };
-        let ask = InboxAsk::Fetch { reader, serial, epoch, after, is_unseen };
+        let ask = InboxAsk::Fetch { reader, serial, epoch, after };
         self.ask(now, home, &ToHome::Inbox(ask), fx);
         true
     }
@@ -302,8 +302,8 @@ impl Hub {
 impl Hub {
     pub(crate) fn inbox_at_home(&mut self, now: Now, from: u16, ask: &InboxAsk<'_>, fx: &mut Effects) {
         match *ask {
-            InboxAsk::Fetch { reader, serial, epoch, after, is_unseen } => {
-                self.fetch_inbox_at_home(now, from, reader, (serial, is_unseen), (epoch, after), fx);
+            InboxAsk::Fetch { reader, serial, epoch, after } => {
+                self.fetch_inbox_at_home(now, from, reader, serial, (epoch, after), fx);
             }
             InboxAsk::Subscribe { reader, id, ref past } => {
                 self.subscribe_inbox_at_home(now, from, (reader, id), past, fx);
@@ -341,15 +341,10 @@ impl Hub {
         now: Now,
         from: u16,
         reader: Reader<'_>,
-        (serial, is_unseen): (u32, bool),
+        serial: u32,
         (epoch, after): (Epoch, u64),
         fx: &mut Effects,
     ) {
-        let hash = self.hasher.of(reader.participant);
-        if is_unseen {
-            // It asks for more: what came before has got as far as to the client's outbox.
-            self.participants.seen(hash, reader.participant, (epoch, after), false);
-        }
         let mut out = std::mem::take(&mut self.page_scratch);
         let limits = self.config.replay;
         let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {

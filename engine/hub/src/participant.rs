@@ -231,10 +231,8 @@ impl Participants {
     /// A session waits here that came from another node, where its participant may have no connection yet.
     pub(crate) fn session_restored(&mut self, hash: u64, name: &str) {
         if self.home.find(hash, name).is_none() {
-            let epoch = Epoch::new(self.epochs.next());
-            let counts = Vec::new();
-            self.home
-                .insert(hash, HomeParticipant { name: name.into(), epoch, offset: 0, sessions: 0, counts });
+            let index = self.begin(hash, name);
+            self.at(index).unseen = Some(0);
         }
         self.session_began(hash, name);
     }

@@ -451,7 +451,6 @@ mod tests {
                 ToHome::History { conn, id, channel: &name, format, extent },
                 ToHome::Inbox(InboxAsk::Fetch {
                     reader: Reader { conn, participant: &name, format }, serial: index, epoch, after: number,
-                    is_unseen: flag,
                 }),
                 ToHome::Inbox(InboxAsk::Subscribe {
                     reader: Reader { conn, participant: &name, format }, id, past,

@@ -25,8 +25,8 @@ pub struct Reader<'a> {
 #[expect(missing_docs, reason = "the fields are named after what they carry")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InboxAsk<'a> {
-    /// A connection that is catching up wants what follows this position; whether that is what nobody has got yet.
-    Fetch { reader: Reader<'a>, serial: u32, epoch: Epoch, after: u64, is_unseen: bool },
+    /// A connection that is catching up wants what follows this position.
+    Fetch { reader: Reader<'a>, serial: u32, epoch: Epoch, after: u64 },
     /// A connection asks for the position, and perhaps for some of the past.
     Subscribe { reader: Reader<'a>, id: Option<RequestId<'a>>, past: Past },
     /// A connection asks what is kept.
@@ -48,12 +48,11 @@ pub enum InboxAnswer<'a> {
 impl<'a> InboxAsk<'a> {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Self::Fetch { reader, serial, epoch, after, is_unseen } => {
+            Self::Fetch { reader, serial, epoch, after } => {
                 out.push(70);
                 write_reader(out, &reader);
                 out.extend_from_slice(&serial.to_le_bytes());
                 position(out, epoch, after);
-                out.push(u8::from(is_unseen));
             }
             Self::Subscribe { reader, id, past } => {
                 out.push(71);
@@ -78,13 +77,9 @@ impl<'a> InboxAsk<'a> {
 
     pub(super) fn decode(tag: u8, it: &mut Input<'a>) -> Result<Self, Malformed> {
         Ok(match tag {
-            70 => Self::Fetch {
-                reader: reader(it)?,
-                serial: it.u32()?,
-                epoch: it.epoch()?,
-                after: it.u64()?,
-                is_unseen: it.flag()?,
-            },
+            70 => {
+                Self::Fetch { reader: reader(it)?, serial: it.u32()?, epoch: it.epoch()?, after: it.u64()? }
+            }
             71 => Self::Subscribe { reader: reader(it)?, id: it.id()?, past: it.past()? },
             72 => Self::History { reader: reader(it)?, id: it.id()?, extent: it.extent()? },
             73 => Self::Seen {
