@@ -6,7 +6,7 @@ use std::time::Duration;
 use corecast_hub::{Hub, HubLimits, Idle};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Net, Random, binary, development, unlimited};
+use crate::harness::{Client, Net, Random, binary, development, sessions, unlimited};
 
 const CHANNEL: &str = "conversation:1";
 const TIMEOUT_MS: u64 = 5_000;
@@ -95,7 +95,8 @@ impl Storm {
 
     fn act(&mut self) {
         match self.random.below(16) {
-            0..=4 => {
+            // No more than the history keeps: what it has forgotten can't be sent again.
+            0..=4 if self.published < 100 => {
                 self.published += 1;
                 let publisher = self.publishers[self.random.below(2)];
                 publish(&mut self.net, publisher, self.published);
@@ -166,7 +167,10 @@ impl Storm {
 
     /// Everybody acknowledges everything: nothing more comes.
     fn finish(&mut self) {
+        let mut rounds = 0;
         while self.readers.iter().any(|reader| reader.acked < self.published) {
+            rounds += 1;
+            assert!(rounds < 100, "somebody gets nothing any more");
             self.net.run();
             self.hear();
             for which in 0..self.readers.len() {
@@ -317,7 +321,7 @@ fn who_may_acknowledge() {
 }
 
 #[test]
-fn nothing_is_sent_again_while_an_earlier_copy_waits() {
+pub(crate) fn nothing_is_sent_again_while_an_earlier_copy_waits() {
     for shards in [1, 3] {
         let mut net = Net::new(shards, 7, unlimited());
         let (ann, bob) = (net.join(0, 1, "ann"), net.join(shards - 1, 2, "bob"));
@@ -373,5 +377,35 @@ fn a_receipt_awaits_acks_and_who_goes_away_has_failed() {
         assert_eq!(told.len(), 1, "{told:?}");
         let counts = ["of", "delivered", "failed"].map(|field| told[0][field].as_u64());
         assert_eq!(counts, [Some(5), Some(3), Some(2)]);
+    }
+}
+
+#[test]
+fn who_resumes_goes_on_behind_its_last_ack() {
+    for shards in 1..=4 {
+        let mut net = sessions::net(shards);
+        let (ann, _) = sessions::join(&mut net, 0, 1, "ann");
+        let (bob, token) = sessions::join(&mut net, 0, 2, "bob");
+        let epoch = subscribe(&mut net, bob)["epoch"].clone();
+        for number in 1..=5 {
+            publish(&mut net, ann, number);
+        }
+        net.run();
+        assert_eq!(came(&mut net, bob).len(), 5);
+        ack(&mut net, bob, &epoch, 3);
+        net.run();
+        net.lose(bob);
+        publish(&mut net, ann, 6);
+        net.run();
+        let (bob, _) = sessions::join(&mut net, shards - 1, 3, "bob");
+        net.send(bob, &sessions::resume(&token));
+        net.run();
+        assert_eq!(came(&mut net, bob), [(4, 1), (5, 1), (6, 1)]);
+        // It acknowledges in the new connection as it promised in the old one.
+        net.wait_ms(TIMEOUT_MS);
+        assert_eq!(came(&mut net, bob), [(4, 2), (5, 2), (6, 2)]);
+        ack(&mut net, bob, &epoch, 6);
+        net.wait_ms(10 * TIMEOUT_MS);
+        assert_eq!(came(&mut net, bob), []);
     }
 }

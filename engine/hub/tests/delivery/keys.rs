@@ -119,7 +119,7 @@ impl Storm {
 }
 
 #[test]
-fn a_key_makes_a_publish_happen_once() {
+pub(crate) fn a_key_makes_a_publish_happen_once() {
     for seed in 1..=40 {
         let shards = 1 + (seed % 4) as u16;
         println!("seed {seed}, {shards} shards");

@@ -180,7 +180,7 @@ impl Storm {
 }
 
 #[test]
-fn a_receipt_tells_what_became_of_every_copy() {
+pub(crate) fn a_receipt_tells_what_became_of_every_copy() {
     let mut receipts = 0;
     for seed in 1..=60 {
         let shards = 1 + (seed % 4) as u16;
