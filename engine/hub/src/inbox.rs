@@ -319,8 +319,16 @@ impl Hub {
 
     /// Keeps a message that was just given its place in the inbox of this slot.
     pub(crate) fn keep_in_inbox(&mut self, now: Now, slot: u32, it: &Published<'_>) {
+        let bounds = self.inbox_bounds();
+        self.participants.keep(slot, &it.kept(), now.instant, bounds);
+        self.bound_histories();
+        self.sweep_later(now);
+    }
+
+    /// How much of each inbox is kept.
+    pub(crate) fn inbox_bounds(&self) -> Bounds {
         let limits = &self.config.limits;
-        let bounds = Bounds {
+        Bounds {
             messages: match limits.inbox_messages {
                 0 => MESSAGES_MAX,
                 messages => messages as usize,
@@ -329,10 +337,7 @@ impl Hub {
                 0 => std::time::Duration::MAX,
                 age => std::time::Duration::from_millis(age),
             },
-        };
-        self.participants.keep(slot, &it.kept(), now.instant, bounds);
-        self.bound_histories();
-        self.sweep_later(now);
+        }
     }
 
     /// The next page of an inbox.

@@ -55,6 +55,15 @@ pub(crate) struct HomeParticipant {
     unseen: Option<u64>,
 }
 
+/// An inbox, to be moved elsewhere.
+pub(crate) struct Inbox<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) epoch: Epoch,
+    pub(crate) offset: u64,
+    pub(crate) unseen: u64,
+    pub(crate) kept: Option<&'a History>,
+}
+
 impl Named for HomeParticipant {
     fn name(&self) -> &str {
         &self.name
@@ -235,6 +244,36 @@ impl Participants {
             self.at(index).unseen = Some(0);
         }
         self.session_began(hash, name);
+    }
+
+    /// All that are known here: name, position of the inbox, what is kept in it, and what of that nobody has got.
+    pub(crate) fn at_their_home(&self) -> impl Iterator<Item = Inbox<'_>> {
+        self.home.iter().map(|it| Inbox {
+            name: &it.name,
+            epoch: it.epoch,
+            offset: it.offset,
+            // Who is connected now is not when this is read.
+            unseen: it.unseen.unwrap_or(it.offset),
+            kept: it.inbox.as_deref(),
+        })
+    }
+
+    /// An inbox as another node remembered it, of a participant of whom nothing is known here yet.
+    pub(crate) fn restore_inbox<'a>(
+        &mut self,
+        (hash, name): (u64, &str),
+        (epoch, offset, unseen): (Epoch, u64, u64),
+        messages: impl ExactSizeIterator<Item = (Kept<'a>, Instant)>,
+        bounds: Bounds,
+    ) {
+        let index = self.begin(hash, name);
+        let participant = self.at(index);
+        (participant.epoch, participant.unseen) = (epoch, Some(unseen.min(offset)));
+        participant.offset = offset.saturating_sub(messages.len() as u64);
+        for (kept, since) in messages {
+            self.at(index).offset += 1;
+            self.keep(index, &kept, since, bounds);
+        }
     }
 
     /// One session less.

@@ -4,7 +4,8 @@
 //! number of them reads it as well. Connections are no part of it. On the wire it is MessagePack with named members:
 //! what a later version adds is ignored by an earlier one of the same version number.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub struct State {
     pub version: u32,
     /// Numbered channels.
     pub channels: Vec<ChannelState>,
+    /// Inboxes of participants with messages or sessions.
+    #[serde(default)]
+    pub inboxes: Vec<InboxState>,
     /// Sessions that wait for their client.
     #[serde(default)]
     pub sessions: Vec<SessionState>,
@@ -111,6 +115,22 @@ pub struct ChannelState {
     pub messages: Vec<MessageState>,
 }
 
+/// An inbox with a position.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InboxState {
+    /// Whose it is.
+    pub participant: String,
+    /// Its epoch.
+    pub epoch: String,
+    /// Of its last message.
+    pub offset: u64,
+    /// What came behind this offset nobody has got.
+    pub unseen: u64,
+    /// The latest messages, without a gap up to the last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<MessageState>,
+}
+
 /// A message that is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MessageState {
@@ -179,6 +199,7 @@ impl Default for State {
         Self {
             version: STATE_VERSION,
             channels: Vec::new(),
+            inboxes: Vec::new(),
             sessions: Vec::new(),
             publishes: PublishesState::default(),
         }
@@ -189,6 +210,7 @@ impl State {
     /// Adds what another shard exported.
     pub fn merge(&mut self, mut other: Self) {
         self.channels.append(&mut other.channels);
+        self.inboxes.append(&mut other.inboxes);
         self.sessions.append(&mut other.sessions);
         // All shards of a node make their hashes alike.
         self.publishes.seed = other.publishes.seed;
@@ -228,9 +250,17 @@ impl Hub {
             offset,
             messages: history.map_or_else(Vec::new, |history| exported(history, now)),
         });
+        let inboxes = self.participants.at_their_home().map(|it| InboxState {
+            participant: it.name.to_owned(),
+            epoch: text_of(it.epoch),
+            offset: it.offset,
+            unseen: it.unseen,
+            messages: it.kept.map_or_else(Vec::new, |history| exported(history, now)),
+        });
         State {
             version: STATE_VERSION,
             channels: channels.collect(),
+            inboxes: inboxes.collect(),
             sessions: self.exported_sessions(),
             publishes: self.repetitions.exported(now.instant),
         }
@@ -250,13 +280,24 @@ impl Hub {
             };
             let Some(epoch) = Epoch::read(&channel.epoch).filter(|_| history.messages > 0) else { continue };
             let bounds = Bounds { messages: history.messages as usize, age: history.age };
-            // Whatever stands behind something broken is still without a gap.
-            let broken = channel.messages.iter().rposition(|message| !is_sound(message));
-            let sound = &channel.messages[broken.map_or(0, |broken| broken + 1)..];
-            let messages = sound.iter().map(|message| imported(message, now));
+            let messages = sound(&channel.messages, now);
             self.homes.restore((hash, &channel.name), (epoch, channel.offset), messages, bounds);
             self.sweep_later(now);
         }
+        let waits: HashSet<&str> = state.sessions.iter().map(|it| &*it.participant).collect();
+        for inbox in &state.inboxes {
+            let hash = self.hasher.of(&*inbox.participant);
+            let is_wanted = !inbox.messages.is_empty() || waits.contains(&*inbox.participant);
+            if self.home(hash) != self.config.shard || !is_wanted {
+                continue;
+            }
+            let Some(epoch) = Epoch::read(&inbox.epoch) else { continue };
+            let (whose, bounds) = ((hash, &*inbox.participant), self.inbox_bounds());
+            let position = (epoch, inbox.offset, inbox.unseen);
+            self.participants.restore_inbox(whose, position, sound(&inbox.messages, now), bounds);
+            self.sweep_later(now);
+        }
+        self.bound_histories();
         for (number, session) in (0..).zip(&state.sessions) {
             if self.home(self.hasher.of(&*session.participant)) == self.config.shard {
                 self.import_session(now, number, session);
@@ -269,7 +310,7 @@ impl Hub {
 
 /// The messages of a history, with their ages.
 pub(crate) fn exported(history: &History, now: Now) -> Vec<MessageState> {
-    let message = |(kept, since): (Kept<'_>, std::time::Instant)| MessageState {
+    let message = |(kept, since): (Kept<'_>, Instant)| MessageState {
         age_ms: now.instant.saturating_duration_since(since).as_millis() as u64,
         timestamp: kept.timestamp,
         event: kept.event.map(str::to_owned),
@@ -284,6 +325,12 @@ pub(crate) fn exported(history: &History, now: Now) -> Vec<MessageState> {
     history.all().map(message).collect()
 }
 
+/// The messages of a history behind the last one that is broken: they have no gap.
+fn sound(messages: &[MessageState], now: Now) -> impl ExactSizeIterator<Item = (Kept<'_>, Instant)> {
+    let broken = messages.iter().rposition(|message| !is_sound(message));
+    messages[broken.map_or(0, |broken| broken + 1)..].iter().map(move |message| imported(message, now))
+}
+
 /// Whether a message can be kept and sent: the form may come from anywhere.
 fn is_sound(it: &MessageState) -> bool {
     let texts = [it.event.as_deref().unwrap_or_default(), &it.publisher];
@@ -291,7 +338,7 @@ fn is_sound(it: &MessageState) -> bool {
 }
 
 /// A message, and when it came in this node's time.
-pub(crate) fn imported(it: &MessageState, now: Now) -> (Kept<'_>, std::time::Instant) {
+pub(crate) fn imported(it: &MessageState, now: Now) -> (Kept<'_>, Instant) {
     let kept = Kept {
         event: it.event.as_deref(),
         publisher: &it.publisher,

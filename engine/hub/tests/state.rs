@@ -143,3 +143,21 @@ fn what_was_published_once_stays_published_once() {
     net.pass(std::time::Duration::from_secs(301));
     assert_eq!(net.ask(ann, &publish.to_string())[0]["result"]["offset"], 2, "it is forgotten in time");
 }
+
+#[test]
+fn what_waits_in_an_inbox_waits_on_the_next_node() {
+    for (before, after) in [(1, 4), (4, 1)] {
+        let mut net = Net::new(before, 7, unlimited());
+        let bob = net.join(0, 1, "bob");
+        let mut send = json!({"type": "publish", "id": 1, "to": "ann", "payload": "for you", "store": true});
+        let first = net.ask(bob, &send.to_string())[0]["result"].clone();
+        let mut net = restored(&exported(&net), after);
+        let ann = net.join(net.last_shard(), 0, "ann");
+        let seen = net.take(ann);
+        let message = seen.iter().find(|it| it["channel"] == "@me").expect("what was kept");
+        assert_eq!((&message["payload"], &message["epoch"]), (&json!("for you"), &first["epoch"]));
+        let bob = net.join(0, 1, "bob");
+        send["payload"] = json!("more");
+        assert_eq!(net.ask(bob, &send.to_string())[0]["result"]["offset"], 2, "it goes on where it was");
+    }
+}
