@@ -14,7 +14,7 @@ mod unpack;
 mod wire;
 mod worker;
 
-pub(crate) use crowd::{Crowd, Gathering, Heard, Layout, Return};
+pub(crate) use crowd::{Crowd, Gathering, Heard, Layout, Return, Told, participant};
 pub(crate) use dialect::{Dialect, Encoding, Payload};
 pub(crate) use inbox::{Tally, histogram};
 pub(crate) use open::{Opened, await_pong, is_open, open};

@@ -40,7 +40,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one scenario: fanout-1k, rooms-1k, rooms-5k, rooms-10k, burst, idle-20k, idle-40k, connect, two-shards,
-    /// echo, slow-consumer, ramp, recover-10k, resume-10k, channels-1m, modes, json-cost
+    /// echo, slow-consumer, ramp, recover-10k, resume-10k, channels-1m, presence-10k,
+    /// modes, json-cost
     Run {
         scenario: String,
         /// corecast (the binary beside this one; the default) or the path of another one, with more of its flags; floor,
@@ -87,7 +88,7 @@ enum Command {
     },
     /// What json-cost counts
     #[command(hide = true)]
-    JsonCostWork { recipients: u32, publishes: u32 },
+    JsonCostWork { channel: String, recipients: u32, publishes: u32 },
     /// How long this machine holds up an idle loop, per core
     Hiccup {
         #[arg(long, default_value_t = 3)]
@@ -119,8 +120,8 @@ fn run(command: Command) -> Result<bool> {
             }
             json_cost::run(json.as_deref())
         }
-        Command::JsonCostWork { recipients, publishes } => {
-            json_cost::work(recipients, publishes).map(|()| true)
+        Command::JsonCostWork { channel, recipients, publishes } => {
+            json_cost::work(&channel, recipients, publishes).map(|()| true)
         }
         Command::Run { scenario, server, overrides, json, pictures } => {
             let scenario = Scenario::find(&scenario)?.with(&overrides)?;

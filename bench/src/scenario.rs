@@ -5,6 +5,7 @@ mod connect;
 mod idle;
 mod load;
 mod modes;
+mod presence;
 mod ramp;
 mod recover;
 mod slow;
@@ -54,6 +55,7 @@ enum Kind {
     /// All clients are cut off and come back.
     Cut(Return),
     Channels,
+    Presence,
     Modes,
 }
 
@@ -130,6 +132,11 @@ const ALL: &[Scenario] = &[
         ..load("resume-10k", 10_000, 10, 3000.0)
     },
     Scenario { kind: Kind::Channels, seconds: 2.0, ..load("channels-1m", 10_000, 1, 20_000.0) },
+    Scenario {
+        kind: Kind::Presence,
+        namespace: "conversation:",
+        ..load("presence-10k", 10_000, 10_000, 0.0)
+    },
     Scenario { kind: Kind::Modes, seconds: 2.0, rounds: 10, ..load("modes", 1000, 1000, 50.0) },
 ];
 
@@ -172,10 +179,14 @@ impl Scenario {
         if dialect != Dialect::default() && matches!(self.kind, Kind::Idle | Kind::Connect) {
             bail!("{} sends no messages: it takes no --format, --payload or --deflate", self.name);
         }
-        if matches!(self.kind, Kind::Cut(_) | Kind::Channels | Kind::Modes) && !is_corecast(&words) {
+        if matches!(self.kind, Kind::Cut(_) | Kind::Channels | Kind::Presence | Kind::Modes)
+            && !is_corecast(&words)
+        {
             bail!("{} is about what corecast keeps: it runs with no other server", self.name);
         }
-        if dialect != Dialect::default() && matches!(self.kind, Kind::Cut(_) | Kind::Channels) {
+        if dialect != Dialect::default()
+            && matches!(self.kind, Kind::Cut(_) | Kind::Channels | Kind::Presence)
+        {
             bail!("{} speaks plain JSON: it takes no --format, --payload or --deflate", self.name);
         }
         let mut result = Self { dialect, ..self.clone() }.run_as_told(&words)?;
@@ -199,6 +210,7 @@ impl Scenario {
             Kind::Slow => self.run_slow(server),
             Kind::Cut(how) => apart(|| self.run_cut(server, how)),
             Kind::Channels => self.run_channels(server),
+            Kind::Presence => apart(|| self.run_presence(server)),
             Kind::Modes => self.run_modes(server),
             Kind::Load | Kind::Echo => self.run_load(server),
         }

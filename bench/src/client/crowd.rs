@@ -25,7 +25,7 @@ use crate::cpu;
 use client::{Client, Stage};
 use hear::Ears;
 
-pub(crate) use hear::Heard;
+pub(crate) use hear::{Heard, Told};
 
 /// Who subscribes to what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Gathering {
     pub(crate) layout: Layout,
     /// Connections that publish, in turn, and subscribe to nothing.
     pub(crate) publishers: usize,
+    /// Clients, from the first one on, that are told who comes and goes.
+    pub(crate) watchers: usize,
     /// Prefix of the channels' names.
     pub(crate) name: String,
     /// Publishes per second, over all channels.
@@ -132,7 +134,9 @@ impl Crowd {
             link.register(it.poll.registry(), Token(index), BOTH)?;
             if index < it.job.clients {
                 let channels = (0..it.job.layout.each()).map(|seat| it.job.layout.channel(index, seat));
-                it.clients.push(Client::new(link, channels));
+                let mut client = Client::new(link, channels);
+                client.watcher = (index < it.job.watchers).then_some(index);
+                it.clients.push(client);
             } else {
                 it.publishers.push((link, Vec::new()));
             }
@@ -180,6 +184,26 @@ impl Crowd {
             }
         }
         Ok(begin.elapsed())
+    }
+
+    /// Has a client say something; answers come as what is told.
+    pub(crate) fn say(&mut self, index: usize, command: &str) {
+        self.clients[index].say(command);
+        self.clients[index].send();
+    }
+
+    /// What watchers were told since the last time that this was asked: answers and events, with who and when.
+    pub(crate) fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.ears.told)
+    }
+
+    /// Goes on until watchers were told something, or for so long.
+    pub(crate) fn await_told(&mut self, time: Duration) -> Result<Vec<Told>> {
+        let until = Instant::now() + time;
+        while self.ears.told.is_empty() && Instant::now() < until {
+            self.turn()?;
+        }
+        Ok(self.told())
     }
 
     /// Publishes on schedule from here on.
@@ -318,8 +342,12 @@ impl Crowd {
 }
 
 /// Everybody is somebody else, and the same when coming back.
+pub(crate) fn participant(index: usize) -> String {
+    format!("bench-{index}")
+}
+
 fn path(index: usize) -> String {
-    format!("/ws?as=bench-{index}")
+    format!("/ws?as={}", participant(index))
 }
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use corecast_protocol::ws::frame;
+use corecast_protocol::ws::frame::{self, Opcode};
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
 
@@ -107,6 +107,8 @@ struct Run {
     effort: Effort,
 }
 
+/// The code of an end that was wanted.
+const GOODBYE: u16 = 1000;
 /// After the last message, how long one that should not come is waited for.
 pub(super) const AFTERMATH: Duration = Duration::from_millis(100);
 /// Without any news, how long messages that should come are waited for.
@@ -204,6 +206,15 @@ impl Worker {
             backlog: backlog.unwrap_or(0),
             closed: self.conns.iter().filter(|conn| conn.link.is_closed).count(),
         })
+    }
+
+    /// Says goodbye on every connection: whoever only goes is kept a session for a while, which the next run would
+    /// find on the server.
+    pub(crate) fn leave(mut self) {
+        for conn in &mut self.conns {
+            frame::encode_masked(Opcode::Close, &GOODBYE.to_be_bytes(), [1, 2, 3, 4], &mut conn.inbox.out);
+            conn.send();
+        }
     }
 
     fn prepare(&self, start: Instant) -> Run {

@@ -48,6 +48,7 @@ impl Scenario {
             clients: self.connections,
             layout: Layout::Own(EACH),
             publishers: PUBLISHERS,
+            watchers: 0,
             name: format!("{}c", self.namespace),
             rate: self.rate,
             size: self.size,

@@ -106,7 +106,7 @@ impl Scenario {
         result.resident_kib = cpu::resident_kib(server.pid());
         result.descriptors = cpu::descriptors(server.pid());
         result.connect_seconds = connect_seconds;
-        drop(workers);
+        workers.into_iter().for_each(Worker::leave);
         Ok(result)
     }
 }

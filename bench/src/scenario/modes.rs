@@ -9,11 +9,13 @@ use crate::progress;
 use crate::report::RunResult;
 use crate::server::Server;
 
-/// Names of equal length, so that messages differ in nothing but their positions.
-const MODES: [(&str, &str, &str); 3] = [
-    ("best_effort", "keep0:", "best_effort"),
-    ("ordered", "keep1:", "ordered"),
-    ("reliable", "keep2:", "reliable"),
+/// Names of equal length, so that messages differ in nothing but their positions; and how many messages subscribers
+/// acknowledge at once.
+const MODES: [(&str, &str, &str, Option<u64>); 4] = [
+    ("best_effort", "keep0:", "best_effort", None),
+    ("ordered", "keep1:", "ordered", None),
+    ("reliable", "keep2:", "reliable", None),
+    ("reliable, acks", "keep3:", "reliable", Some(10)),
 ];
 
 /// What is compared.
@@ -24,7 +26,7 @@ impl Scenario {
     pub(super) fn run_modes(&self, what: &str) -> Result<RunResult> {
         let settings: String = MODES
             .iter()
-            .map(|(_, namespace, mode)| {
+            .map(|(_, namespace, mode, _)| {
                 format!(" --set namespaces.{}.mode={mode}", namespace.trim_end_matches(':'))
             })
             .collect();
@@ -33,8 +35,8 @@ impl Scenario {
         let bar = progress::bar(MODES.len() * self.rounds, self.name);
         for round in 0..self.rounds {
             for index in compare::order(round, MODES.len()) {
-                let (name, namespace, _) = MODES[index];
-                let mut run = Self { namespace, ..self.clone() }.run_load_on(&server, what)?;
+                let (name, namespace, _, acks_every) = MODES[index];
+                let mut run = Self { namespace, acks_every, ..self.clone() }.run_load_on(&server, what)?;
                 name.clone_into(&mut run.note);
                 bar.inc(1);
                 runs[index].push(run);
@@ -79,13 +81,13 @@ mod tests {
     fn each_mode_is_told_against_the_first() {
         let run =
             |cpu: f64| RunResult { measured: 1_000_000, server_cpu_seconds: cpu, ..RunResult::default() };
-        let mut runs: Vec<Vec<RunResult>> = [2.0, 3.0, 4.0].map(|cpu| vec![run(cpu), run(cpu)]).into();
+        let mut runs: Vec<Vec<RunResult>> = [2.0, 3.0, 4.0, 5.0].map(|cpu| vec![run(cpu), run(cpu)]).into();
         runs[2][1].audit.lost = 1;
         let all = summary(runs);
         let value = |name: &str| all.figures.iter().find(|it| it.name == name).map(|it| it.value);
         assert_eq!(value("best_effort process cpu us per delivery"), Some(2.0));
         assert_eq!(value("ordered / best_effort process cpu us per delivery"), Some(1.5));
         assert!(all.note.contains("reliable 2.00x"), "{}", all.note);
-        assert_eq!((all.audit.lost, all.parts.len(), all.is_clean()), (1, 6, false));
+        assert_eq!((all.audit.lost, all.parts.len(), all.is_clean()), (1, 8, false));
     }
 }

@@ -82,6 +82,7 @@ impl Scenario {
             clients: self.connections,
             layout: Layout::Shared(EACH, channels),
             publishers: PUBLISHERS,
+            watchers: 0,
             name: format!("{}room-", self.namespace),
             rate: self.rate,
             size: self.size,
@@ -133,7 +134,7 @@ impl RunResult {
         for (name, count) in [("published", crowd.published()), ("delivered", heard.audit.delivered)] {
             self.figures.push(Figure::new(name, count as f64, "messages"));
         }
-        self.audit = heard.audit;
+        self.audit.add(heard.audit);
         self.errors = heard.errors;
         self.closed = heard.closed;
         for (count, what) in [

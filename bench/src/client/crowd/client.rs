@@ -40,6 +40,8 @@ pub(super) struct Client {
     pub(super) answers: usize,
     /// Whether it has all that it missed, or never was away.
     pub(super) is_whole: bool,
+    /// Its number, if it is told who comes and goes.
+    pub(super) watcher: Option<usize>,
 }
 
 impl Client {
@@ -54,6 +56,7 @@ impl Client {
             stage: Stage::Here,
             answers: 0,
             is_whole: true,
+            watcher: None,
         }
     }
 
@@ -72,7 +75,9 @@ impl Client {
     pub(super) fn subscribe(&mut self, name: &str) {
         let names: Vec<String> = self.seats.iter().map(|it| format!("\"{name}{}\"", it.channel)).collect();
         self.answers = self.seats.len();
-        self.say(&format!("{{\"type\":\"subscribe\",\"id\":1,\"channels\":[{}]}}", names.join(",")));
+        let presence = if self.watcher.is_some() { ",\"presence\":true" } else { "" };
+        let names = names.join(",");
+        self.say(&format!("{{\"type\":\"subscribe\",\"id\":1,\"channels\":[{names}]{presence}}}"));
     }
 
     /// Loses its connection by a reset.
@@ -123,7 +128,8 @@ impl Client {
         self.answers == 0 && self.seats.iter().all(|it| it.track.last() >= it.owed)
     }
 
-    fn say(&mut self, command: &str) {
+    /// Queues a command.
+    pub(super) fn say(&mut self, command: &str) {
         let mask = (command.len() as u32).to_ne_bytes();
         encode_masked(wire::opcode(Format::Json), command.as_bytes(), mask, &mut self.out);
     }

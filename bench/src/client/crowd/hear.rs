@@ -36,6 +36,9 @@ pub(crate) struct Heard {
     pub(crate) closed: usize,
     /// Messages that clients had to be sent again, or late.
     pub(crate) missed: u64,
+    /// All messages of whatever kind, and the bytes of their frames.
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
     /// Clients that wait for answers to their subscriptions.
     pub(crate) waiting: usize,
     /// Clients that were cut off and have neither recovered nor failed.
@@ -43,9 +46,18 @@ pub(crate) struct Heard {
     pub(crate) cut_at: u64,
 }
 
+/// Something that a watcher was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) at: Instant,
+    pub(crate) watcher: usize,
+    pub(crate) value: Value,
+}
+
 /// What is known while listening.
 pub(super) struct Ears {
     pub(super) heard: Heard,
+    pub(super) told: Vec<Told>,
     pub(super) published: u64,
     /// How many there are.
     pub(super) channels: u64,
@@ -62,6 +74,7 @@ impl Ears {
     pub(super) fn new(job: &Gathering) -> Self {
         Self {
             heard: Heard::default(),
+            told: Vec::new(),
             published: 0,
             channels: job.layout.channels(job.clients) as u64,
             start: Instant::now(),
@@ -119,7 +132,11 @@ impl Ears {
     /// Acts on whole frames behind the handshake; returns how many bytes they were.
     fn frames(&mut self, client: &mut Client, bytes: &[u8]) -> usize {
         frames::take(bytes, Reserved::Unused, |came| match came {
-            Came::Data(header, _, text) if header.is_final && header.opcode == wire::opcode(Format::Json) => {
+            Came::Data(header, frame, text)
+                if header.is_final && header.opcode == wire::opcode(Format::Json) =>
+            {
+                self.heard.messages += 1;
+                self.heard.bytes += frame.len() as u64;
                 self.text(client, text);
             }
             Came::Ping(payload) => frames::pong(payload, 0, &mut client.out),
@@ -152,7 +169,7 @@ impl Ears {
     fn text(&mut self, client: &mut Client, text: &[u8]) {
         if !text.starts_with(b"{\"type\":\"message\"") {
             return match serde_json::from_slice(text) {
-                Ok(value) => self.other(client, &value),
+                Ok(value) => self.other(client, value),
                 Err(_) => self.heard.unreadable += 1,
             };
         }
@@ -192,13 +209,17 @@ impl Ears {
     }
 
     /// Everything that is no message.
-    fn other(&mut self, client: &mut Client, value: &Value) {
+    fn other(&mut self, client: &mut Client, value: Value) {
         match value["type"].as_str() {
-            Some("connection_established" | "authenticated") => token(client, value),
-            Some("subscribed") => self.subscribed(client, value),
-            Some("resumed") => self.resumed(client, value),
-            Some("error") => self.refused(client, value),
-            Some("response") if !value["error"].is_null() => self.refused(client, value),
+            Some("connection_established" | "authenticated") => token(client, &value),
+            Some("subscribed") => self.subscribed(client, &value),
+            Some("resumed") => self.resumed(client, &value),
+            Some("error") => self.refused(client, &value),
+            Some("response") if !value["error"].is_null() => self.refused(client, &value),
+            Some("event" | "response") => {
+                let at = Instant::now();
+                self.told.extend(client.watcher.map(|watcher| Told { at, watcher, value }));
+            }
             _ => {}
         }
     }
@@ -276,6 +297,7 @@ mod tests {
             clients: 1,
             layout: Layout::Own(2),
             publishers: 1,
+            watchers: 0,
             name: "conversation:r".to_owned(),
             rate: 1.0,
             size: 64,
