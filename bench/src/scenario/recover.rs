@@ -50,9 +50,9 @@ impl Scenario {
         crowd.go_on(self.warmup())?;
         let before = Instant::now();
         crowd.go_on(self.time())?;
-        let (cut, cpu_before) = (Instant::now(), cpu::process(server.pid()).ran);
+        let (cut, cpu_before) = (Instant::now(), cpu::process(server.pid()));
         crowd.cut(how, PATIENCE)?;
-        let (back, cpu_after) = (Instant::now(), cpu::process(server.pid()).ran);
+        let (back, cpu_after) = (Instant::now(), cpu::process(server.pid()));
         crowd.go_on(self.time())?;
         let after = Instant::now();
         bystander.stop.store(true, Ordering::Relaxed);
@@ -63,10 +63,11 @@ impl Scenario {
         result.connect_seconds = connect_seconds;
         result.resident_kib = cpu::resident_kib(server.pid());
         result.descriptors = cpu::descriptors(server.pid());
-        result.server_cpu_seconds = cpu_after - cpu_before;
+        result.server_cpu_seconds = cpu_after.ran - cpu_before.ran;
+        result.server_delayed_share = (cpu_after.delayed - cpu_before.delayed) / (back - cut).as_secs_f64();
         result.totals = server.counters();
         result.tell_crowd(&crowd);
-        result.tell_recovery(crowd.heard(), self.connections, cpu_after - cpu_before);
+        result.tell_recovery(crowd.heard(), self.connections);
         let (outcome, has_priority) =
             bystander.thread.join().map_err(|_| anyhow!("the bystander panicked"))?;
         let outcome = outcome.context("the bystander")?;
@@ -150,7 +151,7 @@ impl RunResult {
         }
     }
 
-    fn tell_recovery(&mut self, heard: &Heard, clients: usize, cpu_seconds: f64) {
+    fn tell_recovery(&mut self, heard: &Heard, clients: usize) {
         let mut times = histogram();
         heard.recovered_ns.iter().for_each(|it| times.saturating_record(*it));
         let recovered = heard.recovered_ns.len();
@@ -172,9 +173,15 @@ impl RunResult {
             ("reordered", heard.audit.reordered),
         ];
         self.figures.extend(faults.map(|(name, it)| Figure::new(name, it as f64, "messages").at_most(0.0)));
-        let each = cpu_seconds * 1e6 / clients as f64;
+        let each = self.server_cpu_seconds * 1e6 / clients as f64;
         self.figures.push(Figure::new("server cpu per client that came back", each, "us"));
-        self.figures.push(Figure::new("server cpu meanwhile", cpu_seconds, "s"));
+        self.figures.push(Figure::new("server cpu meanwhile", self.server_cpu_seconds, "s"));
+        let delayed = self.server_delayed_share * 100.0;
+        self.figures.push(Figure::new(
+            "server kept off its core by others meanwhile",
+            delayed,
+            "% of the time",
+        ));
         if heard.failed + heard.pending > 0 {
             let (failed, pending) = (heard.failed, heard.pending);
             self.failures
@@ -231,9 +238,9 @@ mod tests {
     fn whoever_is_not_back_fails_the_run() {
         let mut result = RunResult::default();
         let heard = Heard { recovered_ns: vec![2_000_000_000], ..Heard::default() };
-        result.tell_recovery(&heard, 1, 0.5);
+        result.tell_recovery(&heard, 1);
         assert!(result.is_clean() && result.note.contains("1 of 1 recovered in 2.0"), "{}", result.note);
-        result.tell_recovery(&Heard { failed: 1, ..heard }, 2, 0.5);
+        result.tell_recovery(&Heard { failed: 1, ..heard }, 2);
         assert!(!result.is_clean());
     }
 }
