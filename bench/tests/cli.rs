@@ -116,6 +116,11 @@ fn nonsense_is_refused_in_words() {
     assert!(refused(&["run", "json-cost", "--size", "9"]).contains("takes no --server"));
     assert!(refused(&["run", "rooms-1k", "--workers", "0"]).contains("at least 1"));
     assert!(refused(&["run", "slow-consumer", "--server", "floor"]).contains("corecast's policies"));
+    for scenario in ["recover-10k", "resume-10k", "channels-1m", "presence-10k", "modes"] {
+        let why = refused(&["run", scenario, "--server", "floor"]);
+        assert!(why.contains("is about what corecast keeps"), "{why}");
+    }
+    assert!(refused(&["run", "resume-10k", "--format", "msgpack"]).contains("speaks plain JSON"));
     let few = refused(&["run", "idle-20k", "--connections", "100", "--server", "floor"]);
     assert!(few.contains("--connections is more than that"), "{few}");
 }

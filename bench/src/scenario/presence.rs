@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Scenario, client_core, cores};
 use crate::client::{Crowd, Gathering, Layout, Told, histogram, participant};
+use crate::compare::median;
 use crate::cpu;
 use crate::figure::Figure;
 use crate::progress;
@@ -42,7 +43,7 @@ struct Hall<'a> {
     crowd: Crowd,
     channel: String,
     watchers: usize,
-    /// Seconds of processor time per second in which nothing happens.
+    /// Seconds of processor time per second, the last time that nothing happened.
     idle_load: f64,
     result: RunResult,
 }
@@ -113,25 +114,35 @@ impl Hall<'_> {
 
     /// One after the other, each when the one before it is known.
     fn join_alone(&mut self, joiners: Range<usize>) -> Result<()> {
-        let (count, mut times, mut heard) = (joiners.len(), histogram(), Vec::new());
-        let before = self.sample();
+        let (mut times, mut heard, mut costs) = (histogram(), Vec::new(), Vec::new());
         for joiner in joiners.clone() {
-            let begin = Instant::now();
+            let before = self.sample();
+            // Until a moment that has nothing to do with when the last one was told; and what the server does anyhow.
+            self.crowd.go_on(Duration::from_millis(fastrand::u64(300..600)))?;
+            let begin = self.sample();
+            self.idle_load = (begin.cpu - before.cpu) / (begin.at - before.at).as_secs_f64();
             self.crowd.subscribe(joiner, joiner + 1)?;
             let told = self.await_join(&participant(joiner))?;
-            // At a moment that has nothing to do with when the last one was told.
-            self.crowd.go_on(Duration::from_millis(fastrand::u64(300..600)))?;
-            told.iter().for_each(|it| times.saturating_record((it.at - begin).as_nanos() as u64));
+            costs.push(self.cost(begin, self.sample()));
+            told.iter().for_each(|it| times.saturating_record((it.at - begin.at).as_nanos() as u64));
             heard.extend(told);
         }
         heard.extend(self.quiet()?);
-        let cost = self.cost(before, self.sample());
         self.audit(&heard, joiners);
-        self.tell("a join by itself", count, cost);
+        // What other work of the server falls into one of them is not the join's.
+        let middle = |of: fn(&Cost) -> f64| {
+            let mut all: Vec<f64> = costs.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            median(&all)
+        };
+        let cost = Cost {
+            cpu: middle(|it| it.cpu),
+            messages: middle(|it| it.messages as f64) as u64,
+            bytes: middle(|it| it.bytes as f64) as u64,
+        };
+        self.tell("a join by itself", 1, cost);
         self.result.figures.extend(Figure::percentiles("a join is known after", &times, None));
-        let bytes = cost.bytes as f64 / count as f64;
-        self.result.note =
-            format!("a join: {:.0} us of cpu, {bytes:.0} bytes", cost.cpu * 1e6 / count as f64);
+        self.result.note = format!("a join: {:.0} us of cpu, {} bytes", cost.cpu * 1e6, cost.bytes);
         Ok(())
     }
 
