@@ -7,6 +7,7 @@
 mod changes;
 pub(crate) mod home;
 pub(crate) mod local;
+mod members;
 pub(crate) mod names;
 pub(crate) mod query;
 mod typing;

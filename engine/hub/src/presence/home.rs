@@ -4,14 +4,13 @@
 //! Everything costs O(log n) for n members, but answers and events, whose size is bounded. Nothing here knows how
 //! events are written.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
 use crate::effect::ShardSet;
 use crate::presence::changes::Changes;
+use crate::presence::members::Members;
 use crate::presence::names::Names;
 use crate::presence::typing::Typing;
 use crate::registry::{Named, Registry};
@@ -28,8 +27,7 @@ const NAMED_BYTES_MAX: usize = 8 * 1024;
 struct Channel {
     name: Box<str>,
     hash: u64,
-    /// Shards that each is on.
-    members: BTreeMap<Box<str>, u8>,
+    members: Members,
     /// All subscriptions of all members.
     connections: u32,
     extras: Option<Box<Extras>>,
@@ -129,7 +127,7 @@ impl Home {
         if let Some(slot) = self.channels.find(hash, name) {
             return slot;
         }
-        let (name, members) = (name.into(), BTreeMap::new());
+        let (name, members) = (name.into(), Members::new());
         self.channels.insert(hash, Channel { name, hash, members, connections: 0, extras: None })
     }
 
@@ -207,7 +205,7 @@ impl Home {
         let is_short = || changes.listed().map(str::len).sum::<usize>() <= NAMED_BYTES_MAX;
         let is_listed = changes.unlisted().len() == 0 && changes.listed().len() <= NAMED_MAX && is_short();
         for name in changes.listed() {
-            let is_member = channel.members.contains_key(name);
+            let is_member = channel.members.contains(name);
             let (count, names) =
                 if is_member { (&mut joined, &mut told.joined) } else { (&mut left, &mut told.left) };
             *count += 1;
@@ -241,9 +239,8 @@ impl Home {
                 Names::push(&mut page.typing, name);
             }
         }
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut members = channel.members.range::<str, _>((from, Bound::Unbounded));
-        for (name, _) in members.by_ref().take(names_max) {
+        let mut members = channel.members.behind(after);
+        for name in members.by_ref().take(names_max) {
             Names::push(&mut page.members, name);
             if page.members.len() >= bytes_max {
                 break;
@@ -280,7 +277,7 @@ impl Home {
     pub(crate) fn typed(&mut self, hash: u64, name: &str, participant: &str, now: Instant) -> Option<Due> {
         let slot = self.channels.find(hash, name)?;
         let channel = self.at(slot);
-        if !channel.members.contains_key(participant) {
+        if !channel.members.contains(participant) {
             return None;
         }
         let extras = channel.extras();
@@ -349,7 +346,7 @@ enum Kept {
 impl Channel {
     /// Somebody is on one more shard; what is kept of who was on none.
     fn arrive(&mut self, it: &Change<'_>, listed_max: usize) -> Option<Kept> {
-        if let Some(shards) = self.members.get_mut(it.participant) {
+        if let Some(shards) = self.members.find_mut(it.participant) {
             *shards += 1;
             return None;
         }
@@ -358,7 +355,7 @@ impl Channel {
             return None;
         }
         if self.members.len() < listed_max {
-            self.members.insert(it.participant.into(), 1);
+            self.members.insert(it.participant);
             return Some(Kept::Name);
         }
         self.extras().unlisted.insert(it.who, 1);
@@ -367,7 +364,7 @@ impl Channel {
 
     /// Somebody is on one shard less; what was kept of who is on none.
     fn depart(&mut self, it: &Change<'_>) -> Option<Kept> {
-        if let Some(shards) = self.members.get_mut(it.participant) {
+        if let Some(shards) = self.members.find_mut(it.participant) {
             *shards -= 1;
             if *shards > 0 {
                 return None;

@@ -254,3 +254,10 @@ fn a_join_among_10_000_members_looks_at_few_of_them() {
         );
     }
 }
+
+#[test]
+fn a_channel_with_one_member_is_small() {
+    // Beside it lie the channel's name, one list of one name, and that name.
+    let bytes = size_of::<Option<Channel>>();
+    assert!(bytes <= 72, "{bytes}");
+}
