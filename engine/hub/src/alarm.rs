@@ -29,6 +29,8 @@ pub(crate) enum Alarm {
     Presence(u32),
     /// Somebody in the channel of this slot may have typed for too long.
     Typing(u32),
+    /// Whose sessions went on elsewhere are known to be there.
+    Linger,
     /// The first of the sessions that wait is over.
     SessionsExpire,
     /// A connection that got what was kept for its participant counts as having seen it, if it is still there.
@@ -77,6 +79,7 @@ impl Hub {
             Alarm::Receipt { tracking, home, serial } => self.lose_patience(tracking, (home, serial)),
             Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
+            Alarm::Linger => self.stop_lingering(now),
             Alarm::SessionsExpire => self.expire_sessions(now),
             Alarm::InboxSeen(conn, serial) => self.inbox_seen(now, conn, serial, fx),
         }

@@ -496,7 +496,7 @@ impl Hub {
                     fx,
                 );
             }
-            FromHome::Release { participant, session, to } => self.release(participant, session, to, fx),
+            FromHome::Release { participant, session, to } => self.release(now, participant, session, to, fx),
             FromHome::Fenced { number } => self.fenced(number),
             FromHome::Resumed { conn, participant, tokens, kept } => {
                 self.session_arrived(now, conn, participant, (tokens, kept), fx);

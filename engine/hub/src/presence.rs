@@ -61,6 +61,13 @@ impl Hub {
         }
     }
 
+    /// Participants whose sessions went on elsewhere are present here no more.
+    pub(crate) fn stop_lingering(&mut self, now: Now) {
+        if let Some(at) = self.presence.local.let_go(now.instant) {
+            self.alarms.set(at, Alarm::Linger);
+        }
+    }
+
     /// Tells a home what has changed here since it was told last.
     pub(crate) fn tell_presence(&mut self, now: Now, news: &News, fx: &mut Effects) {
         match *news {

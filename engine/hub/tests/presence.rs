@@ -256,6 +256,50 @@ fn a_namespace_without_presence_keeps_and_tells_nothing() {
     }
 }
 
+/// However slow a session's move is, and whether its connection was lost before or is taken over: nobody leaves, and
+/// nobody joins.
+#[test]
+fn nobody_sees_a_session_move() {
+    let moves = (0..3).flat_map(|from| (0..3).map(move |to| (from, to)));
+    for ((from, to), is_lost) in moves.flat_map(|it| [(it, true), (it, false)]) {
+        let mut net = Net::new(3, 7, unlimited());
+        let eve = net.join(1, 9, "eve");
+        watch(&mut net, eve, CHANNEL);
+        let ann = net.join(from, 1, "ann");
+        let token = net.take(ann)[0]["resume_token"].clone();
+        net.subscribe(ann, CHANNEL);
+        net.pass(WINDOW);
+        if is_lost {
+            net.lose(ann);
+        }
+        net.pass(Duration::from_secs(5));
+        let again = net.join(to, 2, "ann");
+        net.take(eve);
+        net.send(again, &json!({"type": "resume", "id": 9, "token": token}).to_string());
+        let mut random = Random(from as u64 * 3 + to as u64 + 1);
+        for _ in 0..12 {
+            net.step(&mut random);
+            (0..3).for_each(|shard| {
+                net.settle(shard, 7);
+            });
+            net.advance(Duration::from_millis(100));
+        }
+        net.run();
+        assert!(net.take(again).iter().any(|it| it["type"] == "resumed"), "{from} to {to}");
+        assert_eq!(members(&mut net, eve)["participants"], json!(["ann", "eve"]));
+        net.pass(Duration::from_secs(5));
+        assert_eq!(events(&mut net, eve), [], "{from} to {to}, {is_lost}");
+        let stats = query(&mut net, eve, "presence_stats", json!({}))["result"].clone();
+        assert_eq!(stats["connections"], 2, "nothing is left where the session was");
+        [again, eve].into_iter().for_each(|client| net.close(client));
+        if !is_lost {
+            net.close(ann);
+        }
+        net.pass(Duration::from_secs(61));
+        assert!(net.is_empty());
+    }
+}
+
 /// What one connection was told, checked as it comes.
 #[derive(Default)]
 struct View {

@@ -4,7 +4,8 @@ mod harness;
 
 use corecast_hub::{Format, HubLimits};
 use harness::sessions::{
-    WINDOW_MS, channels_of, join, moves, net, publish, refused, resume, resumed, session_of, token_of,
+    LINGER_MS, WINDOW_MS, channels_of, join, moves, net, publish, refused, resume, resumed, session_of,
+    token_of,
 };
 use harness::{Client, Net, development, unlimited};
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ fn a_lost_connection_is_resumed_on_any_shard() {
             net.close(again);
             net.close(bob);
             net.run();
+            net.wait_ms(LINGER_MS);
             assert!(net.is_empty(), "{from} to {to}");
         }
     }
@@ -65,6 +67,7 @@ fn a_token_is_good_until_the_first_message_behind_resumed() {
         assert_eq!(channels_of(&resumed(&mut net, other, &latest)), ["conversation:1"]);
         net.close(other);
         net.run();
+        net.wait_ms(LINGER_MS);
         assert!(net.is_empty());
     }
 }
@@ -164,6 +167,7 @@ fn a_session_that_goes_on_elsewhere_is_taken_from_its_connection() {
         net.lose(ann);
         net.close(again);
         net.run();
+        net.wait_ms(LINGER_MS);
         assert!(net.is_empty());
     }
 }
@@ -260,6 +264,7 @@ fn a_session_whose_new_connection_is_lost_on_the_way_waits_there() {
             assert_eq!(channels_of(&answer), ["agent:*", "conversation:1"], "{from} to {to}, {steps}");
             net.close(last);
             net.run();
+            net.wait_ms(LINGER_MS);
             assert!(net.is_empty());
         }
     }
@@ -343,6 +348,7 @@ fn ten_thousand_resume_at_once() {
         net.close(client);
     }
     net.run();
+    net.wait_ms(LINGER_MS);
     assert!(net.is_empty());
 }
 

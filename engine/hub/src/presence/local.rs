@@ -6,6 +6,7 @@
 //! told to nobody.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
@@ -13,6 +14,15 @@ use crate::config::Hasher;
 use crate::effect::ConnKey;
 use crate::format::Format;
 use crate::registry::{Named, Registry};
+
+/// So long a participant stays whose session goes on elsewhere: until it is known to be there, nobody sees it leave.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// More than these leave at once: if they come back within a moment their home tells nobody.
+const LINGERING_MAX: usize = 65_536;
+
+/// Participants that one look takes out: the rest follows at once, when others had their turn.
+const LET_GO_AT_ONCE: usize = 256;
 
 /// A participant with subscriptions to a channel.
 #[derive(Debug)]
@@ -80,6 +90,8 @@ pub(crate) struct Local {
     present: Registry<Present>,
     watched: Registry<Watched>,
     dirty: VecDeque<Dirty>,
+    /// Keys of those who stay for a moment, and until when: all stay equally long.
+    lingering: VecDeque<(Instant, Box<str>)>,
     /// Reused.
     key: String,
     hasher: Hasher,
@@ -91,6 +103,7 @@ impl Local {
             present: Registry::new(),
             watched: Registry::new(),
             dirty: VecDeque::new(),
+            lingering: VecDeque::new(),
             key: String::new(),
             hasher,
         }
@@ -124,6 +137,30 @@ impl Local {
         if let Some(slot) = slot {
             self.change(slot, |count| count.saturating_sub(1));
         }
+    }
+
+    /// One subscription less in a moment, because it goes on elsewhere. When that is, if nobody knows that yet.
+    pub(crate) fn exit_later(&mut self, channel: &str, participant: &str, now: Instant) -> Option<Instant> {
+        if self.lingering.len() >= LINGERING_MAX {
+            self.exit(channel, participant);
+            return None;
+        }
+        let until = now + LINGER;
+        self.lingering.push_back((until, format!("{channel} {participant}").into()));
+        (self.lingering.len() == 1).then_some(until)
+    }
+
+    /// Who has stayed for long enough goes. When the next one has.
+    pub(crate) fn let_go(&mut self, now: Instant) -> Option<Instant> {
+        for _ in 0..LET_GO_AT_ONCE {
+            if self.lingering.front().is_none_or(|(until, _)| *until > now) {
+                break;
+            }
+            let (_, key) = self.lingering.pop_front()?;
+            let (channel, participant) = parts(&key);
+            self.exit(channel, participant);
+        }
+        self.lingering.front().map(|(until, _)| *until)
     }
 
     fn change(&mut self, slot: u32, to: impl FnOnce(u32) -> u32) {
@@ -234,7 +271,10 @@ impl Local {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.present.is_empty() && self.watched.is_empty() && self.dirty.is_empty()
+        self.present.is_empty()
+            && self.watched.is_empty()
+            && self.dirty.is_empty()
+            && self.lingering.is_empty()
     }
 }
 
@@ -273,6 +313,24 @@ mod tests {
         local.exit("room:1", "ann");
         local.exit("room:2", "ann");
         assert_eq!(news(&mut local), [told("room:1 ann", 1, 0), told("room:2 ann", 1, 0)]);
+        assert!(local.is_empty());
+    }
+
+    #[test]
+    fn who_goes_on_elsewhere_stays_for_a_moment() {
+        let (mut local, now) = (Local::new(Hasher::new(1)), Instant::now());
+        ["ann", "bob"].into_iter().for_each(|name| local.enter("room:1", name));
+        assert_eq!(news(&mut local), [told("room:1 ann", 0, 1), told("room:1 bob", 0, 1)]);
+        let until = local.exit_later("room:1", "ann", now);
+        let later = now + Duration::from_secs(1);
+        assert_eq!((until, local.exit_later("room:1", "bob", later)), (Some(now + LINGER), None));
+        assert_eq!((local.let_go(now), news(&mut local)), (until, vec![]));
+        local.enter("room:1", "ann");
+        assert_eq!(local.let_go(now + LINGER), Some(later + LINGER));
+        assert_eq!(news(&mut local), [], "ann is back here");
+        assert_eq!((local.let_go(later + LINGER), news(&mut local)), (None, vec![told("room:1 bob", 1, 0)]));
+        local.exit("room:1", "ann");
+        assert_eq!(news(&mut local), [told("room:1 ann", 1, 0)]);
         assert!(local.is_empty());
     }
 

@@ -51,8 +51,15 @@ impl HandOver {
 
 impl Hub {
     /// A home asks this shard to let go of a session, for a connection on another shard or on this one.
-    pub(crate) fn release(&mut self, participant: &str, session: ConnKey, to: u16, fx: &mut Effects) {
-        let waiting = self.let_go(participant, session, fx);
+    pub(crate) fn release(
+        &mut self,
+        now: Now,
+        participant: &str,
+        session: ConnKey,
+        to: u16,
+        fx: &mut Effects,
+    ) {
+        let waiting = self.let_go(now, participant, session, fx);
         let what = waiting.map(|it| (it.tokens, it.kept));
         let handed = Handed { participant: participant.into(), session, what };
         // Towards each home this shard's own requests keep their order anyhow, and who hands over nothing waits for none.
@@ -68,7 +75,7 @@ impl Hub {
     }
 
     /// Takes a session out of this shard, and closes the connection that still has it.
-    fn let_go(&mut self, participant: &str, session: ConnKey, fx: &mut Effects) -> Option<Waiting> {
+    fn let_go(&mut self, now: Now, participant: &str, session: ConnKey, fx: &mut Effects) -> Option<Waiting> {
         let mut waiting = match self.suspended.find(session) {
             Some(waiting) if *waiting.participant == *participant => self.suspended.remove(session)?,
             Some(_) => return None,
@@ -88,7 +95,7 @@ impl Hub {
         };
         waiting.state.go(Happened::Taken);
         for kept in Kept::each(&waiting.kept).filter(|it| !it.is_pattern) {
-            self.subscription_ended(&waiting.participant, kept.name);
+            self.subscription_moves(now, &waiting.participant, kept.name);
         }
         Some(waiting)
     }

@@ -7,6 +7,9 @@ use super::{Client, Net, unlimited};
 
 pub(crate) const WINDOW_MS: u64 = 60_000;
 
+/// So long a participant stays present where its session was.
+pub(crate) const LINGER_MS: u64 = 2_000;
+
 pub(crate) fn net(shards: u16) -> Net {
     Net::new(shards, 7, HubLimits { resume_window_ms: WINDOW_MS, ..unlimited() })
 }
