@@ -120,6 +120,8 @@ fn sessions_move_with_what_they_were_subscribed_to() {
         assert_eq!(net.payloads(ann), ["conversation:1", "agent:7"]);
         net.close(ann);
         net.close(bob);
+        // A session that moved stays present for two seconds where it was.
+        net.pass(std::time::Duration::from_secs(3));
         net.run();
         assert!(net.is_empty(), "what was restored is forgotten like everything else");
     }
