@@ -50,7 +50,7 @@ canaries! {
     HistoryForgotten("history-forgotten", every 20):
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
     StoredMessageForgotten("stored-message-forgotten", every 5):
-        "What was kept for who was away is not sent on return." => "delivery: stored, and not delivered on return",
+        "What was kept for who was away is not sent on return." => "tests: delivery, stored, and not delivered on return",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     LiveTooEarly("live-too-early", every 2):
@@ -71,7 +71,7 @@ canaries! {
         "A subscription delivers before `subscribed` was answered." => "membership: a message before `subscribed`",
     LeaveForgotten("leave-forgotten", every 5):
         "A subscription ends and its participant stays present." => "presence: a member without a subscription",
-    JoinForgotten("join-forgotten", every 20):
+    JoinForgotten("join-forgotten", every 2):
         "Those who want to know who comes and goes are told nothing of a change." => "presence: a change that watchers were not told",
     TypingForEver("typing-for-ever", every 2):
         "Somebody types no more and nobody is told." => "presence: typing that does not expire",
@@ -86,9 +86,9 @@ canaries! {
     RepetitionDelivered("repetition-delivered", every 5):
         "A publish whose key is known is delivered again." => "delivery: a repetition that was delivered",
     ResentWhileQueued("resent-while-queued", every 2):
-        "What is not acknowledged is sent again although an earlier copy has only just been written." => "delivery: an attempt before its time",
+        "What is not acknowledged is sent again although an earlier copy has only just been written." => "tests: delivery, an attempt before its time",
     LossUncounted("loss-uncounted", every 3):
-        "A copy that was lost is counted as delivered." => "delivery: a receipt that says more than was received",
+        "A copy that was lost is counted as delivered." => "tests: delivery, a receipt that says more than was received",
     MemberRemembered("member-remembered", every 20):
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):
@@ -96,13 +96,13 @@ canaries! {
 
     // Sessions.
     SessionRemembered("session-remembered", every 5):
-        "The tokens of a session that expired stay good." => "leaks: a hub that is not empty at the end",
+        "The tokens of a session that expired stay good." => "tests: leaks, a hub that is not empty at the end",
     TokenReused("token-reused", every 2):
-        "A token works again although its client has a later one." => "sessions: a token that works twice",
+        "A token works again although its client has a later one." => "tests: sessions, a token that works twice",
     TakeoverUnfenced("takeover-unfenced", every 1):
-        "A session goes on elsewhere before all that it published arrived." => "order: a publisher's messages out of order",
+        "A session goes on elsewhere before all that it published arrived." => "tests: order, a publisher's messages out of order",
     SubscriptionLost("subscription-lost", every 3):
-        "A resumed session lacks a subscription." => "sessions: a subscription that did not come back",
+        "A resumed session lacks a subscription." => "tests: sessions, a subscription that did not come back",
 
     // The rings between shards.
     LostWakeUp("lost-wake-up", every 3):

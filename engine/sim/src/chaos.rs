@@ -52,11 +52,15 @@ pub enum Fault {
     BadDeflate,
     /// A peer asks for something of a channel's past; with its stream go all choices about it.
     Recovery,
+    /// A peer repeats a publish that has an idempotency key; with its stream go all choices about it.
+    Repetition,
+    /// A peer wants to know who comes and goes.
+    Presence,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -80,6 +84,8 @@ impl Fault {
         Self::Deflate,
         Self::BadDeflate,
         Self::Recovery,
+        Self::Repetition,
+        Self::Presence,
     ];
 
     /// Its name in reports.
@@ -108,6 +114,8 @@ impl Fault {
             Self::Deflate => "deflate",
             Self::BadDeflate => "bad-deflate",
             Self::Recovery => "recovery",
+            Self::Repetition => "repetition",
+            Self::Presence => "presence",
         }
     }
 }

@@ -16,7 +16,9 @@ mod ledger;
 mod packed;
 mod past;
 mod payload;
+mod presence;
 mod publish;
+mod repeat;
 mod requests;
 mod rude;
 mod session;
@@ -32,6 +34,7 @@ use crate::oracle::{Check, Checked, Failure, Serial};
 
 use deeds::Deed;
 use past::Places;
+use repeat::Repeat;
 pub use session::Reading;
 use session::{Session, Stage};
 pub use town::{Habits, Town};
@@ -77,6 +80,8 @@ pub struct Client {
     was_lost: bool,
     /// Where it was in channels when its connections ended.
     places: Places,
+    /// What it published with a key.
+    repeats: Vec<Repeat>,
 }
 
 #[derive(Debug)]
@@ -117,6 +122,7 @@ impl Client {
             state: State::Down { until_us },
             was_lost: false,
             places: Places::default(),
+            repeats: Vec::new(),
         }
     }
 

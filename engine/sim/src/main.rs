@@ -174,6 +174,9 @@ mod canaries {
 
     use super::{Args, Failed, Setup, campaign, run};
 
+    /// What is said of bugs that only the tests of the hub look for.
+    const ELSEWHERE: &str = "tests: ";
+
     /// Seeds in which a bug must be caught.
     const SEEDS_MAX: u64 = 1_000;
 
@@ -192,6 +195,10 @@ mod canaries {
         }
         let mut missed = Vec::new();
         for canary in &wanted {
+            if name == "all" && canary.caught_by().starts_with(ELSEWHERE) {
+                println!("{:28} not tried: the simulator has no check for it yet", canary.name());
+                continue;
+            }
             let (runs, failed) = catch(*canary, args)?;
             match failed {
                 Some(Failed { seed, ticks, outcome }) => {

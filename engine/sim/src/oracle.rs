@@ -5,6 +5,7 @@
 //! message.
 
 mod channel;
+mod history;
 mod latest;
 mod past;
 mod settle;
@@ -17,6 +18,7 @@ use crate::Map;
 
 use crate::names::{ChannelIndex, Class, Keeps, Names};
 use channel::{Truth, Written};
+pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
 pub use view::View;
 
@@ -52,6 +54,8 @@ pub enum Check {
     Bounds,
     /// Everything gets on within a bound.
     Progress,
+    /// Who is there is who is subscribed.
+    Presence,
     /// Nothing panics.
     Panic,
 }
@@ -149,9 +153,9 @@ impl Oracle {
     }
 
     /// A connection past its handshake, of this participant if others know its name.
-    pub fn established(&mut self, serial: Serial, participant: Option<usize>) {
+    pub fn established(&mut self, serial: Serial, participant: Option<usize>, name: &str) {
         self.clock += 1;
-        let mut view = View::new(self.names.channels.len(), self.names.prefixes.len(), self.clock);
+        let mut view = View::new(self.names.channels.len(), self.names.prefixes.len(), name);
         // Everybody has these without asking.
         self.changes += 1;
         view.subscribed(self.names.system(), self.clock);

@@ -79,6 +79,9 @@ impl Setup {
         let (one_in, memory) = Memory::of(seed, setup.shards);
         setup.one_in[Fault::Recovery as usize] = one_in;
         setup.remember(memory);
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x2e9e_7171);
+        setup.one_in[Fault::Repetition as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..20) };
+        setup.one_in[Fault::Presence as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..6) };
         setup
     }
 
@@ -208,7 +211,7 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
         let rng = match fault {
-            Fault::Recovery => continue,
+            Fault::Recovery | Fault::Repetition | Fault::Presence => continue,
             Fault::Deflate | Fault::BadDeflate => &mut *apart,
             _ => &mut *rng,
         };

@@ -112,6 +112,8 @@ impl World {
             largest_bytes: 0,
             books: vec![Book::default(); setup.shards],
             is_steady: false,
+            all_are_known: false,
+            nobody_types: false,
         };
         Self {
             rng: fastrand::Rng::with_seed(setup.seed ^ 0x5eed),

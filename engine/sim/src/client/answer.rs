@@ -1,14 +1,14 @@
 //! Whether what a client is answered is what it asked for.
 
-use super::Town;
-use super::content::message;
+use super::content::{message, seen};
 use super::deeds::Deed;
 use super::hear::Heard;
 use super::ledger::{Ask, Topic, id_of};
 use super::session::Session;
+use super::{Town, presence};
 use crate::names::ChannelIndex;
 use crate::names::{Class, Names};
-use crate::oracle::{Began, Check, Checked, Failure, Wanted};
+use crate::oracle::{Began, Check, Checked, Failure, HistoryQuery, Wanted};
 
 fn wrong(what: impl Into<String>) -> Checked {
     Err(Failure::new(Check::Answers, what))
@@ -133,6 +133,14 @@ pub(super) fn unsubscribed(session: &mut Session, town: &mut Town, heard: &Heard
 
 /// `response`: a publish was accepted, or nobody handles a call.
 pub(super) fn response(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
+    let is_attendance = |ask: &Ask| matches!(ask, Ask::Attendance { .. });
+    if let Some(Ask::Attendance { channel }) = session.ledger.take(id(heard)?, is_attendance) {
+        return presence::attendance(session, town, heard, channel);
+    }
+    let is_history = |ask: &Ask| matches!(ask, Ask::History { .. });
+    if let Some(Ask::History { channel, query }) = session.ledger.take(id(heard)?, is_history) {
+        return history(session, town, heard, channel, &query);
+    }
     if let Some(refusal) = &heard.error {
         let is_due = |ask: &Ask| matches!(ask, Ask::Refused { code, .. } if *code == refusal.code);
         return match session.ledger.take(id(heard)?, is_due) {
@@ -140,15 +148,64 @@ pub(super) fn response(session: &mut Session, town: &mut Town, heard: &Heard<'_>
             None => wrong(format!("this must not be refused: {}", refusal.code)),
         };
     }
+    let is_repetition = |ask: &Ask| matches!(ask, Ask::Repetition { .. });
+    if let Some(Ask::Repetition { channel, from, is_late }) = session.ledger.take(id(heard)?, is_repetition) {
+        let Some(result) = &heard.result else { return wrong("a response without a result") };
+        town.deeds.did(if result.duplicate { Deed::Repeated } else { Deed::RepeatedFirst });
+        let Some(position) = result.position() else { return wrong("a response without a position") };
+        return town.oracle.repeated(from, channel, position, (result.duplicate, is_late));
+    }
     let is_publish = |ask: &Ask| matches!(ask, Ask::Publish { .. });
     match (session.ledger.take(id(heard)?, is_publish), &heard.result) {
-        (Some(Ask::Publish { channel, number, is_ephemeral }), Some(position)) => {
-            let position = (position.epoch, position.offset);
+        (Some(Ask::Publish { channel, number, is_ephemeral }), Some(result)) => {
+            if result.duplicate {
+                return wrong("nobody had published it before");
+            }
+            let Some(position) = result.position() else { return wrong("a response without a position") };
             town.oracle.accepted((session.serial, number), channel, position, is_ephemeral)
         }
         (Some(_), None) => wrong("a response without a result"),
         _ => wrong("a response to nothing that was asked"),
     }
+}
+
+/// What is kept of a channel, or that it is not what was asked for.
+fn history(
+    session: &Session,
+    town: &mut Town,
+    heard: &Heard<'_>,
+    channel: ChannelIndex,
+    query: &HistoryQuery,
+) -> Checked {
+    if let Some(refusal) = &heard.error {
+        let is_stranger = !town.names.may_subscribe(session.who(), channel);
+        return match refusal.code {
+            "FORBIDDEN" if is_stranger => Ok(()),
+            "UNRECOVERABLE" if query.since.is_some() && !is_stranger => {
+                town.deeds.did(Deed::HistoryRefused);
+                town.oracle.history_refused(channel, query)
+            }
+            "OVERLOADED" => Ok(()),
+            code => wrong(format!("history is refused: {code}")),
+        };
+    }
+    let Some(result) = &heard.result else { return wrong("a response without a result") };
+    let name = &town.names.channels[usize::from(channel)].name;
+    let Some(messages) = result.messages.as_ref().filter(|_| result.channel.as_deref() == Some(name)) else {
+        return wrong("history of another channel, or without messages");
+    };
+    let Some(position) = result.position() else { return wrong("history without a position") };
+    town.deeds.did(Deed::HistoryRead);
+    let mut page = Vec::with_capacity(messages.len());
+    for message in messages {
+        let seen = seen(session, town, message)?;
+        town.oracle.kept(&seen)?;
+        if seen.channel != channel || seen.position.0 != position.0 {
+            return wrong("a message of another channel or epoch");
+        }
+        page.push(seen.position.1);
+    }
+    town.oracle.history(channel, query, position, &page, result.more)
 }
 
 pub(super) fn pong(session: &mut Session, heard: &Heard<'_>) -> Checked {

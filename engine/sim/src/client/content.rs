@@ -80,6 +80,17 @@ fn check_time_in(
 
 /// A message was read, by itself or with `subscribed`.
 pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>, is_carried: bool) -> Checked {
+    let mut seen = seen(session, town, heard)?;
+    seen.is_unsure = !is_carried && session.ledger.awaits_past(seen.channel);
+    town.oracle.message(session.serial, &seen)
+}
+
+/// What a message says, if it is one that was published.
+pub(super) fn seen<'a>(
+    session: &Session,
+    town: &mut Town,
+    heard: &'a Heard<'_>,
+) -> Result<Seen<'a>, Failure> {
     let (Some(channel), Some(epoch), Some(offset), Some(payload)) =
         (&heard.channel, heard.epoch, heard.offset, &heard.payload)
     else {
@@ -121,14 +132,13 @@ pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>, is_
             Some(prefix.ok_or_else(|| Failure::new(Check::Subscription, "a pattern that nobody knows"))?)
         }
     };
-    let seen = Seen {
+    Ok(Seen {
         channel,
         pattern,
         position: (epoch, offset),
         from: (payload.by, number),
         event: heard.event.unwrap_or_default(),
         is_ephemeral: payload.e,
-        is_unsure: !is_carried && session.ledger.awaits_past(channel),
-    };
-    town.oracle.message(session.serial, &seen)
+        is_unsure: false,
+    })
 }

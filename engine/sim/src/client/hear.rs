@@ -10,7 +10,7 @@ use super::connect::KEY;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, answer, packed, wire};
+use super::{Client, End, Town, answer, packed, presence, wire};
 use crate::oracle::{Check, Checked, Failure};
 
 /// Any message of the server.
@@ -37,7 +37,11 @@ pub(super) struct Heard<'a> {
     pub(super) more: Option<bool>,
     pub(super) payload: Option<Payload<'a>>,
     #[serde(borrow)]
-    pub(super) result: Option<Position<'a>>,
+    pub(super) result: Option<Answered<'a>>,
+    /// Of an event that the hub makes.
+    pub(super) name: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) participants: Option<Vec<Cow<'a, str>>>,
     #[serde(borrow)]
     pub(super) error: Option<Refusal<'a>>,
     pub(super) code: Option<&'a str>,
@@ -48,14 +52,31 @@ pub(super) struct Heard<'a> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Position<'a> {
-    pub(super) epoch: &'a str,
-    pub(super) offset: u64,
+pub(super) struct Answered<'a> {
+    epoch: Option<&'a str>,
+    offset: Option<u64>,
+    #[serde(borrow)]
+    pub(super) participants: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow)]
+    pub(super) channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) messages: Option<Vec<Heard<'a>>>,
+    #[serde(default)]
+    pub(super) more: bool,
+    #[serde(default)]
+    pub(super) duplicate: bool,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Refusal<'a> {
     pub(super) code: &'a str,
+}
+
+impl<'a> Answered<'a> {
+    /// Where something is.
+    pub(super) fn position(&self) -> Option<(&'a str, u64)> {
+        Some((self.epoch?, self.offset?))
+    }
 }
 
 impl Client {
@@ -176,7 +197,8 @@ impl Client {
     fn heard_text(&mut self, session: &mut Session, town: &mut Town, text: &str) -> Checked {
         let heard: Heard<'_> = serde_json::from_str(text)
             .map_err(|error| Failure::new(Check::Content, format!("no message of the contract: {error}")))?;
-        let is_message = matches!(heard.kind, "message" | "broadcast");
+        let is_message = matches!(heard.kind, "message" | "broadcast")
+            || heard.kind == "event" && presence::is_copy(&heard);
         let is_news = session.stage == Stage::Silent && heard.kind == "subscribed" && heard.id.is_none();
         let is_copy = !session.is_deaf && (is_message || is_news && !session.ledger.lost_count);
         let book = &mut town.books[session.shard];
@@ -194,7 +216,13 @@ impl Client {
             return Ok(());
         }
         match heard.kind {
-            "message" | "broadcast" => message(session, town, &heard, false),
+            "message" | "broadcast" => {
+                message(session, town, &heard, false)?;
+                if let Some(channel) = heard.channel.as_deref().and_then(|it| town.names.find(it)) {
+                    presence::typed(session, town, &heard, channel);
+                }
+                Ok(())
+            }
             "subscribed" => answer::subscribed(session, town, &heard),
             "unsubscribed" => answer::unsubscribed(session, town, &heard),
             "response" => answer::response(session, town, &heard),
@@ -203,6 +231,7 @@ impl Client {
                 answer::pong(session, &heard)
             }
             "error" => answer::error(session, town, &heard),
+            "event" => presence::changed(session, town, &heard),
             "ping" => self.ping_message(session, town, &heard),
             "reconnect" if town.is_draining && !session.was_told_to_go => {
                 session.was_told_to_go = true;
@@ -276,7 +305,7 @@ fn established(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Che
         session.stage = Stage::Open;
     }
     if session.stage != Stage::Silent {
-        town.oracle.established(session.serial, session.participant);
+        town.oracle.established(session.serial, session.participant, &session.name);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::names::{ChannelIndex, Names};
-use crate::oracle::{Check, Failure, Wanted};
+use crate::oracle::{Check, Failure, HistoryQuery, Serial, Wanted};
 
 /// What can be subscribed to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,6 +43,22 @@ pub(super) enum Ask {
     Unsubscribe {
         topic: Topic,
         order: u64,
+    },
+    /// What is kept of a channel.
+    History {
+        channel: ChannelIndex,
+        query: Box<HistoryQuery>,
+    },
+    /// A publish with an idempotency key once more.
+    Repetition {
+        channel: ChannelIndex,
+        from: (Serial, u32),
+        /// The first one had certainly arrived.
+        is_late: bool,
+    },
+    /// Who is there, while nobody comes or goes.
+    Attendance {
+        channel: ChannelIndex,
     },
     Ping,
     /// Must be refused with this code, and this channel named.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use super::deeds::Deed;
 use super::ledger::{Ask, Topic};
+use super::presence::forget;
 use super::requests::{asked, noted};
 use super::session::Session;
 use super::{Client, Town};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
-use crate::oracle::Wanted;
+use crate::oracle::{HistoryQuery, Wanted};
 
 /// Positions in channels, of this and earlier epochs.
 #[derive(Debug, Default)]
@@ -58,6 +59,7 @@ impl Client {
         if held.contains(&topics[0]) {
             town.deeds.did(Deed::RenewedFrom);
         }
+        forget(&topics, session);
         let mut asks: Vec<Ask> = topics.iter().map(|topic| asked(*topic, session, town)).collect();
         asks.iter_mut().for_each(|ask| session.ledger.want_past(ask, &wanted));
         let id = session.ledger.ask(asks);
@@ -77,6 +79,38 @@ impl Client {
             noted(id, town),
             self.listed(&topics, town)
         ))
+    }
+
+    /// A query for what is kept: from the beginning, the end, or a position.
+    pub(super) fn ask_history(&mut self, session: &mut Session, town: &mut Town) -> String {
+        let mut below = |bound: usize| town.chaos.below(Fault::Recovery, bound);
+        let known = below(self.places.last.len() + 1);
+        let known = self.places.last.iter().nth(known).map(|(channel, place)| (*channel, place.clone()));
+        let (any, limit, back) = (below(town.names.open + 1), below(40) as u64, below(8) as u64);
+        let (is_backward, is_since, is_strange) = (below(2) == 0, below(3) > 0, below(16) == 0);
+        let (channel, since) = match known {
+            Some((channel, (epoch, offset))) if is_since => {
+                let epoch = if is_strange { NO_EPOCHS[2].to_owned() } else { epoch };
+                (channel, Some((epoch, offset.saturating_sub(back))))
+            }
+            Some((channel, _)) => (channel, None),
+            None => (any as ChannelIndex, None),
+        };
+        let name = self.escaped(&town.names.channels[usize::from(channel)].name.clone(), town);
+        let mut params = vec![format!(r#""channel":{name},"limit":{limit}"#)];
+        if let Some((epoch, offset)) = &since {
+            params.push(format!(r#""since":{{"epoch":"{epoch}","offset":{offset}}}"#));
+        }
+        if is_backward {
+            params.push(r#""direction":"backward""#.to_owned());
+        }
+        let query = Box::new(HistoryQuery { limit, since, is_backward });
+        let id = session.ledger.ask(vec![Ask::History { channel, query }]);
+        format!(
+            r#"{{"type":"query","id":{},"method":"history","params":{{{}}}}}"#,
+            noted(id, town),
+            params.join(",")
+        )
     }
 
     fn held_channel(&self, session: &Session, town: &mut Town) -> Option<ChannelIndex> {

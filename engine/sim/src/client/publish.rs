@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::deeds::Deed;
 use super::ledger::Ask;
 use super::payload::{checksum, iso, pad_of};
+use super::repeat::Repeat;
 use super::requests::noted;
 use super::session::Session;
 use super::target::Target;
@@ -20,15 +21,15 @@ const TIME_MAX_MS: u64 = 4_102_444_800_000;
 
 /// A publish in the making.
 #[derive(Default)]
-struct Draft {
+pub(super) struct Draft {
     /// Members of the envelope, as JSON.
-    envelope: Vec<String>,
+    pub(super) envelope: Vec<String>,
     /// Members of the payload.
     payload: Vec<String>,
     is_short: bool,
     event: String,
     /// Its number on each of its channels.
-    numbers: Vec<u32>,
+    pub(super) numbers: Vec<u32>,
 }
 
 impl Draft {
@@ -43,6 +44,9 @@ impl Draft {
 impl Client {
     /// A publish with up to `pad_max` bytes of padding.
     pub(super) fn publish(&mut self, session: &mut Session, town: &mut Town, pad_max: usize) -> String {
+        if let Some(text) = self.repeat(session, town) {
+            return text;
+        }
         let target = self.target(session, town);
         let to = match &target {
             Target::Channel(channel) => vec![*channel],
@@ -85,6 +89,8 @@ impl Client {
         }
         let address = self.address(session, &target, town);
         draft.envelope.push(address);
+        let is_kept = class == Class::Numbered && !is_ephemeral && echoes && may;
+        let keyed = if is_kept { self.key(&mut draft, session, town) } else { None };
         self.rng.shuffle(&mut draft.envelope);
         let has_payload = self.rng.u32(..8) > 0;
         if !has_payload {
@@ -96,6 +102,11 @@ impl Client {
         let text = draft.text(has_payload);
         if text.len() > 65_536 {
             town.deeds.did(Deed::Above64K);
+        }
+        if let Some(name) = keyed {
+            draft.envelope.retain(|member| !member.starts_with(r#""id":"#));
+            let from = (session.serial, draft.numbers[0]);
+            self.repeats.push(Repeat { name, channel: to[0], from, text: draft.text(has_payload) });
         }
         text
     }

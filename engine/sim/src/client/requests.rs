@@ -4,10 +4,14 @@ use std::rc::Rc;
 
 use super::deeds::Deed;
 use super::ledger::{Ask, Fate, Topic, id_text};
+use super::presence::{forget, watch};
 use super::session::Session;
 use super::{Client, Town};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
+
+/// Which of the refused requests it is.
+const RESUMPTION: usize = 9;
 
 impl Client {
     /// Any request or publish, as a message of its own.
@@ -35,15 +39,21 @@ impl Client {
     }
 
     pub(super) fn subscribe(&mut self, session: &mut Session, town: &mut Town) -> String {
-        if town.chaos.strikes(Fault::Recovery)
-            && let Some(text) = self.subscribe_from(session, town)
-        {
-            return text;
+        if town.chaos.strikes(Fault::Recovery) {
+            let text = match town.chaos.below(Fault::Recovery, 4) {
+                0 => Some(self.ask_history(session, town)),
+                _ => self.subscribe_from(session, town),
+            };
+            if let Some(text) = text {
+                return text;
+            }
         }
         let mut topics = Vec::new();
-        for _ in 0..self.count() {
+        let watched = self.wants_to_watch(session, town);
+        for _ in 0..if watched.is_some() { 0 } else { self.count() } {
             topics.extend(self.wanted(session, town));
         }
+        topics.extend(watched);
         self.repeat_one(&mut topics, town);
         if topics.is_empty() {
             return self.ask_ping(session, town);
@@ -57,8 +67,15 @@ impl Client {
             session.ledger.ask_nameless(asks.remove(0));
             return format!(r#"{{"type":"subscribe",{}}}"#, self.listed(&topics, town));
         }
+        forget(&topics, session);
+        let presence = if watched.is_some() && watch(&topics, &asks, session, town) {
+            r#""presence":true,"#
+        } else {
+            ""
+        };
         let id = session.ledger.ask(asks);
-        format!(r#"{{"type":"subscribe","id":{},{}}}"#, noted(id, town), self.listed(&topics, town))
+        let listed = self.listed(&topics, town);
+        format!(r#"{{"type":"subscribe","id":{},{presence}{listed}}}"#, noted(id, town))
     }
 
     pub(super) fn unsubscribe(&mut self, session: &mut Session, town: &mut Town) -> String {
@@ -75,6 +92,7 @@ impl Client {
             return self.ask_ping(session, town);
         }
         let names = Rc::clone(&town.names);
+        forget(&topics, session);
         let mut asks = Vec::new();
         for topic in &topics {
             if session.ledger.is_due(*topic) {
@@ -155,6 +173,11 @@ impl Client {
 
     /// What is understood, and refused all the same: it counts as nobody's mistake.
     fn refused_request(&mut self, session: &mut Session, town: &mut Town) -> String {
+        // In a batch, which a resumption is too much for, another one takes its place.
+        let at = match self.rng.usize(..15) {
+            RESUMPTION if session.nesting > 0 => 0,
+            at => at,
+        };
         let (code, channel, rest) = [
             ("INVALID_CHANNEL", Some("nowhere:x"), r#""type":"publish","channel":"nowhere:x","payload":1"#),
             ("INVALID_CHANNEL", Some("a:*b"), r#""type":"subscribe","channels":["a:*b"]"#),
@@ -175,7 +198,7 @@ impl Client {
             ("NOT_FOUND", None, r#""type":"publish","to":["p0","group:g"],"payload":1"#),
             ("NO_HANDLER", None, r#""type":"query","method":"nothing","params":[1]"#),
             ("NO_HANDLER", None, r#""type":"command","method":"nothing","capability":"c""#),
-        ][self.rng.usize(..15)];
+        ][at];
         // What a demo participant may not do at all, it may not do to groups either.
         let code = if session.kind.is_demo && rest.contains("group:") { "FORBIDDEN" } else { code };
         if code == "FORBIDDEN" {

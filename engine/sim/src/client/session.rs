@@ -1,6 +1,6 @@
 //! One connection of a client: bytes in both directions, what was asked, and what it did to deserve its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use corecast_protocol::ws::deflate::Offer;
 
@@ -8,9 +8,10 @@ use super::connect::Kind;
 use super::deeds::Deed;
 use super::deflate::Deflate;
 use super::ledger::Ledger;
+use super::presence::Watch;
 use super::{End, Town, packed, wire};
 use crate::chaos::Fault;
-use crate::names::Who;
+use crate::names::{ChannelIndex, Who};
 use crate::net::LinkId;
 use crate::oracle::Serial;
 
@@ -111,6 +112,8 @@ pub(super) struct Session {
     pub(super) farewell_is_due: bool,
     /// `reconnect` was read.
     pub(super) was_told_to_go: bool,
+    /// Channels of which it wants to know who comes and goes.
+    pub(super) watched: BTreeMap<ChannelIndex, Watch>,
 }
 
 impl Default for LinkId {

@@ -82,6 +82,10 @@ pub struct Town {
     pub largest_bytes: u64,
     /// What the clients of each shard saw of it.
     pub books: Vec<Book>,
+    /// All is quiet, but that somebody typed: who did will be told of in time.
+    pub nobody_types: bool,
+    /// Nobody is held by a shard who is gone for its client.
+    pub all_are_known: bool,
     /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
     pub is_steady: bool,
 }

@@ -20,6 +20,8 @@ pub(super) struct Truth {
     /// Epochs in the order in which they were first seen; most channels have one.
     epochs: Vec<Epoch>,
     pub(super) publishers: Map<Serial, Published>,
+    /// Messages that were sent more than once, and where the one is that counts.
+    repeated: Map<(Serial, u32), Option<At>>,
     /// How many messages those published whose connections have ended: the server may act on some of them later.
     gone: Map<Serial, u32>,
 }
@@ -72,7 +74,14 @@ pub(super) struct Published {
 
 impl Truth {
     pub(super) fn new(class: Class, keeps: Keeps) -> Self {
-        Self { class, keeps, epochs: Vec::new(), publishers: Map::default(), gone: Map::default() }
+        Self {
+            class,
+            keeps,
+            epochs: Vec::new(),
+            publishers: Map::default(),
+            repeated: Map::default(),
+            gone: Map::default(),
+        }
     }
 
     pub(super) fn published(&mut self, serial: Serial, written: Written) -> u32 {
@@ -123,9 +132,36 @@ impl Truth {
         self.epochs.len()
     }
 
+    /// An epoch's index, if anybody was told of it.
+    pub(super) fn known_epoch(&self, name: &str) -> Option<u32> {
+        self.epochs.iter().rposition(|epoch| epoch.name == name).map(|index| index as u32)
+    }
+
+    /// A message is sent once more: whether somebody has seen it, so that it is none that is new.
+    pub(super) fn repeats(&mut self, from: (Serial, u32)) -> bool {
+        let of = |(index, epoch): (u32, &Epoch)| {
+            let found = epoch.messages.iter().find(|(_, it)| it.from == from);
+            found.map(|(offset, _)| (index, *offset))
+        };
+        let at = || (0..).zip(&self.epochs).find_map(of);
+        let place = self.repeated.get(&from).copied().flatten().or_else(at);
+        self.repeated.insert(from, place);
+        place.is_some()
+    }
+
+    /// Whether it was sent more than once: the one that counts may be any of them.
+    pub(super) fn is_repeated(&self, from: (Serial, u32)) -> bool {
+        self.repeated.contains_key(&from)
+    }
+
     /// A position as it is written.
     pub(super) fn text_of(&self, (epoch, offset): At) -> (String, u64) {
         (self.epochs[epoch as usize].name.clone(), offset)
+    }
+
+    /// Whether it would be kept even if as much again had come that nobody knows of.
+    pub(super) fn keeps_twice_since(&self, at: At, last: u64, now_us: u64) -> bool {
+        at.1 < last && 2 * (last - at.1) <= self.keeps.messages && self.keeps_since(at, last, now_us)
     }
 
     /// Whether everything behind an offset was certainly kept when the channel's last one was `last`, as somebody was
@@ -154,6 +190,12 @@ impl Truth {
     pub(super) fn note(&mut self, position: (&str, u64), from: (Serial, u32), is_old: bool) -> Checked {
         let (index, offset) = self.at(position);
         let written_us = self.written(from).map(|it| it.at_us);
+        if let Some(place) = self.repeated.get_mut(&from)
+            && *place.get_or_insert((index, offset)) != (index, offset)
+        {
+            let what = format!("message {} of connection {} has a second offset, {offset}", from.1, from.0);
+            return Err(Failure::new(Check::Order, what));
+        }
         let epoch = &mut self.epochs[index as usize];
         if offset <= epoch.settled && !is_old {
             let what = format!("offset {offset} comes again: all up to {} was settled", epoch.settled);

@@ -1,6 +1,8 @@
 //! What comes of a channel's past: from the named position on everything, once and in order, or the news that it
 //! can't be had, where it certainly was not kept.
 
+use std::collections::BTreeSet;
+
 use super::{Check, Checked, Failure, Oracle, Serial};
 use crate::names::{ChannelIndex, Class};
 
@@ -192,6 +194,12 @@ impl Oracle {
             view.forget_position(channel);
         }
         Ok(())
+    }
+
+    /// Who is subscribed to a channel by its name.
+    pub fn members(&self, channel: ChannelIndex) -> BTreeSet<&str> {
+        let members = self.views.values().filter(|view| view.is_by_name(channel));
+        members.map(|view| view.name.as_str()).collect()
     }
 
     /// Where a connection is in a channel, as far as it was told.

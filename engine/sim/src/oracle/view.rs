@@ -11,6 +11,8 @@ use crate::names::{ChannelIndex, Names};
 /// One connection's side of the promises.
 #[derive(Debug)]
 pub struct View {
+    /// Whose it is.
+    pub(super) name: String,
     channels: Vec<Channel>,
     /// Since when each prefix is subscribed to.
     prefixes: Vec<Option<u64>>,
@@ -39,8 +41,9 @@ struct Channel {
 }
 
 impl View {
-    pub(super) fn new(channels: usize, prefixes: usize, _clock: u64) -> Self {
+    pub(super) fn new(channels: usize, prefixes: usize, name: &str) -> Self {
         Self {
+            name: name.to_owned(),
             channels: vec![Channel::default(); channels],
             prefixes: vec![None; prefixes],
             last: Map::default(),
@@ -117,6 +120,11 @@ impl View {
 
     pub(super) fn is_excused(&self, channel: ChannelIndex) -> bool {
         self.channels[usize::from(channel)].is_excused
+    }
+
+    /// Whether it is subscribed to by its name.
+    pub(super) fn is_by_name(&self, channel: ChannelIndex) -> bool {
+        self.channels[usize::from(channel)].since.is_some()
     }
 
     /// Nothing is known of the position for the time being.
@@ -252,8 +260,11 @@ impl View {
             let what = format!("message {} of connection {} was never published", from.1, from.0);
             return Err(Failure::new(Check::Content, what));
         }
-        let last = self.last.insert((channel, from.0), from.1);
+        let last = self.last.get(&(channel, from.0)).copied();
+        self.last.insert((channel, from.0), from.1.max(last.unwrap_or_default()));
         match last {
+            // It came when it was sent once more, and those before it may never have arrived.
+            _ if truth.is_repeated(from) => Ok(0),
             Some(last) if last >= from.1 => {
                 let what = format!("message {} of connection {} comes behind {last}", from.1, from.0);
                 Err(Failure::new(Check::Order, what))

@@ -3,6 +3,8 @@
 use corecast_shard::Order;
 
 use super::World;
+use crate::books::Book;
+use crate::chaos::Fault;
 use crate::client::Client;
 use crate::host::{Host, State};
 use crate::oracle::{Checked, Failure};
@@ -16,6 +18,18 @@ const QUIET_STEPS_MAX: u64 = 200;
 /// Steps on the way to rest in which shards run and no client gets on.
 const IDLE_STEPS_MAX: u64 = 10_000;
 
+/// Who types no more is told within this time, which only small towns wait for.
+const TYPED_AFTER_US: u64 = 6_500_000;
+
+/// Of its clients, so many type at most.
+const TYPISTS: usize = 3;
+
+/// Clients of a small town.
+const PATIENT_MAX: usize = 16;
+
+/// Who comes and goes is told within this time.
+const TOLD_AFTER_US: u64 = 300_000;
+
 /// Deadlines that pass in a row while all rests.
 const REST_DEADLINES_MAX: usize = 12;
 
@@ -24,9 +38,40 @@ impl World {
     pub(super) fn settle(&mut self) -> Checked {
         self.come_to_rest()?;
         self.check_settled()?;
+        if self.town.chaos.is_on(Fault::Presence) {
+            self.take_attendance()?;
+        }
         self.town.is_settling = false;
         self.town.chaos.calm(false);
         Ok(())
+    }
+
+    /// Some ask who is there, once all that changed has been told.
+    fn take_attendance(&mut self) -> Checked {
+        let is_patient = self.clients.len() <= PATIENT_MAX && self.town.chaos.below(Fault::Presence, 2) == 0;
+        self.town.nobody_types = is_patient;
+        if is_patient {
+            for client in self.clients.iter_mut().take(TYPISTS) {
+                client.type_something(&mut self.town);
+            }
+            self.come_to_rest()?;
+        }
+        let until_us = self.town.now_us + if is_patient { TYPED_AFTER_US } else { TOLD_AFTER_US };
+        while self.town.now_us < until_us {
+            if !self.pass_deadline() {
+                self.town.now_us = until_us;
+            }
+            self.come_to_rest()?;
+        }
+        let held = |host: &Host, book: &Book| host.counters.connections.value() > book.sessions;
+        let mut all = self.hosts.iter().zip(&self.town.books);
+        self.town.all_are_known = !all.any(|(host, book)| held(host, book));
+        for client in &mut self.clients {
+            client.ask_attendance(&mut self.town);
+        }
+        self.come_to_rest()?;
+        self.town.nobody_types = false;
+        self.check_settled()
     }
 
     fn come_to_rest(&mut self) -> Checked {
