@@ -14,9 +14,10 @@ use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects, Idle, Refusal, Tracking};
 use crate::format::Format;
 use crate::hub::{Hub, Via};
+use crate::inbox::Begin;
 use crate::member::{Access, Admission, Member, Open};
 use crate::receipt::{self, Report};
-use crate::remote::{Epoch, Past, ToHome, base36};
+use crate::remote::{FromHome, Past, ToHome, base36};
 use crate::session::{Asking, End, Handed, Happened, Resuming, State, Token, Tokens, Waiting};
 
 /// What homes are still to be told or asked.
@@ -133,8 +134,9 @@ impl Hub {
             Admission::OfIp => {
                 member.admission = Admission::AwaitsParticipant;
                 let (participant, format) = (member.participant.clone(), member.format);
+                let presented = member.resuming.as_ref().and_then(|it| it.presented());
                 let home = self.home(self.hasher.of(&*participant));
-                let record = ToHome::AdmitParticipant { conn, participant: &participant, format };
+                let record = ToHome::AdmitParticipant { conn, participant: &participant, format, presented };
                 self.ask(now, home, &record, fx);
             }
             Admission::Admitted if member.resuming.is_some() => {
@@ -151,12 +153,40 @@ impl Hub {
         }
     }
 
+    /// At the participant's home. Who presents a token of it takes over a connection that may still be counted, and so
+    /// may be one above the limit.
+    pub(crate) fn admit_participant(
+        &mut self,
+        now: Now,
+        (from, conn): (u16, ConnKey),
+        participant: &str,
+        format: Format,
+        presented: Option<Token>,
+        fx: &mut Effects,
+    ) {
+        let limit = self.config.limits.connections_per_participant;
+        let hash = self.hasher.of(participant);
+        let resumes = presented.is_some_and(|token| self.home_sessions.knows(hash, token));
+        let limit = if resumes && limit > 0 { limit.saturating_add(1) } else { limit };
+        let begin = self.participants.admit(hash, participant, (from, format), (limit, resumes), now.instant);
+        let is_admitted = begin.is_some();
+        let begins = is_admitted && self.config.limits.resume_window_ms > 0;
+        let token = begins.then(|| {
+            self.participants.session_began(hash, participant);
+            self.home_sessions.begin(hash, (from, conn))
+        });
+        let Begin { unseen, is_held } = begin.unwrap_or_default();
+        let answer =
+            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen, is_held };
+        self.answer_to(now, from, &answer, fx);
+    }
+
     pub(crate) fn participant_admitted(
         &mut self,
         now: Now,
         conn: ConnKey,
         (participant, format): (&str, Format),
-        (is_admitted, token, unseen): (bool, Option<Token>, Option<(Epoch, u64)>),
+        (is_admitted, token, begin): (bool, Option<Token>, Begin),
         via: Via,
         fx: &mut Effects,
     ) {
@@ -204,7 +234,7 @@ impl Hub {
             };
             event::connection_established(out, format, &established);
         });
-        self.begin_inbox(conn, unseen);
+        self.begin_inbox(now, conn, begin);
         if is_held {
             fx.list.push(Effect::Hold { conn });
         }
@@ -223,12 +253,16 @@ impl Hub {
         let Some(member) = self.members.find(conn) else { return };
         let (participant, kept) = (member.participant.clone(), self.kept_of(conn, member));
         let (tokens, state) = (member.tokens, member.session);
+        if let Some(tokens) = tokens.filter(|_| !is_kept) {
+            // Before its connection is counted no more: else it would look for a moment as if it waited.
+            self.end_session(&participant, tokens);
+        }
         self.take_out(conn);
         match tokens {
             Some(tokens) if is_kept => {
                 self.suspend(now, conn, Waiting { participant, tokens, kept: kept.into(), state });
             }
-            _ => self.end_session_of(&participant, &kept, tokens),
+            _ => self.end_session_of(&participant, &kept, None),
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) enum Alarm {
     SessionsExpire,
     /// A connection that got what was kept for its participant counts as having seen it, if it is still there.
     InboxSeen(ConnKey, u32),
+    /// An inbox waited for long enough for its connection to resume a session.
+    InboxHeld(ConnKey, u32),
 }
 
 /// All that is to be done, by its time and then in the order in which it was asked for.
@@ -82,6 +84,7 @@ impl Hub {
             Alarm::Linger => self.stop_lingering(now),
             Alarm::SessionsExpire => self.expire_sessions(now),
             Alarm::InboxSeen(conn, serial) => self.inbox_seen(now, conn, serial, fx),
+            Alarm::InboxHeld(conn, serial) => self.inbox_held(conn, serial, fx),
         }
         true
     }

@@ -17,6 +17,7 @@ use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, ShardSet
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
+use crate::inbox::Begin;
 use crate::member::Members;
 use crate::participant::Participants;
 use crate::presence::Presence;
@@ -190,7 +191,7 @@ impl Hub {
             return;
         }
         let invalid_before = member.invalid_in_a_row;
-        let is_time_iso = member.is_time_iso;
+        let (is_time_iso, is_reading) = (member.is_time_iso, member.reading.is_some());
         if member.resuming.is_some() {
             // The shard holds back what comes behind a `resume`: its order would be lost.
             let why = "a session is being resumed: wait for its answer";
@@ -203,6 +204,9 @@ impl Hub {
         }
         if has_former_token {
             self.confirm(now, conn, fx);
+        }
+        if is_reading {
+            self.reads_on_unless_resuming(conn, &request.command, fx);
         }
         let id = request.id;
         match &request.command {
@@ -400,20 +404,8 @@ impl Hub {
                 self.answer_to(now, from, &FromHome::IpAdmitted { conn, ip, is_admitted }, fx);
             }
             ToHome::ReleaseIp { ip } => self.participants.release_ip(ip),
-            ToHome::AdmitParticipant { conn, participant, format } => {
-                let limit = self.config.limits.connections_per_participant;
-                let hash = self.hasher.of(participant);
-                let whose = (from, format);
-                let (is_admitted, unseen) =
-                    self.participants.admit(hash, participant, whose, limit, now.instant);
-                let begins = is_admitted && self.config.limits.resume_window_ms > 0;
-                let token = begins.then(|| {
-                    self.participants.session_began(hash, participant);
-                    self.home_sessions.begin(hash, (from, conn))
-                });
-                let answer =
-                    FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen };
-                self.answer_to(now, from, &answer, fx);
+            ToHome::AdmitParticipant { conn, participant, format, presented } => {
+                self.admit_participant(now, (from, conn), participant, format, presented, fx);
             }
             ToHome::ReleaseParticipant { participant, format } => {
                 self.participants.release(self.hasher.of(participant), participant, (from, format));
@@ -486,15 +478,18 @@ impl Hub {
             FromHome::IpAdmitted { conn, ip, is_admitted } => {
                 self.ip_admitted(now, conn, (ip, is_admitted), via, fx);
             }
-            FromHome::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen } => {
-                self.participant_admitted(
-                    now,
-                    conn,
-                    (participant, format),
-                    (is_admitted, token, unseen),
-                    via,
-                    fx,
-                );
+            FromHome::ParticipantAdmitted {
+                conn,
+                participant,
+                format,
+                is_admitted,
+                token,
+                unseen,
+                is_held,
+            } => {
+                let begin = Begin { unseen, is_held };
+                let answer = (is_admitted, token, begin);
+                self.participant_admitted(now, conn, (participant, format), answer, via, fx);
             }
             FromHome::Release { participant, session, to } => self.release(now, participant, session, to, fx),
             FromHome::Fenced { number } => self.fenced(number),

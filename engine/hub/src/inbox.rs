@@ -9,8 +9,7 @@
 //! For those who build on it:
 //! - `subscribe_inbox(now, conn, id, past, fx)` is `subscribe` on `@me`: the home answers, and
 //!   `inbox_subscribed` says `subscribed`. With `past.is_held` nothing is read before `inbox_goes_on(conn, fx)`.
-//! - `inbox_catch_up(conn, position, fx)` begins behind a position at once and announces nothing, unless something of it
-//!   is lost: then `subscribed` with `recovered: false` says where it goes on.
+//! - Who may be about to resume a session is held where it would begin: see `session::inbox`.
 //! - `Participants::is_idle` counts `sessions`: while one waits, the inbox is kept and messages to it are accepted.
 
 use corecast_protocol::envelope::command::RequestId;
@@ -26,9 +25,22 @@ use crate::history::{Address, Bounds};
 use crate::hub::Hub;
 use crate::remote::{Epoch, Extent, FromHome, InboxAnswer, InboxAsk, Page, Past, Published, Reader, ToHome};
 use crate::replay::Source;
+use crate::session::RESUMING;
 
 /// Messages of an inbox that has no bound of its own.
 const MESSAGES_MAX: usize = 100_000;
+
+/// So long an inbox waits for a new connection to resume the session that its participant has: a round trip, rarely more.
+const HELD_FOR: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How the inbox of a new connection begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Begin {
+    /// Behind this position are messages that nobody has got yet.
+    pub(crate) unseen: Option<(Epoch, u64)>,
+    /// The connection may be about to resume a session, with a position of its own.
+    pub(crate) is_held: bool,
+}
 
 /// How far a connection is that is not simply live in its inbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +56,7 @@ pub(crate) struct Reading {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Progress {
+pub(crate) enum Progress {
     /// Nothing is fetched yet.
     Held,
     /// Pages are fetched.
@@ -58,6 +70,16 @@ impl Reading {
     pub(crate) fn is_live(&self) -> bool {
         self.progress == Progress::Live
     }
+
+    /// Whether nothing is fetched yet, in this reading of the inbox.
+    pub(crate) fn is_held(&self, serial: u32) -> bool {
+        self.progress == Progress::Held && self.serial == serial
+    }
+
+    /// Of the last message that was queued for the client.
+    pub(crate) fn position(&self) -> (Epoch, u64) {
+        (self.epoch, self.offset)
+    }
 }
 
 impl Hub {
@@ -67,14 +89,22 @@ impl Hub {
             InboxAnswer::Replay { conn, serial, ref page } => {
                 self.inbox_page_came(now, conn, serial, page, fx);
             }
+            InboxAnswer::Subscribed { conn, id: Some(RESUMING), ref page } => {
+                self.inbox_restored(conn, page, fx);
+            }
             InboxAnswer::Subscribed { conn, id, ref page } => self.inbox_subscribed(now, conn, id, page, fx),
         }
     }
 
     /// A connection was admitted: it is live in its inbox, or begins with what nobody has got yet.
-    pub(crate) fn begin_inbox(&mut self, conn: ConnKey, unseen: Option<(Epoch, u64)>) {
-        match unseen.filter(|_| !canary::strikes(Canary::StoredMessageForgotten)) {
+    pub(crate) fn begin_inbox(&mut self, now: Now, conn: ConnKey, begin: Begin) {
+        match begin.unseen.filter(|_| !canary::strikes(Canary::StoredMessageForgotten)) {
             None => self.enter_inbox(conn),
+            Some(position) if begin.is_held => {
+                self.read_from(conn, position, Progress::Held, true);
+                let serial = self.members.find(conn).map_or(0, |it| it.serial);
+                self.alarms.set(now.instant + HELD_FOR, Alarm::InboxHeld(conn, serial));
+            }
             Some(position) => {
                 self.read_from(conn, position, Progress::Behind, true);
                 self.todo.push_back(Todo::CatchUp(conn));
@@ -115,15 +145,8 @@ impl Hub {
         }
     }
 
-    /// Begins behind a position, without an answer.
-    #[allow(dead_code, reason = "sessions begin to")]
-    pub(crate) fn inbox_catch_up(&mut self, conn: ConnKey, position: (Epoch, u64), fx: &mut Effects) {
-        self.rewind(conn, position, Progress::Behind);
-        fx.list.push(Effect::AwaitRoom { conn });
-    }
-
     /// A connection, live or not, goes on from a position.
-    fn rewind(&mut self, conn: ConnKey, position: (Epoch, u64), progress: Progress) {
+    pub(crate) fn rewind(&mut self, conn: ConnKey, position: (Epoch, u64), progress: Progress) {
         let Some(member) = self.members.find(conn) else { return };
         let (participant, place) = (member.participant.clone(), member.place);
         let was_live = member.reading.as_ref().is_none_or(|it| it.is_live());
@@ -136,7 +159,6 @@ impl Hub {
     }
 
     /// What was held may be fetched.
-    #[allow(dead_code, reason = "sessions begin to")]
     pub(crate) fn inbox_goes_on(&mut self, conn: ConnKey, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
         let Some(reading) = member.reading.as_mut().filter(|it| it.progress == Progress::Held) else {

@@ -14,6 +14,7 @@ use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, PerFormat, Wanted};
 use crate::history::{Bounds, History, Kept};
 use crate::home::Random;
+use crate::inbox::Begin;
 use crate::order::Order;
 use crate::registry::{Named, Registry};
 use crate::remote::Epoch;
@@ -164,32 +165,40 @@ impl Participants {
         self.local.find(hash, name).and_then(|index| self.local.get(index)).map_or(&[], |it| &it.conns)
     }
 
-    /// At its home: one more connection, unless that is over `limit` (0 for none); whether it is admitted, and from
-    /// where on there are messages that nobody has got yet.
+    /// At its home: one more connection, unless that is over `limit` (0 for none); if it is admitted, how its inbox
+    /// begins.
     pub(crate) fn admit(
         &mut self,
         hash: u64,
         name: &str,
         (shard, format): (u16, Format),
-        limit: u32,
+        (limit, resumes): (u32, bool),
         now: Instant,
-    ) -> (bool, Option<(Epoch, u64)>) {
+    ) -> Option<Begin> {
         let index = self.home.find(hash, name).unwrap_or_else(|| self.begin(hash, name));
         self.expire(index, now);
         let participant = self.at(index);
         if limit > 0 && participant.total() >= limit {
-            return (false, None);
+            return None;
         }
+        // Whoever has a session that waits is likely to resume it, from a position that is not known yet.
+        let is_held = resumes || participant.sessions > participant.total();
+        let is_alone = participant.counts.is_empty();
         match participant.counts.iter_mut().find(|(it, _)| *it == shard) {
             Some((_, counts)) => *counts.of_mut(format) += 1,
             None => participant.counts.push((shard, one(format))),
         }
-        let unseen = participant.unseen();
-        if unseen.is_none() {
-            participant.unseen = None;
+        let mut unseen = participant.unseen();
+        if is_held {
+            unseen = unseen.or(Some((participant.epoch, participant.offset)));
+        }
+        if !is_held {
+            participant.unseen = participant.unseen.filter(|_| unseen.is_some());
+        } else if is_alone {
+            participant.unseen.get_or_insert(participant.offset);
         }
         self.idle.remove(index);
-        (true, unseen)
+        Some(Begin { unseen, is_held })
     }
 
     /// A participant of whom nothing was known, with an empty inbox.

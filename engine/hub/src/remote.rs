@@ -96,7 +96,13 @@ pub enum ToHome<'a> {
     /// One connection of this address less.
     ReleaseIp { ip: IpAddr },
     /// May this participant have one more connection?
-    AdmitParticipant { conn: ConnKey, participant: &'a str, format: Format },
+    AdmitParticipant {
+        conn: ConnKey,
+        participant: &'a str,
+        format: Format,
+        /// What the handshake presents.
+        presented: Option<Token>,
+    },
     /// One connection of this participant less.
     ReleaseParticipant { participant: &'a str, format: Format },
     /// A subscription that is catching up wants what follows this position.
@@ -360,6 +366,8 @@ pub enum FromHome<'a> {
         token: Option<Token>,
         /// Behind this position its inbox has messages that nobody has got yet.
         unseen: Option<(Epoch, u64)>,
+        /// It may be about to resume a session: its inbox begins when that is known.
+        is_held: bool,
     },
     /// Somebody on shard `to` asks for the session that this connection has or had.
     Release { participant: &'a str, session: ConnKey, to: u16 },
@@ -463,7 +471,7 @@ mod tests {
                 ToHome::Leave { channel: &name, formats }, ToHome::LeavePattern { prefix: &name, formats },
                 ToHome::Publish(publish), ToHome::Direct(publish),
                 ToHome::AdmitIp { conn, ip }, ToHome::ReleaseIp { ip },
-                ToHome::AdmitParticipant { conn, participant: &name, format },
+                ToHome::AdmitParticipant { conn, participant: &name, format, presented: tokens.former },
                 ToHome::ReleaseParticipant { participant: &name, format },
                 ToHome::Report { serial: number, count },
                 ToHome::Resume { conn, participant: &name, token, own: token },
@@ -523,7 +531,7 @@ mod tests {
                 FromHome::IpAdmitted { conn, ip, is_admitted: flag },
                 FromHome::ParticipantAdmitted {
                     conn, participant: &name, format, is_admitted: flag, token: tokens.former,
-                    unseen: position.flatten(),
+                    unseen: position.flatten(), is_held: flag,
                 },
                 FromHome::Release { participant: &name, session: conn, to: number as u16 },
                 FromHome::Fenced { number: index },

@@ -8,6 +8,7 @@
 mod hand_over;
 mod home;
 mod hooks;
+mod inbox;
 mod kept;
 mod moved;
 mod query;

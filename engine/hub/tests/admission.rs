@@ -5,6 +5,7 @@ mod harness;
 use std::net::{IpAddr, Ipv4Addr};
 
 use corecast_hub::{Access, Class, Format, HubLimits, Open, Refusal};
+use harness::sessions::{WINDOW_MS, join, moves};
 use harness::{Client, Net, Random, Seen, demo, development, unlimited};
 
 fn limits(per_ip: u32, per_participant: u32) -> HubLimits {
@@ -192,5 +193,33 @@ fn what_nobody_wants_is_not_forwarded() {
         }
         // One of the two publishers asks a home elsewhere; nothing else moves.
         assert_eq!(net.records - before, 1);
+    }
+}
+
+#[test]
+fn a_connection_that_is_dead_but_counted_gives_its_place_to_who_resumes_it() {
+    for shards in 1..=4 {
+        for (from, to) in moves(shards) {
+            let mut net = Net::new(shards, 7, HubLimits { resume_window_ms: WINDOW_MS, ..limits(0, 1) });
+            let (_, foreign) = join(&mut net, 0, 9, "bob");
+            let (ann, token) = join(&mut net, from, 0, "ann");
+            let open = |net: &mut Net, slot, resume| {
+                let client = net.open_with(to, slot, Open { resume, ..development("ann") });
+                net.run();
+                (client, first(net, client) == Some(&Seen::Admitted))
+            };
+            for presented in [None, Some(&*foreign), Some("AAAAAAAAAAAAAAAAAAAAAA"), Some("none")] {
+                assert!(!open(&mut net, 1, presented).1, "{presented:?}");
+            }
+            let (again, is_admitted) = open(&mut net, 2, Some(&*token));
+            assert!(is_admitted, "{from} to {to}");
+            let is_taken = |it: &Seen| matches!(it, Seen::Closed(4502, _));
+            assert!(net.seen[&ann].iter().any(is_taken));
+            assert_eq!(net.take(again)[1]["type"], "resumed");
+            assert!(!open(&mut net, 3, None).1, "the place is taken");
+            net.close(again);
+            net.run();
+            assert!(open(&mut net, 4, None).1, "and free again");
+        }
     }
 }

@@ -42,7 +42,12 @@ impl<'a> ToHome<'a> {
             6 => Self::Direct(it.published()?),
             7 => Self::AdmitIp { conn: it.key()?, ip: it.address()? },
             8 => Self::ReleaseIp { ip: it.address()? },
-            9 => Self::AdmitParticipant { conn: it.key()?, participant: it.text()?, format: it.format()? },
+            9 => Self::AdmitParticipant {
+                conn: it.key()?,
+                participant: it.text()?,
+                format: it.format()?,
+                presented: if it.flag()? { Some(it.token()?) } else { None },
+            },
             10 => Self::ReleaseParticipant { participant: it.text()?, format: it.format()? },
             20 => Self::Fetch {
                 conn: it.key()?,
@@ -116,6 +121,7 @@ impl<'a> FromHome<'a> {
                 is_admitted: it.flag()?,
                 token: if it.flag()? { Some(it.token()?) } else { None },
                 unseen: it.named_position()?.flatten(),
+                is_held: it.flag()?,
             },
             30 => Self::Release { participant: it.text()?, session: it.key()?, to: it.u16()? },
             31 => Self::Fenced { number: it.u32()? },

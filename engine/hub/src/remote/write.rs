@@ -56,11 +56,12 @@ impl ToHome<'_> {
                 out.push(8);
                 address(out, ip);
             }
-            Self::AdmitParticipant { conn, participant, format } => {
+            Self::AdmitParticipant { conn, participant, format, presented } => {
                 out.push(9);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
                 out.push(format_byte(format));
+                token(out, presented);
             }
             Self::ReleaseParticipant { participant, format } => {
                 out.push(10);
@@ -194,13 +195,22 @@ impl FromHome<'_> {
                 address(out, ip);
                 out.push(u8::from(is_admitted));
             }
-            Self::ParticipantAdmitted { conn, participant, format, is_admitted, token: begun, unseen } => {
+            Self::ParticipantAdmitted {
+                conn,
+                participant,
+                format,
+                is_admitted,
+                token: begun,
+                unseen,
+                is_held,
+            } => {
                 out.push(8);
                 key(out, conn);
                 bytes(out, participant.as_bytes());
                 out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
                 token(out, begun);
                 named_position(out, unseen.map(Some));
+                out.push(u8::from(is_held));
             }
             Self::Release { participant, session, to } => {
                 out.push(30);

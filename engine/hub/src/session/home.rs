@@ -81,6 +81,11 @@ impl HomeSessions {
         token
     }
 
+    /// Whether it is a token of this participant's.
+    pub(crate) fn knows(&self, participant: u64, token: Token) -> bool {
+        self.tokens.get(&token).is_some_and(|it| it.participant == participant)
+    }
+
     /// A session that came from another node and waits here, with the tokens that it had there.
     pub(crate) fn restore(&mut self, participant: u64, (shard, session): (u16, ConnKey), tokens: Tokens) {
         let place = Place { participant, shard, session, is_current: true };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, OwnedRequestId, Position, RequestId};
 use corecast_protocol::envelope::event;
+use corecast_protocol::envelope::name;
 
 use crate::admission::Todo;
 use crate::canary::{self, Canary};
@@ -39,6 +40,8 @@ pub(crate) struct Resuming {
     /// Channels whose home has not answered yet.
     awaited: usize,
     answers: Vec<Answer>,
+    /// Whether the inbox was seen to.
+    is_inbox_asked: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Resuming {
             has_arrived: false,
             awaited: 0,
             answers: Vec::new(),
+            is_inbox_asked: false,
         }
     }
 
@@ -79,9 +83,30 @@ impl Resuming {
         &self.kept[self.next..]
     }
 
+    /// Whether the inbox is still to be seen to, once.
+    pub(super) fn takes_inbox(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_inbox_asked, true)
+    }
+
+    /// One more home is to answer.
+    pub(super) fn awaits_one(&mut self) {
+        self.awaited += 1;
+    }
+
+    /// What the client has seen of this channel.
+    pub(super) fn seen(&self, channel: &str) -> Option<(Epoch, u64)> {
+        let seen = self.positions.iter().find(|(it, ..)| **it == *channel);
+        seen.map(|(_, epoch, offset)| (*epoch, *offset))
+    }
+
     /// Whether the session is here.
     pub(crate) fn has_arrived(&self) -> bool {
         self.has_arrived
+    }
+
+    /// The token of the handshake, while it was not asked for.
+    pub(crate) fn presented(&self) -> Option<Token> {
+        self.presented.flatten()
     }
 
     /// Whether it only waits to be asked for.
@@ -141,6 +166,7 @@ impl Hub {
             "there is no session of this participant with this token: it ended, or was resumed before; subscribe again"
         };
         self.error(fx, conn, id, None, ErrorCode::Unrecoverable, why);
+        self.inbox_goes_on(conn, fx);
         fx.list.push(Effect::GoOn { conn });
         self.path_later(conn);
     }
@@ -190,16 +216,18 @@ impl Hub {
         let Some(resuming) = member.resuming.as_mut() else { return };
         let Some((kept, bytes)) = Kept::first(resuming.rest()) else {
             resuming.next = resuming.kept.len();
-            return self.resumed_if_complete(conn, fx);
+            return self.restore_inbox(now, conn, fx);
         };
-        let (name, kept) = (Box::<str>::from(kept.name), Kept { name: "", ..kept });
+        let (channel, kept) = (Box::<str>::from(kept.name), Kept { name: "", ..kept });
         resuming.next += bytes;
-        if !canary::strikes(Canary::SubscriptionLost) {
-            self.restore_one(now, conn, &Kept { name: &name, ..kept }, fx);
+        if &*channel == name::INBOX {
+            member.inbox_acked = member.inbox_acked.or(kept.acked);
+        } else if !canary::strikes(Canary::SubscriptionLost) {
+            self.restore_one(now, conn, &Kept { name: &channel, ..kept }, fx);
         }
         if !kept.is_pattern {
             // It counts as the connection's own from here on.
-            self.subscription_ended(&participant, &name);
+            self.subscription_ended(&participant, &channel);
         }
         // One at a time, because each may cause a record for every shard.
         self.todo.push_back(Todo::Restore(conn));
@@ -230,9 +258,7 @@ impl Hub {
             // What came since the connection subscribed by itself must not come again.
             Past { is_watching, wants_ack, ..Past::default() }
         } else {
-            let seen = resuming.positions.iter().find(|(channel, ..)| **channel == *kept.name);
-            let position = seen.map(|(_, epoch, offset)| (*epoch, *offset)).or(kept.acked);
-            let position = Some(position);
+            let position = Some(resuming.seen(kept.name).or(kept.acked));
             Past { position, latest: 0, is_carried: false, is_held: true, is_watching, wants_ack }
         };
         self.subscribe_one(now, conn, Some(RESUMING), (text, past), fx);
@@ -276,12 +302,12 @@ impl Hub {
     }
 
     /// Tells the client that its session goes on, once all homes have answered.
-    fn resumed_if_complete(&mut self, conn: ConnKey, fx: &mut Effects) {
+    pub(super) fn resumed_if_complete(&mut self, conn: ConnKey, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
         let is_complete = member
             .resuming
             .as_ref()
-            .is_some_and(|it| it.has_arrived && it.awaited == 0 && it.rest().is_empty());
+            .is_some_and(|it| it.has_arrived && it.awaited == 0 && it.rest().is_empty() && it.is_inbox_asked);
         let (true, Some(tokens)) = (is_complete, member.tokens) else { return };
         let Some(resuming) = member.resuming.take() else { return };
         self.resumed += 1;
@@ -301,6 +327,7 @@ impl Hub {
             self.begin_watching(conn, &answer.channel);
         }
         self.let_subscriptions_go_on(conn, fx);
+        self.inbox_goes_on(conn, fx);
         fx.list.push(Effect::GoOn { conn });
         self.path_later(conn);
     }
@@ -323,6 +350,10 @@ impl Hub {
             let wants_presence = !is_pattern && self.presence.local.watches(channel.hash, name, conn);
             let (wants_ack, acked) = (subscription.acks().is_some(), subscription.acked());
             Kept { name, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
+        }
+        if let acked @ Some(_) = member.inbox_acked {
+            let (is_pattern, wants_presence, wants_ack) = (false, false, false);
+            Kept { name: name::INBOX, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
         }
         if let Some(resuming) = &member.resuming {
             kept.extend_from_slice(resuming.rest());
