@@ -55,7 +55,7 @@ canaries! {
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     LiveTooEarly("live-too-early", every 2):
         "A subscription is live before all that it missed has come." => "delivery: recovered, but a message is missing",
-    LiveNever("live-never", every 2):
+    LiveNever("live-never", every 1):
         "A subscription that has caught up is not made live." => "delivery: accepted and not delivered",
     MessageToNonSubscriber("message-to-non-subscriber", every 100):
         "A message goes to a connection that did not subscribe." => "membership: a message that was not asked for",
@@ -71,7 +71,7 @@ canaries! {
         "A subscription delivers before `subscribed` was answered." => "membership: a message before `subscribed`",
     LeaveForgotten("leave-forgotten", every 5):
         "A subscription ends and its participant stays present." => "presence: a member without a subscription",
-    JoinForgotten("join-forgotten", every 2):
+    JoinForgotten("join-forgotten", every 1):
         "Those who want to know who comes and goes are told nothing of a change." => "presence: a change that watchers were not told",
     TypingForEver("typing-for-ever", every 2):
         "Somebody types no more and nobody is told." => "presence: typing that does not expire",

@@ -325,3 +325,14 @@ fn offsets_of_inbox(messages: &[Value]) -> Vec<u64> {
 fn assert_without_gaps(seed: u64, seen: &[u64]) {
     assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "seed {seed}: {seen:?}");
 }
+
+/// What is kept and not sent is noticed.
+#[cfg(feature = "canaries")]
+#[test]
+fn a_planted_bug_is_found() {
+    use corecast_hub::canary::{Canary, plant};
+    plant(Some(Canary::StoredMessageForgotten));
+    let result = std::panic::catch_unwind(nothing_that_was_kept_is_lost_under_any_interleaving);
+    plant(None);
+    assert!(result.is_err(), "{} was not noticed", Canary::StoredMessageForgotten.name());
+}
