@@ -27,7 +27,7 @@ pub use crate::leases::Lease;
 const EVENTS_MAX: usize = 1024;
 
 /// Connections accepted per tick.
-const ACCEPTS_PER_TICK: usize = 64;
+const ACCEPTS_PER_TICK: usize = 8;
 
 /// How long accepting rests when the kernel refuses.
 const ACCEPT_REST: Duration = Duration::from_millis(100);

@@ -34,6 +34,9 @@ pub use probe::{Probe, probe};
 /// How long a stopping driver waits for the kernel to let go of its memory.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Connections closed per turn: thousands that end at once are no reason to keep the others waiting.
+const CLOSES_PER_TURN: usize = 16;
+
 /// The io_uring driver of one shard. Built and run on the shard's own thread.
 #[derive(Debug)]
 pub struct Uring {
@@ -56,6 +59,9 @@ pub struct UringIo {
     starved: Vec<u32>,
     /// Connections that were paused in this turn and had nothing in flight.
     pausing: Vec<ConnId>,
+    /// Slots that are to be closed, and how many may be in this turn.
+    ending: VecDeque<u32>,
+    closes_left: usize,
     #[expect(clippy::vec_box, reason = "the kernel has their addresses while they are in use")]
     gathers: Vec<Box<Gather>>,
     peers: Vec<WakeHandle>,
@@ -96,6 +102,8 @@ impl Uring {
             events: VecDeque::with_capacity(1024),
             starved: Vec::new(),
             pausing: Vec::new(),
+            ending: VecDeque::new(),
+            closes_left: CLOSES_PER_TURN,
             gathers: Vec::new(),
             peers: Vec::new(),
             wake_failures: Vec::new(),
@@ -186,7 +194,9 @@ impl UringIo {
         self.answer_pauses();
         self.feed_starved();
         self.arm_accepts();
-        let wait = if self.events.is_empty() { wait } else { Some(Duration::ZERO) };
+        self.end_some(CLOSES_PER_TURN);
+        let has_more = !self.events.is_empty() || !self.ending.is_empty();
+        let wait = if has_more { Some(Duration::ZERO) } else { wait };
         let wait = [wait, self.accepts.rest(self.now)].into_iter().flatten().min();
         self.stats.enters += 1;
         self.ring.enter(wait)?;
@@ -274,6 +284,7 @@ impl UringIo {
                 return Ok(false);
             }
             self.events.clear();
+            self.end_some(usize::MAX);
             self.ring.enter(Some(left))?;
             self.complete();
         }

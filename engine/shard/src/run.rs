@@ -29,6 +29,10 @@ use crate::rings::{Inbox, Links};
 /// Records of one class acted on per tick: sockets must not wait for ever for other shards.
 const RECORDS_PER_TICK: usize = 4096;
 
+/// Connections let go of per tick because their peers have ended: when thousands do at once, others don't wait for
+/// all of them.
+const ENDS_PER_TICK: usize = 16;
+
 /// Things told to homes per tick.
 const SETTLE_PER_TICK: usize = 256;
 
@@ -46,6 +50,8 @@ pub struct ShardLoop<L> {
     delivers: Inbox,
     requests: Inbox,
     expired: Vec<u32>,
+    /// Connections whose peers will say no more, to be looked at.
+    ended: VecDeque<ConnId>,
     heir: Option<Sender<State>>,
 }
 
@@ -68,6 +74,7 @@ impl<L> ShardLoop<L> {
             delivers: Inbox::default(),
             requests: Inbox::default(),
             expired: Vec::new(),
+            ended: VecDeque::new(),
             heir: None,
         }
     }
@@ -149,6 +156,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
             || has_more_to_settle
             || has_more_to_send
             || self.core.drain.looks_again(self.core.conns.len())
+            || !self.ended.is_empty()
             || !self.clock.may_judge()
             || !self.core.links.park()
         {
@@ -176,12 +184,15 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
                     }
                 }
                 Event::Sent { conn, batch, result } => self.sent(io, conn, batch, result),
-                Event::Eof { conn } => self.core.half_closed(conn, io),
+                Event::Eof { conn } => self.ended.push_back(conn),
                 Event::Paused { .. } => {}
                 Event::Closed { conn, .. } => self.core.closed(conn, &mut self.assembly),
             }
         }
         self.events = events;
+        for conn in self.ended.drain(..self.ended.len().min(ENDS_PER_TICK)) {
+            self.core.half_closed(conn, io);
+        }
     }
 
     fn accepted(&mut self, id: ConnId, ip: std::net::IpAddr) {

@@ -16,8 +16,9 @@ use super::UringIo;
 use super::ring::{Done, Op, Token};
 use crate::api::{Close, ConnId, Event};
 
-/// Accepts armed at once at most.
-const ACCEPTS_MAX: usize = 64;
+/// Accepts armed at once at most, and so what one turn lets in: each costs its shard some 50 us until it is served, and
+/// everybody else waits for that.
+const ACCEPTS_MAX: usize = 8;
 
 /// Between accepts while the kernel is short of descriptors or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(100);

@@ -340,10 +340,22 @@ impl UringIo {
             return;
         }
         slot.is_close_queued = true;
-        let entry = opcode::Close::new(Fixed(index)).build();
-        let token = self.token(Op::Close, index);
-        // SAFETY: the entry holds no pointers.
-        unsafe { self.ring.push(entry, token) };
+        self.ending.push_back(index);
+        self.end_some(self.closes_left);
+    }
+
+    /// Closes slots that have nothing in flight, so many in this turn from here on.
+    pub(super) fn end_some(&mut self, closes_left: usize) {
+        self.closes_left = closes_left;
+        while self.closes_left > 0
+            && let Some(index) = self.ending.pop_front()
+        {
+            self.closes_left -= 1;
+            let entry = opcode::Close::new(Fixed(index)).build();
+            let token = self.token(Op::Close, index);
+            // SAFETY: the entry holds no pointers.
+            unsafe { self.ring.push(entry, token) };
+        }
     }
 
     pub(super) fn close_done(&mut self, token: Token) {
