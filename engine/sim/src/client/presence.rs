@@ -133,7 +133,7 @@ pub(super) fn attendance(
     if let Some(watch) = session.watched.get_mut(&channel).filter(|it| it.is_told) {
         if let Some(foreseen) = &watch.members {
             town.deeds.did(Deed::Foreseen);
-            if *foreseen != present {
+            if *foreseen != present && town.all_are_known {
                 return wrong(format!("{name}: {present:?} are there, and who watched knew of {foreseen:?}"));
             }
         }

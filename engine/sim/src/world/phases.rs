@@ -49,6 +49,7 @@ impl World {
     /// Some ask who is there, once all that changed has been told.
     fn take_attendance(&mut self) -> Checked {
         let is_patient = self.clients.len() <= PATIENT_MAX && self.town.chaos.below(Fault::Presence, 2) == 0;
+        let were_known = self.all_are_known();
         self.town.nobody_types = is_patient;
         if is_patient {
             for client in self.clients.iter_mut().take(TYPISTS) {
@@ -63,15 +64,20 @@ impl World {
             }
             self.come_to_rest()?;
         }
-        let held = |host: &Host, book: &Book| host.counters.connections.value() > book.sessions;
-        let mut all = self.hosts.iter().zip(&self.town.books);
-        self.town.all_are_known = !all.any(|(host, book)| held(host, book));
+        // Who is given up meanwhile leaves, and that is told later.
+        self.town.all_are_known = were_known;
         for client in &mut self.clients {
             client.ask_attendance(&mut self.town);
         }
         self.come_to_rest()?;
         self.town.nobody_types = false;
         self.check_settled()
+    }
+
+    /// Whether shards hold nobody who is gone for its client.
+    fn all_are_known(&self) -> bool {
+        let is_held = |(host, book): (&Host, &Book)| host.counters.connections.value() > book.sessions;
+        !self.hosts.iter().zip(&self.town.books).any(is_held)
     }
 
     fn come_to_rest(&mut self) -> Checked {
