@@ -253,6 +253,8 @@ proptest! {
             epoch: b"e", offset: 7, timestamp, priority: None, to: None,
         });
         let mut spliced = Vec::new();
+        let read = event::name_of(Format::Json, &out, seams);
+        prop_assert_eq!(read.as_deref(), name.as_deref());
         let changes = Changes { pattern: Some(&pattern), iso_timestamp: Some(timestamp), skipped, attempt };
         event::variant(&mut spliced, Format::Json, &out, seams, &changes);
         let (plain, spliced) = (String::from_utf8(out).expect("text"), String::from_utf8(spliced).expect("text"));

@@ -256,6 +256,7 @@ proptest! {
                 timestamp, priority: None, to: None,
             });
             let plain = out.split_off("before".len());
+            assert_eq!(event::name_of(format, &plain, seams).as_deref(), name.as_deref());
             let changes = Changes { pattern: Some(&pattern), iso_timestamp: Some(timestamp), skipped, attempt };
             event::variant(&mut out, format, &plain, seams, &changes);
             (plain, out.split_off("before".len()))

@@ -136,7 +136,7 @@ impl Hub {
     /// A subscription is going to acknowledge.
     pub(crate) fn promise_acks(&mut self, conn: ConnKey, hash: u64, name: &str) {
         let Some(index) = self.channels.find(hash, name, false) else { return };
-        let Some(own) = self.subscription(conn, index) else { return };
+        let Some(own) = self.subscription_mut(conn, index) else { return };
         if own.acks().is_none() {
             own.extra().acks = Some(Box::default());
             self.channels.get_mut(index).expect("it was found").acking.get_or_insert_default().push(conn);
@@ -145,7 +145,7 @@ impl Hub {
 
     /// The home has said where a subscription begins.
     pub(crate) fn begin_acks(&mut self, conn: ConnKey, index: u32, page: &Page<'_>) {
-        let Some(acks) = self.subscription(conn, index).and_then(Subscription::acks_mut) else { return };
+        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
         if acks.epoch == Some(page.epoch) && !page.is_past {
             return;
         }
@@ -177,7 +177,7 @@ impl Hub {
             return;
         }
         let index = self.channels.find(self.hasher.of(channel), channel, false);
-        let Some((index, own)) = index.and_then(|index| Some((index, self.subscription(conn, index)?)))
+        let Some((index, own)) = index.and_then(|index| Some((index, self.subscription_mut(conn, index)?)))
         else {
             return self.ack_unsubscribed(conn, id, channel, fx);
         };
@@ -213,7 +213,7 @@ impl Hub {
 
     fn acked(&mut self, now: Now, conn: ConnKey, index: u32, offset: u64, fx: &mut Effects) {
         let timeout_ms = self.config.limits.ack_timeout_ms;
-        let Some(own) = self.subscription(conn, index) else { return };
+        let Some(own) = self.subscription_mut(conn, index) else { return };
         let is_behind = own.cursor().is_some();
         let Some(acks) = own.acks_mut() else { return };
         let receipts = acks.advance(offset);
@@ -233,7 +233,9 @@ impl Hub {
         for at in 0.. {
             let acking = self.channels.get(index).and_then(|it| it.acking.as_ref()?.get(at).copied());
             let Some(conn) = acking else { return };
-            let Some(own) = self.subscription(conn, index).filter(|it| it.place.is_some()) else { continue };
+            let Some(own) = self.subscription_mut(conn, index).filter(|it| it.place.is_some()) else {
+                continue;
+            };
             let Some(acks) = own.acks_mut().filter(|it| it.epoch.is_some()) else { continue };
             let mut lost = Vec::new();
             if let Some(reborn) = written.reborn.filter(|it| it.is_for_all) {
@@ -292,7 +294,9 @@ impl Hub {
 
     /// A page was queued for who is catching up; whether it may be live now.
     pub(crate) fn page_sent(&mut self, conn: ConnKey, index: u32, page: &Page<'_>) -> bool {
-        let Some(acks) = self.subscription(conn, index).and_then(Subscription::acks_mut) else { return true };
+        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else {
+            return true;
+        };
         acks.is_fetching = false;
         let (mut lost, mut given_up) = (Vec::new(), 0);
         if !page.is_recovered {
@@ -313,7 +317,7 @@ impl Hub {
 
     /// Takes the time from when something is unacknowledged, where time is known.
     fn time_acks(&mut self, conn: ConnKey, index: u32) {
-        let Some(own) = self.subscription(conn, index) else { return };
+        let Some(own) = self.subscription_mut(conn, index) else { return };
         let serial = own.serial;
         let Some(acks) = own.acks_mut() else { return };
         if acks.acked < acks.sent && acks.due.is_none() && !acks.awaits_time {
@@ -325,7 +329,7 @@ impl Hub {
     pub(crate) fn begin_time(&mut self, now: Now, conn: ConnKey, serial: u32) {
         let timeout_ms = self.config.limits.ack_timeout_ms;
         let Some(index) = self.index_of(conn, serial) else { return };
-        let Some(acks) = self.subscription(conn, index).and_then(Subscription::acks_mut) else { return };
+        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
         acks.awaits_time = false;
         if acks.acked < acks.sent && acks.due.is_none() {
             acks.due = Some(now.instant + acks.delay(timeout_ms));
@@ -335,7 +339,7 @@ impl Hub {
 
     /// One alarm for each subscription: what it is for may come later than it rings.
     fn set_alarm(&mut self, conn: ConnKey, index: u32) {
-        let Some(own) = self.subscription(conn, index) else { return };
+        let Some(own) = self.subscription_mut(conn, index) else { return };
         let serial = own.serial;
         let Some(acks) = own.acks_mut() else { return };
         if let Some(due) = acks.due
@@ -349,7 +353,7 @@ impl Hub {
     /// Something may have been unacknowledged for too long.
     pub(crate) fn unacked(&mut self, now: Now, conn: ConnKey, serial: u32, fx: &mut Effects) {
         let Some(index) = self.index_of(conn, serial) else { return };
-        let Some(acks) = self.subscription(conn, index).and_then(Subscription::acks_mut) else { return };
+        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
         acks.has_alarm = false;
         if acks.due.is_none_or(|due| now.instant < due) {
             return self.set_alarm(conn, index);
@@ -392,7 +396,7 @@ impl Hub {
     fn resend(&mut self, now: Now, conn: ConnKey, index: u32) {
         let (timeout_ms, attempts) =
             (self.config.limits.ack_timeout_ms, self.config.limits.ack_attempts.max(1));
-        let Some(own) = self.subscription(conn, index) else { return };
+        let Some(own) = self.subscription_mut(conn, index) else { return };
         let is_live = own.place.is_some();
         let Some(acks) = own.acks_mut() else { return };
         let (mut lost, mut given_up) = (Vec::new(), 0);
@@ -432,7 +436,7 @@ impl Hub {
         let acking = self.channels.get(index).and_then(|it| it.acking.as_deref().cloned());
         let mut all = acking.unwrap_or_default();
         all.retain(|conn| {
-            let acks = self.subscription(*conn, index).and_then(Subscription::acks_mut);
+            let acks = self.subscription_mut(*conn, index).and_then(Subscription::acks_mut);
             let acks = acks.filter(|it| it.epoch.is_some() && written.exclude != Some(*conn));
             acks.map(|acks| acks.receipts.push_back((written.offset, tracking))).is_some()
         });
@@ -452,10 +456,6 @@ impl Hub {
         }
         let receipts = acks.receipts.iter().map(|(_, tracking)| *tracking).collect();
         self.resolve(receipts, Outcome::Failed);
-    }
-
-    fn subscription(&mut self, conn: ConnKey, index: u32) -> Option<&mut Subscription> {
-        self.members.find_mut(conn)?.subscriptions.iter_mut().find(|it| it.channel == index)
     }
 
     fn index_of(&self, conn: ConnKey, serial: u32) -> Option<u32> {

@@ -213,6 +213,7 @@ impl Hub {
         member.session.go(Happened::Admitted);
         member.tokens = tokens;
         self.iso_members += usize::from(member.is_time_iso);
+        self.special += usize::from(member.is_time_iso);
         self.msgpack_members += usize::from(member.format == Format::MessagePack);
         let goes_on = member.path_channel.is_some() || member.resuming.is_some();
         let is_held = member.resuming.is_some();
@@ -279,6 +280,7 @@ impl Hub {
         // What was asked but not answered is taken back when the answer finds nobody.
         if member.admission == Admission::Admitted {
             self.iso_members -= usize::from(member.is_time_iso);
+            self.special -= usize::from(member.is_time_iso);
             self.msgpack_members -= usize::from(member.format == Format::MessagePack);
             let hash = self.hasher.of(&*member.participant);
             if member.reading.as_ref().is_none_or(|it| it.is_live()) {
@@ -307,6 +309,7 @@ impl Hub {
     /// What waits here is bounded by the connections that were admitted by way of a ring, because none is admitted
     /// that way while the rings have no room for this call.
     pub fn settle(&mut self, now: Now, budget: usize, fx: &mut Effects) -> bool {
+        self.begin_at(now);
         for _ in 0..budget {
             if let Some(todo) = self.todo.pop_front() {
                 self.act_on(now, todo, fx);

@@ -51,6 +51,10 @@ canaries! {
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
     StoredMessageForgotten("stored-message-forgotten", every 5):
         "What was kept for who was away is not sent on return." => "tests: delivery, stored, and not delivered on return",
+    FilterIgnored("filter-ignored", every 20):
+        "A subscriber gets an event that its filter leaves out." => "tests: filters, an event that was not asked for",
+    SkippedForgotten("skipped-forgotten", every 20):
+        "A message that a filter leaves out is not counted." => "tests: filters, fewer received and skipped than published",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     LiveTooEarly("live-too-early", every 2):

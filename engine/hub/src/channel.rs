@@ -13,6 +13,7 @@
 //! be transcoded for nobody.
 
 use crate::effect::ConnKey;
+use crate::filter::{Filtered, FilteredLists};
 use crate::format::{FORMATS, Format, Formats, PerFormat};
 use crate::registry::{Named, Registry};
 
@@ -31,6 +32,8 @@ pub(crate) struct LocalChannel {
     pub(crate) pending: PerFormat<u32>,
     /// Apart by encoding, so that a delivery copies a list and looks at nobody.
     pub(crate) subscribers: PerFormat<Vec<ConnKey>>,
+    /// Those who want only a part of it, in lists of their own: the others pay nothing for them.
+    pub(crate) filtered: Option<Box<FilteredLists>>,
     /// Who is catching up; among the pending ones.
     #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
     pub(crate) behind: Option<Box<Vec<ConnKey>>>,
@@ -64,6 +67,7 @@ impl LocalChannel {
             asked: Formats::default(),
             pending: PerFormat::default(),
             subscribers: PerFormat::default(),
+            filtered: None,
             behind: None,
             acking: None,
         }
@@ -90,11 +94,18 @@ impl LocalChannel {
     }
 
     pub(crate) fn contains(&self, conn: ConnKey) -> bool {
-        FORMATS.iter().any(|format| self.subscribers.of(*format).contains(&conn))
+        let is_filtered = |format| self.filtered_of(format).iter().any(|it| it.conn == conn);
+        FORMATS.iter().any(|format| self.subscribers.of(*format).contains(&conn) || is_filtered(*format))
+    }
+
+    pub(crate) fn filtered_of(&self, format: Format) -> &[Filtered] {
+        self.filtered.as_deref().map_or(&[], |lists| lists.of(format))
     }
 
     fn is_used(&self, format: Format) -> bool {
-        *self.pending.of(format) > 0 || !self.subscribers.of(format).is_empty()
+        *self.pending.of(format) > 0
+            || !self.subscribers.of(format).is_empty()
+            || !self.filtered_of(format).is_empty()
     }
 
     /// Encodings that the home believes to be wanted, and that nobody uses.
@@ -224,7 +235,7 @@ impl LocalChannels {
     }
 }
 
-fn index(slot: u32, is_pattern: bool) -> u32 {
+pub(crate) fn index(slot: u32, is_pattern: bool) -> u32 {
     slot << 1 | u32::from(is_pattern)
 }
 

@@ -4,7 +4,9 @@ use corecast_protocol::envelope::event::{self, Subscribed};
 use corecast_protocol::envelope::name;
 
 use crate::canary::{self, Canary};
+use crate::channel::index;
 use crate::effect::{ConnKey, Delivery, Effect, Effects, SlowPolicy, Span, Tracking, Variant};
+use crate::filter::pattern_of;
 use crate::format::{FORMATS, Format, PerFormat};
 use crate::hub::Hub;
 use crate::remote::{Form, Reborn, Written};
@@ -18,6 +20,15 @@ const SYSTEM_CHANNEL: u32 = u32::MAX - 2;
 pub(crate) struct Scratch {
     /// Slots of the patterns that match.
     matching: Vec<u32>,
+}
+
+/// How a message differs for its recipients, whoever they are.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Change {
+    /// What they subscribed to, where it was a pattern.
+    pub(crate) pattern: Option<Span>,
+    /// How many were left out for them before it.
+    pub(crate) skipped: u64,
 }
 
 impl Hub {
@@ -58,8 +69,10 @@ impl Hub {
         if fx.recipients.len() > start && canary::strikes(Canary::RecipientForgotten) {
             fx.recipients.pop();
         }
-        if self.iso_members > 0 {
-            return self.push_variants(fx, start, (format, &mut None), written, None, delivery);
+        if self.special > 0 {
+            let mut message = None;
+            self.push_variants(fx, start, (format, &mut message), written, Change::default(), delivery);
+            return self.deliver_filtered((index(slot, false), format), &mut message, written, delivery, fx);
         }
         push(fx, start, format, (delivery, written.tracking), |out| {
             out.extend_from_slice(form_of(written, format).bytes);
@@ -101,8 +114,13 @@ impl Hub {
             for format in FORMATS {
                 let message = (format, messages.of_mut(format));
                 self.deliver_to_chosen((slot, is_pattern), message, written, &mut untold, fx);
+                if self.special > 0 {
+                    let list = (index(slot, is_pattern), format);
+                    self.deliver_to_chosen_filtered(list, messages.of_mut(format), written, &mut untold, fx);
+                }
             }
         }
+        self.leave_out_unserved(written, fx);
         if let Some((slot, _)) = exact
             && written.offset > 0
         {
@@ -137,12 +155,7 @@ impl Hub {
                 fx.recipients.push(*conn);
             }
         }
-        let pattern = is_pattern.then(|| {
-            fx.write(|out| {
-                out.extend_from_slice(channel.name.as_bytes());
-                out.push(b'*');
-            })
-        });
+        let pattern = is_pattern.then(|| pattern_of(channel, fx));
         // Whoever subscribed by name knows the epoch from the answer, unless it began later.
         if let Some(reborn) = written.reborn
             && (is_pattern || reborn.is_for_all)
@@ -155,7 +168,8 @@ impl Hub {
             fx.recipients.extend_from_within(start..end);
             start = told;
         }
-        self.push_variants(fx, start, (format, message), written, pattern, delivery);
+        let change = Change { pattern, skipped: 0 };
+        self.push_variants(fx, start, (format, message), written, change, delivery);
     }
 
     fn deliver_system(&mut self, written: &Written<'_>, fx: &mut Effects) {
@@ -203,12 +217,13 @@ impl Hub {
         fx: &mut Effects,
     ) {
         leave_out(fx, start, written.exclude);
-        self.push_variants(fx, start, (format, &mut None), written, None, apart(written, channel));
+        let delivery = apart(written, channel);
+        self.push_variants(fx, start, (format, &mut None), written, Change::default(), delivery);
     }
 
     /// A channel is known by its hash here: by whichever subscription its messages come, they keep their order. Two
     /// channels of one hash only keep theirs towards each other as well.
-    fn delivery(&self, rule: u16, written: &Written<'_>) -> Delivery {
+    pub(crate) fn delivery(&self, rule: u16, written: &Written<'_>) -> Delivery {
         let policy = self.config.namespaces.at(rule).policy;
         let channel = written.hash as u32;
         Delivery { priority: written.priority, policy, namespace: rule, channel, conflate: written.conflate }
@@ -216,13 +231,13 @@ impl Hub {
 
     /// The recipients from `start` on, all of one encoding, get the message, which is written for the first of them;
     /// those who want ISO 8601 times in a variant of its own.
-    fn push_variants(
+    pub(crate) fn push_variants(
         &mut self,
         fx: &mut Effects,
         start: usize,
         (format, message): (Format, &mut Option<Span>),
         written: &Written<'_>,
-        pattern: Option<Span>,
+        Change { pattern, skipped }: Change,
         delivery: Delivery,
     ) {
         // Whoever is served here was announced to the home before: otherwise it is better to send nothing than nonsense.
@@ -239,8 +254,8 @@ impl Hub {
             }
             let Form { bytes, seams } = *form_of(written, format);
             let message = *message.get_or_insert_with(|| fx.write(|out| out.extend_from_slice(bytes)));
-            let differs = pattern.is_some() || iso_timestamp.is_some();
-            let variant = Variant { pattern, iso_timestamp, ..Variant::of(seams) };
+            let differs = pattern.is_some() || iso_timestamp.is_some() || skipped > 0;
+            let variant = Variant { pattern, iso_timestamp, skipped, ..Variant::of(seams) };
             let variant = differs.then(|| fx.vary(variant));
             let tracking = written.tracking;
             fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery, tracking });
@@ -305,7 +320,7 @@ fn leave_out(fx: &mut Effects, start: usize, conn: Option<ConnKey>) {
 
 /// One delivery to the recipients from `start` on, if there are any.
 #[inline(always)]
-fn push(
+pub(crate) fn push(
     fx: &mut Effects,
     start: usize,
     format: Format,
@@ -323,7 +338,7 @@ fn push(
 /// Recipients from here to there. A connection is among those of a request once per answer and message at most, and a
 /// shard has far less than four billion of both.
 #[inline(always)]
-fn span_of(start: usize, end: usize) -> (u32, u32) {
+pub(crate) fn span_of(start: usize, end: usize) -> (u32, u32) {
     debug_assert!(end <= u32::MAX as usize, "more recipients than connections can be");
     (start as u32, end as u32)
 }

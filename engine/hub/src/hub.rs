@@ -1,6 +1,8 @@
 //! One shard's hub: its state, and the one dispatch of commands and of records from other shards.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
 use corecast_protocol::envelope::command::{Command, OwnedRequestId, Request, RequestId};
 use corecast_protocol::envelope::{NAMES_MAX, Rejection, event, name};
@@ -14,6 +16,7 @@ use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, ShardSet};
+use crate::filter::{self, Filter};
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
@@ -62,6 +65,13 @@ pub struct Hub {
     pub(crate) awaited: HashMap<(ConnKey, u32), u16, foldhash::fast::FixedState>,
     /// Members that want times as ISO 8601: while there are none, nobody is asked.
     pub(crate) iso_members: usize,
+    /// Those, and live subscriptions with a filter: while there are none, a delivery copies a list and is done.
+    pub(crate) special: usize,
+    /// What subscriptions have that are being asked for: set while a `subscribe` is acted on.
+    pub(crate) filter_in_hand: Option<Arc<Filter>>,
+    pub(crate) filter_scratch: filter::Scratch,
+    /// When what is being acted on came.
+    instant: Option<Instant>,
     /// Members that are sent MessagePack, likewise.
     pub(crate) msgpack_members: usize,
     /// What the batch that is being acted on has used of its bounds.
@@ -140,6 +150,10 @@ impl Hub {
             todo: VecDeque::new(),
             awaited: HashMap::with_hasher(hasher.0.clone()),
             iso_members: 0,
+            special: 0,
+            filter_in_hand: None,
+            filter_scratch: filter::Scratch::default(),
+            instant: None,
             msgpack_members: 0,
             batch: None,
             choices: 0,
@@ -186,6 +200,7 @@ impl Hub {
 
     /// Acts on one command. A `batch` is the shard's to unroll.
     pub fn apply(&mut self, now: Now, conn: ConnKey, request: &Request<'_>, fx: &mut Effects) {
+        self.begin_at(now);
         let Some(member) = self.members.find_mut(conn) else { return };
         if member.invalid_in_a_row >= INVALID_IN_A_ROW_MAX {
             return;
@@ -272,8 +287,19 @@ impl Hub {
         }
     }
 
+    /// What follows happens at this time.
+    pub(crate) fn begin_at(&mut self, now: Now) {
+        self.instant = Some(now.instant);
+    }
+
+    /// When what is being acted on came.
+    pub(crate) fn instant(&self) -> Instant {
+        self.instant.expect("a command, a record or a settlement is being acted on")
+    }
+
     /// Acts on a record of another shard's hub.
     pub fn remote(&mut self, now: Now, from: u16, class: Class, record: &[u8], fx: &mut Effects) {
+        self.begin_at(now);
         let read = match class {
             Class::Request => ToHome::decode(record).map(|record| self.at_home(now, from, &record, fx)),
             Class::Deliver => {

@@ -201,7 +201,7 @@ impl Hub {
                     event::subscribed(out, format, None, name::INBOX, &news);
                 });
             }
-            self.replay(conn, messages, fx);
+            self.replay(conn, None, messages, fx);
             if page.is_live {
                 self.has_caught_up(now, conn);
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::ack::Acks;
 use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
+use crate::filter::{Filter, Gate, Renewal};
 use crate::format::Format;
 use crate::inbox::Reading;
 use crate::remote::Epoch;
@@ -103,13 +104,18 @@ impl Member {
         self.serial = self.serial.wrapping_add(1);
         self.serial
     }
+
+    /// Its subscription to a channel, if it has one.
+    pub(crate) fn of(&self, channel: u32) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|it| it.channel == channel)
+    }
 }
 
 /// A member's subscription to a local channel or pattern.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) channel: u32,
-    /// Place among the channel's subscribers; `None` until the home has answered.
+    /// Place among the channel's subscribers, or among its filtered ones; `None` until the home has answered.
     pub(crate) place: Option<u32>,
     pub(crate) serial: u32,
     /// What most subscriptions have nothing of.
@@ -127,6 +133,12 @@ pub(crate) struct Extra {
     pub(crate) acks: Option<Box<Acks>>,
     /// What was acknowledged although nobody waits for it.
     pub(crate) acked: Option<(Epoch, u64)>,
+    /// What of the channel is wanted, if not all.
+    pub(crate) filter: Option<Arc<Filter>>,
+    /// What of it will be wanted from the home's next answer on.
+    pub(crate) renewal: Option<Renewal>,
+    /// What the filter has done, while the subscription is not live.
+    pub(crate) gate: Gate,
 }
 
 /// How far a subscription that is catching up has come.
@@ -142,6 +154,16 @@ pub(crate) struct Cursor {
 impl Subscription {
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.extra.as_ref()?.cursor
+    }
+
+    pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {
+        self.extra.as_ref()?.filter.as_ref()
+    }
+
+    /// What was asked for last, although its answer may be still to come.
+    pub(crate) fn filter_wanted(&self) -> Option<&Arc<Filter>> {
+        let extra = self.extra.as_ref()?;
+        extra.renewal.as_ref().map_or(extra.filter.as_ref(), |it| it.0.as_ref())
     }
 
     pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {

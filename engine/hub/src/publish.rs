@@ -15,9 +15,9 @@ use crate::history::{Bounds, Kept};
 use crate::home::{Numbering, Placed, Unannounced};
 use crate::hub::{Hub, forward, one};
 use crate::member::Access;
+use crate::refused::Refused;
 use crate::remote::{Epoch, Form, FromHome, Published, Reborn, Receipt, ToHome, Written};
 use crate::rules::{Act, Request};
-use crate::subscribe::Refused;
 
 impl Hub {
     pub(crate) fn publish(

@@ -6,6 +6,8 @@
 //! home comes in the order in which it was sent: everything up to the page's end came with pages, everything later
 //! comes as it is published. Nothing is merged, and so nothing can be missing, doubled or out of order.
 
+use std::sync::Arc;
+
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::RequestId;
 use corecast_protocol::envelope::event::{self, Changes, HistoryAnswer, Subscribed};
@@ -13,10 +15,11 @@ use corecast_protocol::envelope::event::{self, Changes, HistoryAnswer, Subscribe
 use crate::canary::{self, Canary};
 use crate::config::{Now, ReplayLimits};
 use crate::effect::{ConnKey, Effect, Effects};
+use crate::filter::Filter;
 use crate::format::Format;
 use crate::history::{Address, History, Record};
 use crate::hub::Hub;
-use crate::member::Cursor;
+use crate::member::{Cursor, Extra};
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
 
 /// Answers with messages that one connection may wait for at once.
@@ -295,6 +298,8 @@ impl Hub {
             cursor.is_held = page.is_live && canary::strikes(Canary::LiveNever);
             let is_live = page.is_live && !cursor.is_held;
             if !page.is_recovered {
+                // The position says it all.
+                own.extra().gate.take_skipped();
                 self.reply_fixed(fx, conn, |out, format| {
                     let position = Some((page.epoch.text(), page.offset));
                     event::subscribed(
@@ -307,7 +312,7 @@ impl Hub {
                 });
             }
             if !self.replay_to_acking(conn, index, page, fx) {
-                self.replay(conn, page.messages.unwrap_or_default(), fx);
+                self.replay(conn, Some(index), page.messages.unwrap_or_default(), fx);
             }
             if self.page_sent(conn, index, page) && is_live {
                 self.activate(conn, serial, channel, false);
@@ -318,25 +323,44 @@ impl Hub {
         }
     }
 
-    /// Messages of the past for one connection.
-    pub(crate) fn replay(&mut self, conn: ConnKey, messages: Messages<'_>, fx: &mut Effects) {
+    /// Messages of the past for one connection, of those that its subscription wants.
+    pub(crate) fn replay(
+        &mut self,
+        conn: ConnKey,
+        subscription: Option<u32>,
+        messages: Messages<'_>,
+        fx: &mut Effects,
+    ) {
         let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
-        for (_, form, timestamp) in messages.iter() {
+        for (event, form, timestamp) in messages.iter() {
             let iso_timestamp = is_time_iso.then_some(timestamp);
+            let Some(skipped) = self.pass_replayed(conn, subscription, event) else { continue };
             self.replayed += 1;
             if canary::strikes(Canary::ReplayedMessageLost) {
                 continue;
             }
+            let changes = Changes { iso_timestamp, skipped, ..Changes::default() };
             self.reply(fx, conn, |out, format| {
-                event::variant(
-                    out,
-                    format,
-                    form.bytes,
-                    form.seams,
-                    &Changes { iso_timestamp, ..Changes::default() },
-                );
+                event::variant(out, format, form.bytes, form.seams, &changes);
             });
         }
+    }
+
+    /// How many messages were left out before this one, unless it is left out itself.
+    fn pass_replayed(
+        &mut self,
+        conn: ConnKey,
+        subscription: Option<u32>,
+        event: Option<&str>,
+    ) -> Option<u64> {
+        let now = self.instant();
+        let extra = subscription.and_then(|index| self.subscription_mut(conn, index)?.extra.as_deref_mut());
+        let Some(Extra { filter: Some(filter), gate, .. }) = extra else { return Some(0) };
+        if gate.passes(filter, event, now) {
+            return Some(gate.take_skipped());
+        }
+        gate.skip();
+        None
     }
 }
 
@@ -417,6 +441,7 @@ fn write_one(
 pub(crate) struct Listed<'a> {
     messages: Messages<'a>,
     is_time_iso: bool,
+    filter: Option<Arc<Filter>>,
 }
 
 /// The bytes of such messages: as they came, or one behind the other with where each ends.
@@ -427,16 +452,27 @@ pub(crate) enum Variants<'a> {
 
 impl<'a> Listed<'a> {
     pub(crate) fn new(messages: Messages<'a>, is_time_iso: bool) -> Self {
-        Self { messages, is_time_iso }
+        Self { messages, is_time_iso, filter: None }
+    }
+
+    /// Of these only the events that a subscription wants. They are one answer, which a rate does not bound.
+    pub(crate) fn filtered(self, filter: Option<&Arc<Filter>>) -> Self {
+        Self { filter: filter.cloned(), ..self }
     }
 
     pub(crate) fn variants(&self, format: Format) -> Variants<'a> {
-        if !self.is_time_iso {
+        if !self.is_time_iso && self.filter.is_none() {
             return Variants::AsTheyCame(self.messages);
         }
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for (_, form, timestamp) in self.messages.iter() {
-            let changes = Changes { iso_timestamp: Some(timestamp), ..Changes::default() };
+        let (mut bytes, mut ends, mut skipped) = (Vec::new(), Vec::new(), 0);
+        for (name, form, timestamp) in self.messages.iter() {
+            if self.filter.as_ref().is_some_and(|it| !it.wants(name)) {
+                skipped += 1;
+                continue;
+            }
+            let iso_timestamp = self.is_time_iso.then_some(timestamp);
+            let changes =
+                Changes { iso_timestamp, skipped: std::mem::take(&mut skipped), ..Changes::default() };
             event::variant(&mut bytes, format, form.bytes, form.seams, &changes);
             ends.push(bytes.len());
         }

@@ -12,8 +12,8 @@ use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
 use crate::format::{Format, other};
 use crate::hub::Hub;
+use crate::refused::Refused;
 use crate::remote::{FromHome, Published};
-use crate::subscribe::Refused;
 
 /// Lists of participants may turn one frame into this many times the bytes of the largest message.
 const DIRECT_COPIES_MAX: u64 = 4;

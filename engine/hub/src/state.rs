@@ -69,6 +69,12 @@ pub struct SubscriptionState {
     /// The last position that was acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acked: Option<PositionState>,
+    /// The only events that are wanted; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    /// Messages per second, if they are bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<u32>,
 }
 
 /// A place in a channel.

@@ -1,7 +1,5 @@
 //! Subscribing and unsubscribing: active from the home's answer on, so that `subscribed` precedes every message.
 
-use std::borrow::Cow;
-
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
 use corecast_protocol::envelope::event::{self, Subscribed};
@@ -11,16 +9,20 @@ use crate::canary::{self, Canary};
 use crate::channel::Left;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
+use crate::filter::{Filter, Gate};
 use crate::format::Format;
 use crate::hub::Hub;
 use crate::member::{Cursor, Subscription};
+use crate::refused::Refused;
 use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
 use crate::replay::{Listed, Variants};
-use crate::rules::{Act, Denied, Mode, Request};
+use crate::rules::{Act, Mode, Request};
 use crate::session::RESUMING;
 
-/// Namespaces that an error names: an answer must not grow with the configuration.
-const NAMED_MAX: usize = 8;
+/// Why nobody filters what he acknowledges.
+const ACKS_ARE_OF_ALL: &str = "`ack` and `events` or `max_rate` exclude each other: an acknowledgement is of all \
+    messages of the channel up to its offset, also of those that a filter leaves out; unsubscribe to change from one \
+    to the other";
 
 impl Hub {
     pub(crate) fn subscribe(
@@ -35,10 +37,10 @@ impl Hub {
         if !self.may_name(conn, id, names.len(), fx) {
             return;
         }
-        if !subscribe.events.is_empty() {
-            let why = "`events` beside a channel is not supported by this version: subscribe without it";
-            return self.invalid(conn, id, why, fx);
-        }
+        let filter = match Filter::of(subscribe) {
+            Ok(filter) => filter,
+            Err(why) => return self.invalid(conn, id, why, fx),
+        };
         let past = Past {
             position: subscribe
                 .recover
@@ -50,12 +52,18 @@ impl Hub {
             is_watching: subscribe.presence,
             wants_ack: subscribe.ack,
         };
+        self.filter_in_hand = filter;
         for channel in names {
             match &**channel {
+                name::INBOX if self.filter_in_hand.is_some() => {
+                    let why = "everybody gets all of `@me`: subscribe to it without `events` and `max_rate`";
+                    self.error(fx, conn, id, Some(channel), ErrorCode::InvalidMessage, why);
+                }
                 name::INBOX => self.subscribe_inbox(now, conn, id, past, fx),
                 channel => self.subscribe_one(now, conn, id, (channel, past), fx),
             }
         }
+        self.filter_in_hand = None;
     }
 
     /// One channel or pattern.
@@ -67,15 +75,10 @@ impl Hub {
         (text, mut past): (&str, Past),
         fx: &mut Effects,
     ) {
-        let (rule, stem, is_pattern) = match self.may_subscribe(conn, text) {
+        let (rule, stem, is_pattern) = match self.may_have(conn, text, past.wants_ack) {
             Ok(found) => found,
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
-        let mode = self.config.namespaces.at(rule).mode;
-        if past.wants_ack && (is_pattern || mode != Mode::Reliable) {
-            let why = "`ack` is for channels of reliable namespaces, by their full names";
-            return self.error(fx, conn, id, Some(text), ErrorCode::InvalidMessage, why);
-        }
         let hash = self.hasher.of(stem);
         // Beyond what one connection may wait for, the past comes behind the answer.
         past.is_carried = !past.is_held && !is_pattern && past.is_wanted() && self.takes_bulk(conn);
@@ -86,37 +89,26 @@ impl Hub {
             let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format, past };
             return self.ask(now, self.home(hash), &record, fx);
         }
-        let has_presence = !is_pattern && self.config.namespaces.at(rule).presence;
-        past.is_watching &= has_presence;
+        past.is_watching &= !is_pattern && self.config.namespaces.at(rule).presence;
         let known = self.channels.find(hash, stem, is_pattern);
         let own = known.and_then(|index| member.subscriptions.iter().find(|it| it.channel == index));
         let limit = self.config.limits.subscriptions_per_connection as usize;
-        let serial = match own {
-            // Subscribing twice is idempotent: the answer names the current position. A pattern has none.
-            Some(own) if is_pattern && own.place.is_some() && id == Some(RESUMING) => {
-                return self.restored(conn, (text, None), false, fx);
+        let serial = match own.map(|own| (own.channel, own.serial, own.place.is_some())) {
+            Some((index, _, true)) if is_pattern => {
+                return self.subscribe_pattern_again(conn, id, (index, text), fx);
             }
-            Some(own) if is_pattern && own.place.is_some() => {
-                return self.reply_fixed(fx, conn, |out, format| {
-                    event::subscribed(out, format, id, text, &Subscribed::default());
-                });
-            }
-            Some(own) if !is_pattern => own.serial,
-            Some(_) => member.next_serial(),
-            // A session that is resumed had its own at its time, and no connection resumes twice.
-            None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
-                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &too_many(limit));
-            }
-            None => {
-                let serial = member.next_serial();
-                let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
-                self.channels.get_mut(channel).expect("it was found or inserted").await_home(format);
-                member.subscriptions.push(Subscription { channel, place: None, serial, extra: None });
-                if has_presence {
-                    self.presence.local.enter(stem, &member.participant);
-                }
+            Some((index, serial, _)) => {
+                let serial = if is_pattern { member.next_serial() } else { serial };
+                self.will_filter(conn, index);
                 serial
             }
+            // A session that is resumed had its own at its time, and no connection resumes twice.
+            None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
+                // No answer with messages will come.
+                member.bulk -= u8::from(past.is_carried);
+                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &too_many(limit));
+            }
+            None => self.begin_subscription(conn, (hash, stem, rule, is_pattern)),
         };
         if past.is_watching {
             self.presence.local.watch(hash, stem, conn, format);
@@ -131,19 +123,82 @@ impl Hub {
             self.activate(conn, serial, stem, is_pattern);
         }
         if is_pattern {
-            self.ask_all_homes(now, (conn, serial, format), id, stem, fx);
+            self.ask_all_homes(now, (conn, serial, stem, id, format), fx);
         } else {
             let record = ToHome::Subscribe { conn, serial, channel: stem, id, format, past };
             self.ask(now, self.home(hash), &record, fx);
         }
     }
 
+    /// What may be subscribed to, and in the way that it is asked for.
+    fn may_have<'t>(
+        &self,
+        conn: ConnKey,
+        text: &'t str,
+        wants_ack: bool,
+    ) -> Result<(u16, &'t str, bool), Refused> {
+        let (rule, stem, is_pattern) = self.may_subscribe(conn, text)?;
+        let invalid = |why: &'static str| Err(Refused::new(ErrorCode::InvalidMessage, why));
+        if wants_ack && (is_pattern || self.config.namespaces.at(rule).mode != Mode::Reliable) {
+            return invalid("`ack` is for channels of reliable namespaces, by their full names");
+        }
+        if self.filter_in_hand.is_none() {
+            return Ok((rule, stem, is_pattern));
+        }
+        if stem == name::SYSTEM {
+            return invalid(
+                "everybody gets all of `system`: subscribe to it without `events` and `max_rate`",
+            );
+        }
+        let index = self.channels.find(self.hasher.of(stem), stem, is_pattern);
+        let own = self.members.find(conn).and_then(|it| it.of(index?));
+        if wants_ack || own.is_some_and(|it| it.acks().is_some()) {
+            return invalid(ACKS_ARE_OF_ALL);
+        }
+        Ok((rule, stem, is_pattern))
+    }
+
+    /// Subscribing twice is idempotent: the answer names the current position. A pattern has none.
+    fn subscribe_pattern_again(
+        &mut self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        (index, text): (u32, &str),
+        fx: &mut Effects,
+    ) {
+        if id == Some(RESUMING) {
+            return self.restored(conn, (text, None), false, fx);
+        }
+        self.will_filter(conn, index);
+        self.renew_filter(conn, index);
+        self.reply_fixed(fx, conn, |out, format| {
+            event::subscribed(out, format, id, text, &Subscribed::default());
+        });
+    }
+
+    /// A subscription that awaits its home's answer, and its serial.
+    fn begin_subscription(
+        &mut self,
+        conn: ConnKey,
+        (hash, stem, rule, is_pattern): (u64, &str, u16, bool),
+    ) -> u32 {
+        let member = self.members.find_mut(conn).expect("it is asking");
+        let serial = member.next_serial();
+        let channel = self.channels.find_or_insert(hash, stem, rule, is_pattern);
+        self.channels.get_mut(channel).expect("it was found or inserted").await_home(member.format);
+        member.subscriptions.push(Subscription { channel, place: None, serial, extra: None });
+        if !is_pattern && self.config.namespaces.at(rule).presence {
+            self.presence.local.enter(stem, &member.participant);
+        }
+        self.will_filter(conn, channel);
+        serial
+    }
+
+    /// A pattern's channels may have their homes anywhere.
     fn ask_all_homes(
         &mut self,
         now: Now,
-        (conn, serial, format): (ConnKey, u32, Format),
-        id: Option<RequestId<'_>>,
-        prefix: &str,
+        (conn, serial, prefix, id, format): (ConnKey, u32, &str, Option<RequestId<'_>>, Format),
         fx: &mut Effects,
     ) {
         self.awaited.insert((conn, serial), self.config.shards);
@@ -181,13 +236,16 @@ impl Hub {
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
+        let is_filtered = own.filter().is_some();
         own.extra().awaited += 1;
         if let Some(cursor) = own.cursor_mut() {
             // The answer says where it goes on.
             cursor.is_held = true;
         }
         if let Some(place) = own.place.take() {
-            self.leave_place(conn, format, (index, place));
+            let gate = self.leave_place(conn, format, (index, place, is_filtered));
+            let own = self.subscription_mut(conn, index).expect("it was there before");
+            own.extra().gate = gate;
             let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
             channel.await_home(format);
         }
@@ -255,7 +313,7 @@ impl Hub {
         }
     }
 
-    /// Tells a client where it is, with the messages of the page.
+    /// Tells a client where it is, with the messages of the page that it wants.
     pub(crate) fn say_subscribed(
         &self,
         conn: ConnKey,
@@ -264,8 +322,11 @@ impl Hub {
         (page, (epoch, offset)): (&Page<'_>, (Epoch, u64)),
         fx: &mut Effects,
     ) {
-        let is_time_iso = self.members.find(conn).is_some_and(|it| it.is_time_iso);
-        let messages = page.messages.map(|messages| Listed::new(messages, is_time_iso));
+        let member = self.members.find(conn);
+        let is_time_iso = member.is_some_and(|it| it.is_time_iso);
+        let index = self.channels.find(self.hasher.of(channel), channel, false);
+        let filter = member.and_then(|it| it.of(index?)?.filter());
+        let messages = page.messages.map(|messages| Listed::new(messages, is_time_iso).filtered(filter));
         self.reply_fixed(fx, conn, |out, format| {
             let variants = messages.as_ref().map(|it| it.variants(format));
             let list = variants.as_ref().map(Variants::list);
@@ -282,16 +343,16 @@ impl Hub {
     /// A subscription begins where the page says, live or catching up; whether it still exists.
     fn begin(&mut self, conn: ConnKey, serial: u32, name: &str, page: &Page<'_>) -> bool {
         let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
-        let is_last = match &mut own.extra {
-            Some(extra) if page.is_past => {
-                extra.awaited -= 1;
-                extra.awaited == 0
+        if let Some(extra) = &mut own.extra {
+            extra.awaited -= u32::from(page.is_past);
+            let is_last = extra.awaited == 0;
+            let goes_on = extra.cursor.is_some() && !page.is_past;
+            if is_last {
+                self.renew_filter(conn, index);
             }
-            Some(extra) => extra.awaited == 0 && extra.cursor.is_none(),
-            None => true,
-        };
-        if !is_last {
-            return true;
+            if !is_last || goes_on {
+                return true;
+            }
         }
         self.begin_acks(conn, index, page);
         if page.is_live || page.has_more && canary::strikes(Canary::LiveTooEarly) {
@@ -324,6 +385,9 @@ impl Hub {
         self.awaited.remove(&(conn, serial));
         if self.members.find(conn).is_none() {
             return;
+        }
+        if let Some(index) = self.channels.find(self.hasher.of(prefix), prefix, true) {
+            self.renew_filter(conn, index);
         }
         let text = format!("{prefix}*");
         if id == Some(RESUMING) {
@@ -362,14 +426,15 @@ impl Hub {
             if was_behind {
                 channel.caught_up(conn);
             }
-            let subscribers = channel.subscribers.of_mut(format);
-            let place = subscribers.len() as u32;
-            subscribers.push(conn);
             *channel.pending.of_mut(format) -= 1;
-            let (_, subscription) = self.own(conn, serial, stem, is_pattern).expect("it was there before");
-            subscription.place = Some(place);
+            self.enter_place(conn, format, index);
         }
         true
+    }
+
+    /// A connection's subscription to a channel, if it has one.
+    pub(crate) fn subscription_mut(&mut self, conn: ConnKey, index: u32) -> Option<&mut Subscription> {
+        self.members.find_mut(conn)?.subscriptions.iter_mut().find(|it| it.channel == index)
     }
 
     /// The subscription that the request with this serial asked for, if it still exists.
@@ -439,7 +504,9 @@ impl Hub {
         let index = subscription.channel;
         self.drop_acks(conn, subscription);
         match subscription.place {
-            Some(place) => self.leave_place(conn, format, (index, place)),
+            Some(place) => {
+                self.leave_place(conn, format, (index, place, subscription.filter().is_some()));
+            }
             None => {
                 let Some(channel) = self.channels.get_mut(index) else { return };
                 *channel.pending.of_mut(format) -= 1;
@@ -460,27 +527,38 @@ impl Hub {
         let format = member.format;
         let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
         let Some(place) = own.place.take() else { return };
+        let is_filtered = own.filter().is_some();
         own.extra().cursor = Some(cursor);
         member.behind += 1;
-        self.leave_place(conn, format, (index, place));
+        let gate = self.leave_place(conn, format, (index, place, is_filtered));
+        let own = self.subscription_mut(conn, index).expect("it was there before");
+        own.extra().gate = gate;
         let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
         channel.await_home(format);
         channel.falls_behind(conn);
     }
 
-    /// Takes a connection out of a channel's subscribers.
-    fn leave_place(&mut self, conn: ConnKey, format: Format, (index, place): (u32, u32)) {
-        let Some(channel) = self.channels.get_mut(index) else { return };
-        let subscribers = channel.subscribers.of_mut(format);
-        debug_assert_eq!(subscribers[place as usize], conn, "a place is its subscriber's");
-        subscribers.swap_remove(place as usize);
-        // The last subscriber of this encoding moved into the place.
-        if let Some(moved) = subscribers.get(place as usize).copied()
-            && let Some(member) = self.members.find_mut(moved)
-            && let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index)
-        {
+    /// Takes a connection out of a channel's subscribers, or out of the filtered ones: what its filter has done.
+    pub(crate) fn leave_place(
+        &mut self,
+        conn: ConnKey,
+        format: Format,
+        (index, place, is_filtered): (u32, u32, bool),
+    ) -> Gate {
+        let (gate, moved) = if is_filtered {
+            self.leave_filtered((index, format), place).unwrap_or_default()
+        } else {
+            let Some(channel) = self.channels.get_mut(index) else { return Gate::default() };
+            let subscribers = channel.subscribers.of_mut(format);
+            debug_assert_eq!(subscribers[place as usize], conn, "a place is its subscriber's");
+            subscribers.swap_remove(place as usize);
+            (Gate::default(), subscribers.get(place as usize).copied())
+        };
+        // The last one of the list moved into the place.
+        if let Some(own) = moved.and_then(|moved| self.subscription_mut(moved, index)) {
             own.place = Some(place);
         }
+        gate
     }
 
     /// Tells the home, or all of them, that nobody on this shard is left.
@@ -500,55 +578,4 @@ impl Hub {
 /// Why nothing more can be subscribed to.
 fn too_many(limit: usize) -> String {
     format!("{limit} subscriptions per connection (limits.subscriptions_per_connection): unsubscribe first")
-}
-
-/// Why a request can't be done.
-pub(crate) struct Refused {
-    pub(crate) code: ErrorCode,
-    pub(crate) why: Cow<'static, str>,
-}
-
-impl Refused {
-    pub(crate) fn new(code: ErrorCode, why: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, why: why.into() }
-    }
-
-    pub(crate) fn name(error: name::NameError) -> Self {
-        Self::new(ErrorCode::InvalidChannel, error.to_string())
-    }
-
-    /// A payload that the namespace doesn't take.
-    #[cold]
-    pub(crate) fn payload(space: &str, bytes_max: u64, bytes: u64) -> Self {
-        let why = format!("a payload in {space} has at most {bytes_max} bytes, this one {bytes}");
-        Self::new(ErrorCode::MessageTooLarge, why)
-    }
-
-    /// The connection is not there any more, and so nobody will read this.
-    pub(crate) fn gone() -> Self {
-        Self::new(ErrorCode::Internal, "the connection is gone")
-    }
-}
-
-impl From<Denied> for Refused {
-    fn from(denied: Denied) -> Self {
-        Self::new(denied.code, denied.why)
-    }
-}
-
-impl Hub {
-    /// Nobody configured this namespace.
-    pub(crate) fn no_namespace(&self, space: &str) -> Refused {
-        let mut names = self.config.namespaces.names();
-        let mut known = names.by_ref().take(NAMED_MAX).collect::<Vec<_>>().join(", ");
-        if names.next().is_some() {
-            known.push_str(" and others");
-        }
-        let why = if space == name::DEFAULT_NAMESPACE {
-            format!("a name needs a namespace here, as in conversation:42; the namespaces are {known}")
-        } else {
-            format!("there is no namespace {space} here, but {known}")
-        };
-        Refused::new(ErrorCode::InvalidChannel, why)
-    }
 }

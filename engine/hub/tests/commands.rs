@@ -89,10 +89,10 @@ fn every_error_names_its_request_and_what_would_be_right() {
         ),
         (
             "dev",
-            r#"{"type":"subscribe","id":1,"events":["e"],"channel":"a"}"#,
+            r#"{"type":"subscribe","id":1,"max_rate":1001,"channel":"a"}"#,
             "INVALID_MESSAGE",
             "",
-            "`events`",
+            "`max_rate`",
         ),
         (
             "dev",
@@ -546,7 +546,9 @@ fn messages_that_make_no_sense_count_as_invalid_too() {
     nodes(|net| {
         let ann = net.join(0, 0, "ann");
         let nobody = r#"{"type":"publish","to":[],"payload":1}"#;
-        let twice = r#"{"type":"subscribe","events":["x"],"channel":"conversation:1"}"#;
+        let long = "x".repeat(256);
+        let twice = format!(r#"{{"type":"subscribe","events":["{long}"],"channel":"conversation:1"}}"#);
+        let twice = &*twice;
         for round in 0..9 {
             net.ask(ann, if round % 2 == 0 { nobody } else { twice });
         }

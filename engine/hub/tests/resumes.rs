@@ -2,8 +2,8 @@
 
 mod harness;
 
-use harness::Net;
-use harness::sessions::{WINDOW_MS, join, moves, net, publish, resumed};
+use harness::sessions::{WINDOW_MS, join, moves, net, publish, resumed, token_of};
+use harness::{Client, Net};
 use serde_json::{Value, json};
 
 /// The payloads of a channel's messages.
@@ -120,6 +120,100 @@ fn what_the_connection_subscribed_by_itself_stays_as_it_is() {
         publish(&mut net, bob, "conversation:1", &json!(2));
         net.run();
         assert_eq!(net.payloads(again), [json!(2)], "each once");
+    }
+}
+
+fn of_event(net: &mut Net, client: Client, channel: &str, event: &str) {
+    let message = json!({"type": "publish", "channel": channel, "event": event, "payload": 1});
+    net.send(client, &message.to_string());
+}
+
+/// Of the messages among these the channel, the event and how many were left out before.
+fn events_of(seen: &[Value]) -> Vec<(&str, &str, u64)> {
+    let messages = seen.iter().filter(|it| it["type"] == "message");
+    let skipped = |it: &Value| it.get("skipped").map_or(0, |it| it.as_u64().expect("a number"));
+    let texts = messages.map(|it| (it["channel"].as_str(), it["event"].as_str(), skipped(it)));
+    texts.map(|(channel, event, skipped)| (channel.expect("one"), event.expect("one"), skipped)).collect()
+}
+
+/// Also of what was missed, and twice: a session that was resumed has all of it again.
+#[test]
+fn filters_go_with_the_session() {
+    for (from, to) in moves(3) {
+        let mut net = net(3);
+        let (bob, _) = join(&mut net, 0, 9, "bob");
+        let (mut ann, mut token) = join(&mut net, from, 0, "ann");
+        let wanted = json!({"type": "subscribe", "channel": "conversation:1", "events": ["x", "y"]});
+        let at = net.ask(ann, &wanted.to_string());
+        let wanted = json!({"type": "subscribe", "channel": "agent:*", "events": ["x"], "max_rate": 2});
+        net.ask(ann, &wanted.to_string());
+        for round in 0..2 {
+            net.lose(ann);
+            for event in ["x", "z", "y"] {
+                of_event(&mut net, bob, "conversation:1", event);
+            }
+            net.run();
+            ann = join(&mut net, to, 1 + round, "ann").0;
+            let positions = json!({"conversation:1": [at[0]["epoch"], 7 * u64::from(round)]});
+            let request = json!({"type": "resume", "id": 9, "token": token, "positions": positions});
+            let seen = net.ask(ann, &request.to_string());
+            let expected = [("conversation:1", "x", 0), ("conversation:1", "y", 1)];
+            assert_eq!(
+                (&seen[0]["type"], events_of(&seen)),
+                (&json!("resumed"), expected.into()),
+                "{seen:?}"
+            );
+            token = token_of(&seen[0]);
+            for (channel, event) in [("conversation:1", "z"), ("agent:7", "z"), ("conversation:1", "y")] {
+                of_event(&mut net, bob, channel, event);
+            }
+            for _ in 0..3 {
+                of_event(&mut net, bob, "agent:7", "x");
+            }
+            net.run();
+            let seen = net.take(ann);
+            let expected = [("conversation:1", "y", 1), ("agent:7", "x", 1), ("agent:7", "x", 0)];
+            let mut got = events_of(&seen);
+            got.sort_by_key(|it| it.0.starts_with("agent"));
+            assert_eq!(got, expected, "{from} to {to}");
+            of_event(&mut net, bob, "conversation:1", "x");
+            of_event(&mut net, bob, "conversation:1", "x");
+            net.run();
+            assert_eq!(net.take(ann).len(), 2, "nothing bounds this one");
+        }
+    }
+}
+
+/// What it asked for by itself, it asked for last: neither a filter nor acknowledgements of the session change it.
+#[test]
+fn what_the_connection_filters_by_itself_stays_as_it_is() {
+    let (all, some, acking) = (json!({}), json!({"events": ["x"]}), json!({"ack": true}));
+    for (before, own, expected) in [
+        (&some, &all, vec![("conversation:1", "y", 0), ("conversation:1", "x", 0)]),
+        (&all, &some, vec![("conversation:1", "x", 1)]),
+        (&some, &acking, vec![("conversation:1", "y", 0), ("conversation:1", "x", 0)]),
+        (&acking, &some, vec![("conversation:1", "x", 1)]),
+    ] {
+        for (from, to) in moves(2) {
+            let mut net = net(2);
+            let (bob, _) = join(&mut net, 0, 9, "bob");
+            let wanting = |options: &Value| {
+                let mut message = json!({"type": "subscribe", "channel": "conversation:1"});
+                message.as_object_mut().expect("one").extend(options.as_object().expect("one").clone());
+                message.to_string()
+            };
+            let (ann, token) = join(&mut net, from, 0, "ann");
+            net.ask(ann, &wanting(before));
+            net.lose(ann);
+            let (again, _) = join(&mut net, to, 1, "ann");
+            net.ask(again, &wanting(own));
+            resumed(&mut net, again, &token);
+            for event in ["y", "x"] {
+                of_event(&mut net, bob, "conversation:1", event);
+            }
+            net.run();
+            assert_eq!(events_of(&net.take(again)), expected, "{before} and then {own}");
+        }
     }
 }
 

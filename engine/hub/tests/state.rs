@@ -93,6 +93,9 @@ fn sessions_move_with_what_they_were_subscribed_to() {
         let watch = json!({"type": "subscribe", "channel": "conversation:1", "presence": true});
         let at = net.ask(ann, &watch.to_string());
         net.subscribe(ann, "agent:*");
+        let some =
+            json!({"type": "subscribe", "channel": "conversation:2", "events": ["x", "y"], "max_rate": 3});
+        net.ask(ann, &some.to_string());
         let bob = net.join(0, 1, "bob");
         net.lose(ann);
         net.run();
@@ -112,12 +115,18 @@ fn sessions_move_with_what_they_were_subscribed_to() {
         let mut resume = json!({"type": "resume", "token": token});
         resume["positions"] = json!({"conversation:1": [at[0]["epoch"], at[0]["offset"]]});
         let seen = net.ask(ann, &resume.to_string());
-        assert_eq!(channels_of(&seen[0]), ["agent:*", "conversation:1"], "{seen:?}");
+        assert_eq!(channels_of(&seen[0]), ["agent:*", "conversation:1", "conversation:2"], "{seen:?}");
         assert_eq!(seen[1]["payload"], "missed");
         for channel in ["conversation:1", "agent:7"] {
             net.ask(bob, &json!({"type": "publish", "channel": channel, "payload": channel}).to_string());
         }
         assert_eq!(net.payloads(ann), ["conversation:1", "agent:7"]);
+        for event in ["x", "z", "y", "x", "y"] {
+            let message =
+                json!({"type": "publish", "channel": "conversation:2", "event": event, "payload": event});
+            net.ask(bob, &message.to_string());
+        }
+        assert_eq!(net.payloads(ann), ["x", "y", "x"], "its events, and three at once");
         net.close(ann);
         net.close(bob);
         // A session that moved stays present for two seconds where it was.

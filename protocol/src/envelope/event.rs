@@ -7,6 +7,8 @@ mod notice;
 mod object;
 mod session;
 
+use std::borrow::Cow;
+
 use crate::ErrorCode;
 use crate::envelope::Format;
 use crate::envelope::command::{Priority, RequestId};
@@ -95,6 +97,15 @@ pub fn variant(out: &mut Vec<u8>, format: Format, message: &[u8], seams: Seams, 
     match format {
         Format::Json => json::variant(out, message, seams, changes),
         Format::MessagePack => msgpack::variant(out, message, seams, changes),
+    }
+}
+
+/// The event's name of a written message, read where it was written.
+pub fn name_of(format: Format, message: &[u8], seams: Seams) -> Option<Cow<'_, str>> {
+    let behind_channel = message.get(seams.pattern as usize..)?;
+    match format {
+        Format::Json => json::name_of(behind_channel),
+        Format::MessagePack => msgpack::name_of(behind_channel).map(Cow::Borrowed),
     }
 }
 

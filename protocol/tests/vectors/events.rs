@@ -318,6 +318,8 @@ impl Event {
         let seams = event::message(&mut out, format, &self.given.message(&payload)?);
         let written = out.split_off("before".len());
         is_written(format, "plain", &written, plain)?;
+        let name = event::name_of(format, &written, seams);
+        same("the event's name", name.as_deref(), self.given.event_name.as_deref())?;
         let varied = |changes: &Changes<'_>| {
             let mut out = b"before".to_vec();
             event::variant(&mut out, format, &written, seams, changes);

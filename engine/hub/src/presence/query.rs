@@ -9,8 +9,8 @@ use crate::config::Now;
 use crate::effect::{ConnKey, Effects};
 use crate::hub::Hub;
 use crate::presence::list;
+use crate::refused::Refused;
 use crate::remote::{FromHome, MembersPage, PresenceAsk, ToHome};
-use crate::subscribe::Refused;
 
 /// Names of one answer, where the query does not say.
 const LIMIT: u64 = 100;

@@ -17,12 +17,15 @@ pub(crate) struct Kept<'a> {
     pub(crate) wants_ack: bool,
     /// The last position that it acknowledged.
     pub(crate) acked: Option<(Epoch, u64)>,
+    /// What of the channel it wants, if not all: a packed [`Filter`](crate::filter::Filter).
+    pub(crate) filter: Option<&'a [u8]>,
 }
 
 const IS_PATTERN: u8 = 1;
 const WANTS_PRESENCE: u8 = 2;
 const WANTS_ACK: u8 = 4;
 const HAS_ACKED: u8 = 8;
+const HAS_FILTER: u8 = 16;
 
 impl<'a> Kept<'a> {
     /// Appends it.
@@ -35,11 +38,17 @@ impl<'a> Kept<'a> {
             (self.wants_presence, WANTS_PRESENCE),
             (self.wants_ack, WANTS_ACK),
             (self.acked.is_some(), HAS_ACKED),
+            (self.filter.is_some(), HAS_FILTER),
         ];
         out.push(flags.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum());
         if let Some((epoch, offset)) = self.acked {
             out.extend_from_slice(epoch.text());
             out.extend_from_slice(&offset.to_le_bytes());
+        }
+        if let Some(filter) = self.filter {
+            // A filter has little more than a thousand bytes at most.
+            out.extend_from_slice(&(filter.len() as u16).to_le_bytes());
+            out.extend_from_slice(filter);
         }
     }
 
@@ -55,6 +64,13 @@ impl<'a> Kept<'a> {
             acked = Some((Epoch::read(std::str::from_utf8(epoch).ok()?)?, u64::from_le_bytes(*offset)));
             rest = after;
         }
+        let mut filter = None;
+        if flags & HAS_FILTER != 0 {
+            let (length, after) = rest.split_first_chunk::<2>()?;
+            let (packed, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            filter = Some(packed);
+            rest = after;
+        }
         *bytes = rest;
         Some(Self {
             name: std::str::from_utf8(name).ok()?,
@@ -62,6 +78,7 @@ impl<'a> Kept<'a> {
             wants_presence: flags & WANTS_PRESENCE != 0,
             wants_ack: flags & WANTS_ACK != 0,
             acked,
+            filter,
         })
     }
 
@@ -91,6 +108,7 @@ mod tests {
         #[test]
         fn what_is_kept_comes_back(
             names in proptest::collection::vec("\\PC{0,40}", 0..6), bits in any::<u8>(), offset in any::<u64>(),
+            filter in proptest::collection::vec(any::<u8>(), 0..1200),
         ) {
             let kept: Vec<_> = names
                 .iter()
@@ -101,6 +119,7 @@ mod tests {
                     wants_presence: bits >> (index + 1) & 1 == 1,
                     wants_ack: bits >> (index + 2) & 1 == 1,
                     acked: (bits >> (7 - index) & 1 == 1).then_some((Epoch::new(offset), offset)),
+                    filter: (bits >> (6 - index) & 1 == 1).then_some(&*filter),
                 })
                 .collect();
             let mut bytes = Vec::new();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Now;
 use crate::effect::ConnKey;
+use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::remote::Epoch;
 use crate::session::token::{Token, Tokens};
@@ -43,7 +44,12 @@ impl Hub {
             let acked = subscription.acked.as_ref().and_then(|it| Some((Epoch::read(&it.epoch)?, it.offset)));
             let is_pattern = stem.is_some();
             let (wants_presence, wants_ack) = (subscription.presence, subscription.ack);
-            Kept { name, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
+            let events = subscription.events.iter().map(|it| &**it);
+            // Nobody has both: what is acknowledged is all of it.
+            let filter = Filter::new(events, subscription.max_rate).ok().flatten().filter(|_| !wants_ack);
+            let filter = filter.map(|it| it.packed());
+            let filter = filter.as_deref();
+            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
             if !is_pattern {
                 self.subscription_kept(&it.participant, name);
             }
@@ -55,10 +61,13 @@ impl Hub {
 }
 
 fn subscription(it: Kept<'_>) -> SubscriptionState {
+    let filter = it.filter.and_then(Filter::unpacked);
     SubscriptionState {
         channel: if it.is_pattern { format!("{}*", it.name) } else { it.name.to_owned() },
         presence: it.wants_presence,
         ack: it.wants_ack,
         acked: it.acked.map(|(epoch, offset)| PositionState { epoch: text_of(epoch), offset }),
+        events: filter.iter().flat_map(|it| it.events()).map(str::to_owned).collect(),
+        max_rate: filter.and_then(|it| it.max_rate()),
     }
 }

@@ -15,6 +15,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
+use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::member::Member;
 use crate::remote::{Epoch, Past, ToHome};
@@ -218,12 +219,15 @@ impl Hub {
             resuming.next = resuming.kept.len();
             return self.restore_inbox(now, conn, fx);
         };
-        let (channel, kept) = (Box::<str>::from(kept.name), Kept { name: "", ..kept });
+        let filter = kept.filter.and_then(Filter::unpacked);
+        let (channel, kept) = (Box::<str>::from(kept.name), Kept { name: "", filter: None, ..kept });
         resuming.next += bytes;
         if &*channel == name::INBOX {
             member.inbox_acked = member.inbox_acked.or(kept.acked);
         } else if !canary::strikes(Canary::SubscriptionLost) {
+            self.filter_in_hand = filter;
             self.restore_one(now, conn, &Kept { name: &channel, ..kept }, fx);
+            self.filter_in_hand = None;
         }
         if !kept.is_pattern {
             // It counts as the connection's own from here on.
@@ -233,6 +237,7 @@ impl Hub {
         self.todo.push_back(Todo::Restore(conn));
     }
 
+    /// What it wants of the channel is in hand.
     fn restore_one(&mut self, now: Now, conn: ConnKey, kept: &Kept<'_>, fx: &mut Effects) {
         let pattern;
         let text = if kept.is_pattern {
@@ -250,10 +255,16 @@ impl Hub {
         let hash = self.hasher.of(kept.name);
         let index = self.channels.find(hash, kept.name, kept.is_pattern);
         let Some(member) = self.members.find_mut(conn) else { return };
-        let has_it = member.subscriptions.iter().any(|it| Some(it.channel) == index);
+        let own = index.and_then(|index| member.of(index));
+        let has_it = own.is_some();
+        let (is_watching, mut wants_ack) = (kept.wants_presence, kept.wants_ack);
+        if let Some(own) = own {
+            // What the connection asked for by itself was asked for last.
+            self.filter_in_hand = own.filter_wanted().cloned();
+            wants_ack &= self.filter_in_hand.is_none();
+        }
         let Some(resuming) = member.resuming.as_mut() else { return };
         resuming.awaited += 1;
-        let (is_watching, wants_ack) = (kept.wants_presence, kept.wants_ack);
         let past = if kept.is_pattern || has_it {
             // What came since the connection subscribed by itself must not come again.
             Past { is_watching, wants_ack, ..Past::default() }
@@ -349,11 +360,13 @@ impl Hub {
             let name = &*channel.name;
             let wants_presence = !is_pattern && self.presence.local.watches(channel.hash, name, conn);
             let (wants_ack, acked) = (subscription.acks().is_some(), subscription.acked());
-            Kept { name, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
+            let filter = subscription.filter_wanted().map(|it| it.packed());
+            let filter = filter.as_deref();
+            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
         }
         if let acked @ Some(_) = member.inbox_acked {
-            let (is_pattern, wants_presence, wants_ack) = (false, false, false);
-            Kept { name: name::INBOX, is_pattern, wants_presence, wants_ack, acked }.write(&mut kept);
+            let (is_pattern, wants_presence, wants_ack, filter) = (false, false, false, None);
+            Kept { name: name::INBOX, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
         }
         if let Some(resuming) = &member.resuming {
             kept.extend_from_slice(resuming.rest());

@@ -1,5 +1,7 @@
 //! What is written for every publish, in JSON, and the variants of it.
 
+use std::borrow::Cow;
+
 use crate::envelope::command::RequestId;
 use crate::envelope::event::{Changes, Message, Seams, priority_name};
 use crate::envelope::name::SYSTEM;
@@ -106,4 +108,26 @@ pub(super) fn variant(out: &mut Vec<u8>, message: &[u8], seams: Seams, changes: 
     time::write_iso(unix_ms, out);
     out.push(b'"');
     out.extend_from_slice(&message[seams.time.1 as usize..]);
+}
+
+/// The members behind a channel are `to`, where it is there, and the event's name, where it has one.
+pub(super) fn name_of(mut rest: &[u8]) -> Option<Cow<'_, str>> {
+    if let Some(to) = rest.strip_prefix(br#","to":""#) {
+        rest = &to[contents_len(to)? + 1..];
+    }
+    let contents = rest.strip_prefix(br#","event":""#)?;
+    let contents = std::str::from_utf8(&contents[..contents_len(contents)?]).ok()?;
+    Some(text::unescape(contents))
+}
+
+/// How long a string's contents are, of which the quote that ends it is somewhere.
+fn contents_len(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
 }

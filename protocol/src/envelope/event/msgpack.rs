@@ -4,6 +4,7 @@ use crate::envelope::command::RequestId;
 use crate::envelope::event::object::Object;
 use crate::envelope::event::{Changes, Message, Seams, priority_name};
 use crate::envelope::name::SYSTEM;
+use crate::envelope::unpack::{Cursor, Head};
 use crate::envelope::{Format, pack};
 
 pub(super) fn message(out: &mut Vec<u8>, message: &Message<'_>) -> Seams {
@@ -79,4 +80,19 @@ pub(super) fn variant(out: &mut Vec<u8>, message: &[u8], seams: Seams, changes: 
     out.extend_from_slice(&message[seams.pattern as usize..seams.time.0 as usize]);
     pack::iso_time(unix_ms, out);
     out.extend_from_slice(&message[seams.time.1 as usize..]);
+}
+
+/// As in JSON: `to`, where it is there, then the event's name, where it has one.
+pub(super) fn name_of(behind_channel: &[u8]) -> Option<&str> {
+    let mut cursor = Cursor::new(behind_channel);
+    loop {
+        let (Head::Text(key), Head::Text(value)) = (cursor.head().ok()?, cursor.head().ok()?) else {
+            return None;
+        };
+        match key {
+            b"to" => {}
+            b"event" => return std::str::from_utf8(value).ok(),
+            _ => return None,
+        }
+    }
 }
