@@ -85,6 +85,7 @@ impl Hub {
             chosen_for: 0,
             behind: 0,
             is_fetching: false,
+            fetched_last: u32::MAX,
             bulk: 0,
             inbox_acked: None,
             reading: None,

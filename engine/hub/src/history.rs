@@ -193,6 +193,15 @@ impl Record<'_> {
         self.0.payload.len() + self.0.publisher.len() + self.0.event.map_or(0, str::len)
     }
 
+    /// About what it takes in this encoding.
+    pub(crate) fn len_in(&self, format: Format) -> usize {
+        let Kept { format: own, payload, .. } = self.0;
+        if own == format {
+            return self.len();
+        }
+        self.len() - payload.len() + envelope::transcoded_len(own, payload)
+    }
+
     /// Appends the message as it was delivered, in this encoding.
     pub(crate) fn write(
         &self,

@@ -84,6 +84,8 @@ pub(crate) struct Member {
     pub(crate) behind: u32,
     /// A page for one of them was asked for.
     pub(crate) is_fetching: bool,
+    /// The channel of the last one for which that was so.
+    pub(crate) fetched_last: u32,
     /// Answers with messages of the past that it waits for.
     pub(crate) bulk: u8,
     /// What it acknowledged last of its inbox.

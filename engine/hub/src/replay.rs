@@ -79,7 +79,7 @@ impl Source<'_> {
         }
         // The latest of them that fit.
         let wanted = (past.latest as usize).min(ANSWER_MESSAGES_MAX);
-        let (after, has_more) = latest(history, offset, wanted, bytes);
+        let (after, has_more) = latest(history, offset, wanted, (bytes, format));
         let selection = Selection { after, messages: usize::MAX, bytes: usize::MAX };
         let (count, _) = write(history, &selection, (format, &to), out, transcoded);
         Page { has_more, messages: Some(Messages { count, bytes: out }), ..now_on }
@@ -259,8 +259,13 @@ impl Hub {
         }
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
-        let next = member.subscriptions.iter_mut().find_map(|it| it.may_fetch().map(|found| (it, found)));
+        // In turn: one that is published to faster than its client reads must not keep the others in the past.
+        let last = member.subscriptions.iter().position(|it| it.channel == member.fetched_last);
+        let (first, second) = member.subscriptions.split_at_mut(last.map_or(0, |last| last + 1));
+        let in_turn = second.iter_mut().chain(first);
+        let next = in_turn.filter_map(|it| it.may_fetch().map(|found| (it, found))).next();
         let Some((subscription, (cursor, limit))) = next else { return };
+        member.fetched_last = subscription.channel;
         let (serial, index) = (subscription.serial, subscription.channel);
         if let Some(acks) = subscription.acks_mut() {
             acks.is_fetching = true;
@@ -369,17 +374,23 @@ fn is_whole(history: Option<&History>, offset: u64, after: u64) -> bool {
     history.map_or(after == offset, |history| history.since(after).is_some())
 }
 
-/// Where the latest messages begin that fit, and whether more of them were wanted.
-fn latest(history: Option<&History>, offset: u64, messages: usize, bytes: usize) -> (u64, bool) {
+/// Where the latest messages begin that fit, one at least, and whether more of them were wanted.
+fn latest(
+    history: Option<&History>,
+    offset: u64,
+    messages: usize,
+    (bytes, format): (usize, Format),
+) -> (u64, bool) {
     let Some(history) = history else { return (offset, false) };
     let all = history.since(history.first() - 1).into_iter().flatten();
     let (mut after, mut room) = (offset, bytes);
-    for (offset, record) in all.rev().take(messages) {
-        if record.len() > room {
+    for (at, record) in all.rev().take(messages) {
+        let len = record.len_in(format);
+        if len > room && after < offset {
             return (after, true);
         }
-        room -= record.len();
-        after = offset - 1;
+        room = room.saturating_sub(len);
+        after = at - 1;
     }
     (after, false)
 }

@@ -5,6 +5,7 @@
 //! what a later version adds is ignored by an earlier one of the same version number.
 
 use std::collections::HashSet;
+use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ use crate::remote::Epoch;
 
 /// The version that is written, and the only one that is read.
 pub const STATE_VERSION: u32 = 1;
+
+/// The largest offset: the largest integer that all clients read exactly.
+const OFFSET_MAX: u64 = (1 << 53) - 1;
 
 /// What a node remembers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -243,14 +247,40 @@ impl State {
         if version != STATE_VERSION {
             return Err(StateError::Version(version));
         }
-        rmp_serde::from_slice(bytes).map_err(malformed)
+        let mut rest = Cursor::new(bytes);
+        let state: Self = rmp_serde::from_read(&mut rest).map_err(malformed)?;
+        if rest.position() != bytes.len() as u64 {
+            return Err(StateError::Malformed("something follows it".to_owned()));
+        }
+        state.check().map(|()| state)
+    }
+
+    /// Whether positions and names are such as a hub gives.
+    fn check(&self) -> Result<(), StateError> {
+        let channels = self.channels.iter().map(|it| (&it.name, it.offset, it.messages.len()));
+        let inboxes = self.inboxes.iter().map(|it| (&it.participant, it.offset, it.messages.len()));
+        let mut names = HashSet::new();
+        for (is_inbox, (name, offset, messages)) in
+            channels.map(|it| (false, it)).chain(inboxes.map(|it| (true, it)))
+        {
+            if offset > OFFSET_MAX || messages as u64 > offset {
+                return Err(StateError::Malformed(format!("{name} can't be at offset {offset}")));
+            }
+            if !names.insert((is_inbox, name)) {
+                return Err(StateError::Malformed(format!("{name} is in it twice")));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Hub {
     /// What this shard remembers, as the home of channels and participants.
     pub fn export(&self, now: Now) -> State {
-        let channels = self.homes.numbered().map(|(name, epoch, offset, history)| ChannelState {
+        // Every hub has `system` in its table; one of them is its home.
+        let own =
+            self.homes.numbered().filter(|(name, ..)| self.home(self.hasher.of(*name)) == self.config.shard);
+        let channels = own.map(|(name, epoch, offset, history)| ChannelState {
             name: name.to_owned(),
             epoch: text_of(epoch),
             offset,

@@ -6,7 +6,7 @@ mod harness;
 use std::collections::BTreeMap;
 
 use corecast_hub::HubLimits;
-use harness::{Client, Net, Random, binary, development, unlimited};
+use harness::{Client, Net, Random, binary, development, packed, unlimited};
 use serde_json::{Value, json};
 
 const CHANNEL: &str = "conversation:1";
@@ -368,4 +368,60 @@ fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
     assert_eq!(seen[1]["offset"], seen[0]["offset"], "all that was queued for it by then");
     let rest: Vec<_> = seen[2..].iter().map(|it| it["offset"].as_u64()).collect();
     assert_eq!((seen[1]["offset"].as_u64(), rest), (Some(2), (3..=6).map(Some).collect()));
+}
+
+/// A channel that is published to faster than its subscriber reads keeps no other one in the past.
+#[test]
+fn channels_catch_up_in_turn() {
+    for shards in [1, 3] {
+        let mut net = Net::new(shards, 7, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let (busy, quiet) = ("conversation:1", "conversation:2");
+        let position = |net: &mut Net, channel: &str| {
+            let seen = net.ask(ann, &json!({"type": "subscribe", "channel": channel}).to_string());
+            json!({"epoch": seen[0]["epoch"], "offset": 0})
+        };
+        let positions = [position(&mut net, busy), position(&mut net, quiet)];
+        let text = "x".repeat(60_000);
+        let publish = |net: &mut Net, channel: &str| {
+            net.send(ann, &json!({"type": "publish", "channel": channel, "payload": text}).to_string());
+            net.run();
+        };
+        for _ in 0..20 {
+            publish(&mut net, busy);
+            publish(&mut net, quiet);
+        }
+        let bob = net.join(net.last_shard(), 1, "bob");
+        net.holds_room = true;
+        for (channel, recover) in [busy, quiet].into_iter().zip(positions) {
+            net.send(bob, &json!({"type": "subscribe", "channel": channel, "recover": recover}).to_string());
+        }
+        net.run();
+        net.take(bob);
+        let mut quiet_ones = 0;
+        for _ in 0..40 {
+            publish(&mut net, busy);
+            net.give_room();
+            net.run();
+            quiet_ones += net.take(bob).iter().filter(|it| it["channel"] == quiet).count();
+        }
+        assert_eq!(quiet_ones, 16, "what did not fit into the answer");
+    }
+}
+
+/// What an answer holds is counted as it is written, and one message it always holds.
+#[test]
+fn the_latest_are_counted_as_they_are_written() {
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    net.ask(ann, &subscribe(None));
+    let large = json!({"type": "publish", "channel": CHANNEL, "payload": vec![false; 60_000]});
+    for _ in 0..3 {
+        net.send_packed(ann, &packed(&large));
+    }
+    net.run();
+    let bob = net.join(1, 1, "bob");
+    let ask = json!({"type": "subscribe", "channel": CHANNEL, "history": 3}).to_string();
+    let seen = net.ask(bob, &ask);
+    assert_eq!((offsets(&seen[0]["messages"]), &seen[0]["more"]), (vec![3], &json!(true)), "360 KB each");
 }

@@ -2,12 +2,12 @@
 
 mod harness;
 
-use corecast_hub::state::{STATE_VERSION, State, StateError};
+use corecast_hub::state::{ChannelState, STATE_VERSION, State, StateError};
 use harness::sessions::{channels_of, join};
 use harness::{Net, binary, unlimited};
 use serde_json::{Value, json};
 
-const CHANNELS: [&str; 4] = ["conversation:1", "conversation:2", "agent:7", "user:ann"];
+const CHANNELS: [&str; 5] = ["conversation:1", "conversation:2", "agent:7", "user:ann", "system"];
 
 fn exported(net: &Net) -> State {
     let mut state = State::default();
@@ -78,9 +78,15 @@ fn what_is_no_state_is_refused_with_a_reason() {
     let state = State { version: STATE_VERSION + 1, ..State::default() };
     assert_eq!(State::from_bytes(&state.to_bytes()), Err(StateError::Version(STATE_VERSION + 1)));
     let bytes = State::default().to_bytes();
-    for wrong in [&b""[..], b"{}", &bytes[..bytes.len() - 1]] {
+    let channel =
+        |offset| ChannelState { name: "a:1".into(), epoch: "00000000".into(), offset, messages: vec![] };
+    let with = |channels| State { channels, ..State::default() }.to_bytes();
+    let (far, twice) = (with(vec![channel(1 << 53)]), with(vec![channel(1), channel(2)]));
+    let longer = [&*bytes, b"\0"].concat();
+    for wrong in [&b""[..], b"{}", &bytes[..bytes.len() - 1], &far, &twice, &longer] {
         assert!(matches!(State::from_bytes(wrong), Err(StateError::Malformed(_))));
     }
+    assert!(State::from_bytes(&with(vec![channel((1 << 53) - 1)])).is_ok());
 }
 
 /// Who was cut off with the old node resumes on the new one: subscriptions, what was missed, presence, and all.

@@ -8,20 +8,19 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use corecast_hub::state::State;
 
-/// Takes the state from the file, if there is one; it is renamed, so that nothing starts from it again.
+/// Takes the state from the file, if there is one; it is renamed, so that nothing starts from it again. A start that
+/// fails afterwards [puts it back](put_back).
 ///
 /// # Errors
 /// If it can't be read or is no state. Nothing is changed then: whoever starts without it moves it away.
 pub(crate) fn take(path: &Path) -> Result<Option<State>> {
+    check_folder(path)?;
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Better to know now than in the end whether it can be written.
-            return check_folder(path).map(|()| None);
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| refusal(path)),
     };
     let state = State::from_bytes(&bytes).with_context(|| refusal(path))?;
@@ -56,12 +55,19 @@ pub(crate) fn leave(path: &Path, state: &State) -> Result<()> {
     Ok(())
 }
 
-fn check_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        bail!("state.file is to be written in {}, which is no folder", folder.display());
+/// The node did not come to serve anybody: the next start goes on from the same state.
+pub(crate) fn put_back(path: &Path) {
+    if let Err(error) = fs::rename(beside(path, "restored"), path) {
+        tracing::error!("state.file: {} could not be put back: {error}", path.display());
     }
-    Ok(())
+}
+
+/// Better to know at the start than in the end whether it can be written.
+fn check_folder(path: &Path) -> Result<()> {
+    let new = beside(path, "new");
+    fs::File::create(&new)
+        .and_then(|_| fs::remove_file(&new))
+        .with_context(|| format!("state.file: nothing can be written beside {}", path.display()))
 }
 
 fn refusal(path: &Path) -> String {

@@ -100,7 +100,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         heir: settings.state_file.as_ref().map(|_| heir),
         secret: Secret(secret),
     };
-    let (threads, ended, wakers) = start.threads(listeners)?;
+    let (threads, ended, wakers) = start.threads(listeners).inspect_err(|_| start.put_back())?;
     let Start { node, counters, heir, .. } = start;
     drop(heir);
     let driver_name = driver.name();
@@ -163,6 +163,15 @@ struct Start<'a> {
 type Started = (Vec<thread::JoinHandle<()>>, Receiver<Result<()>>, Vec<Waker>);
 
 impl Start<'_> {
+    /// Nobody was served: what was taken is the next start's.
+    fn put_back(&self) {
+        if let Some(path) = &self.settings.state_file
+            && self.memory.is_some()
+        {
+            memory::put_back(path);
+        }
+    }
+
     /// One thread for each shard; all of them know each other when this returns.
     fn threads(&self, listeners: Vec<TcpListener>) -> Result<Started> {
         let (ready_in, ready_out) = channel();

@@ -13,6 +13,7 @@ on_both_drivers!(
     a_restart_loses_no_history,
     who_is_killed_leaves_nothing_to_be_given_out_twice,
     what_is_no_state_is_named_and_left_alone,
+    a_start_that_fails_leaves_the_state_to_the_next_one,
 );
 
 const CHANNEL: &str = "conversation:42";
@@ -81,4 +82,18 @@ fn what_is_no_state_is_named_and_left_alone(start: Start) {
     let log = failed.log.join("\n");
     assert!(log.contains("move it away to start without it"), "{log}");
     assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("{}"));
+}
+
+fn a_start_that_fails_leaves_the_state_to_the_next_one(start: Start) {
+    let path = file("failed", &start);
+    let driver = start.driver;
+    let server = start.set("state.file", path.display()).start();
+    let position = server.connect("/ws/demo").publish(CHANNEL, &json!(1));
+    end(server);
+    let wrong = Server::on(driver).set("state.file", path.display()).set("cpus", "4095").try_start();
+    let failed = wrong.err().expect("there is no such core");
+    assert_eq!(failed.status.code(), Some(1), "{:?}", failed.log);
+    let server = Server::on(driver).set("state.file", path.display()).start();
+    let position = json!({"epoch": position["epoch"], "offset": 0});
+    assert_eq!(recover(&mut server.connect("/ws/demo"), &position)["recovered"], true);
 }

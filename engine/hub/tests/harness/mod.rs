@@ -78,6 +78,9 @@ pub(crate) struct Net {
     held: BTreeMap<Client, VecDeque<Input>>,
     /// Whose turn it is again.
     let_go: Vec<Client>,
+    /// Whether outboxes are full until [`Net::give_room`].
+    pub(crate) holds_room: bool,
+    without_room: Vec<(u16, ConnKey)>,
     pub(crate) records: u64,
     pub(crate) record_bytes: u64,
     /// Bytes that one call of a hub wrote at most.
@@ -124,6 +127,8 @@ impl Net {
             record_bytes: 0,
             effects_bytes_max: 0,
             delivers: Vec::new(),
+            holds_room: false,
+            without_room: Vec::new(),
             busy: BTreeSet::new(),
             awaited: BTreeSet::new(),
             copies: Vec::new(),
@@ -385,6 +390,7 @@ impl Net {
                     self.awaited.insert((shard, conn));
                 }
                 Effect::AwaitIdle { conn } => self.hubs[usize::from(shard)].idle(conn, Idle::Before),
+                Effect::AwaitRoom { conn } if self.holds_room => self.without_room.push((shard, conn)),
                 Effect::AwaitRoom { conn } => self.hubs[usize::from(shard)].has_room(conn),
                 Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
                 Effect::Refused { conn, refusal } => self.see(shard, conn, Seen::Refused(refusal)),
@@ -430,6 +436,13 @@ impl Net {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Clients have read what waited for them.
+    pub(crate) fn give_room(&mut self) {
+        for (shard, conn) in std::mem::take(&mut self.without_room) {
+            self.hubs[usize::from(shard)].has_room(conn);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
