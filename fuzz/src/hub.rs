@@ -125,6 +125,7 @@ pub fn check(plan: Plan) {
         connections_per_ip: limit(plan.connections.rotate_left(3)),
         subscriptions_per_connection: limit(plan.subscriptions),
         idle_channels: u32::from(plan.idle_channels),
+        ..HubLimits::default()
     };
     let net = Net::new(shards, u64::from(plan.seed), limits);
     let mut node = Node { net, shards, clients: BTreeMap::new(), published: 0 };
