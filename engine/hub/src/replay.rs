@@ -123,7 +123,8 @@ impl Source<'_> {
             (None, _) => (Some(first - 1), offset + 1),
             (Some(since), false) => (since.filter(|since| is_whole(history, offset, *since)), offset + 1),
             (Some(since), true) => {
-                let since = since.filter(|since| (first..=offset + 1).contains(since));
+                // What came before it may all be gone: then there is nothing, and nothing wrong.
+                let since = since.filter(|since| *since <= offset + 1);
                 (since.map(|_| first - 1), since.unwrap_or(first))
             }
         };

@@ -203,6 +203,8 @@ fn history_is_read_in_pages_in_both_directions() {
             page(json!({"limit": 3, "direction": "backward", "since": since(3)})),
             (vec![2, 1], false)
         );
+        assert_eq!(page(json!({"direction": "backward", "since": since(1)})), (vec![], false));
+        assert_eq!(page(json!({"direction": "backward", "since": since(0)})), (vec![], false));
         for wrong in [since(26), json!({"epoch": "00000000", "offset": 3})] {
             let answer = history(&mut net, bob, json!({"since": wrong}));
             assert_eq!(answer["error"]["code"], "UNRECOVERABLE", "{answer}");
