@@ -82,11 +82,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     // Only who has the port takes it: two nodes must not go on from one state.
     let taken = settings.state_file.as_deref().map(memory::take).transpose()?.flatten();
     let (heir, inherited) = channel();
-    let (mut seed, mut secret) = ([0; 8], [0; 32]);
-    let random =
-        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|error| anyhow!("no random seed: {error}"));
-    random(&mut seed)?;
-    random(&mut secret)?;
+    let (seed, secret) = randomness()?;
     let start = Start {
         settings,
         driver,
@@ -95,15 +91,14 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         cores,
         node: Node::new(),
         counters: (0..shards).map(|_| Arc::default()).collect(),
-        seed: u64::from_le_bytes(seed),
+        seed,
         memory: taken.map(Arc::new),
         heir: settings.state_file.as_ref().map(|_| heir),
-        secret: Secret(secret),
+        secret,
     };
     let (threads, ended, wakers) = start.threads(listeners).inspect_err(|_| start.put_back())?;
     let Start { node, counters, heir, .. } = start;
     drop(heir);
-    let driver_name = driver.name();
     let running = Running {
         node,
         counters,
@@ -111,20 +106,11 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         listen,
         path: path(settings),
         started: Instant::now(),
-        driver: driver_name,
+        driver: driver.name(),
         capacity,
     };
     let control = control.start(running.clone())?;
-    tracing::info!(
-        "corecast {} in {} mode: {shards} {} on {driver_name}, up to {} connections ({})",
-        env!("CARGO_PKG_VERSION"),
-        settings.mode_name(),
-        if shards == 1 { "shard" } else { "shards" },
-        capacity.connections,
-        capacity.bound
-    );
-    tracing::info!("clients: ws://{listen}{}", running.path);
-    tracing::info!("demo page and metrics: {}", control.address);
+    running.announce(settings, shards, &control.address);
     let outcome = await_end(&ended, &running);
     for thread in threads {
         // In release builds a panic has aborted the process already.
@@ -142,6 +128,33 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         tracing::info!("all shards have ended");
     }
     outcome
+}
+
+/// What identifiers and hashes are made with.
+fn randomness() -> Result<(u64, Secret)> {
+    let (mut seed, mut secret) = ([0; 8], [0; 32]);
+    let random =
+        |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|error| anyhow!("no random seed: {error}"));
+    random(&mut seed)?;
+    random(&mut secret)?;
+    Ok((u64::from_le_bytes(seed), Secret(secret)))
+}
+
+impl Running {
+    /// Says what runs now, and where.
+    fn announce(&self, settings: &Settings, shards: usize, control: &str) {
+        tracing::info!(
+            "corecast {} in {} mode: {shards} {} on {}, up to {} connections ({})",
+            env!("CARGO_PKG_VERSION"),
+            settings.mode_name(),
+            if shards == 1 { "shard" } else { "shards" },
+            self.driver,
+            self.capacity.connections,
+            self.capacity.bound
+        );
+        tracing::info!("clients: ws://{}{}", self.listen, self.path);
+        tracing::info!("demo page and metrics: {control}");
+    }
 }
 
 /// What all shards start from.

@@ -101,9 +101,7 @@ impl Setup {
         let mut apart = fastrand::Rng::with_seed(seed ^ 0x0def_1a7e);
         let compression = compression(&mut apart);
         let one_in = rates(&mut rng, &mut apart);
-        let is_late = is_late(&one_in);
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
-        let jumps = one_in[Fault::ClockJump as usize] > 0;
         // More messages than rings and outboxes hold, though not more bytes than a run has time for.
         let is_busy = rng.u32(..3) == 0;
         let mut limits = limits(&mut rng, is_tight, table);
@@ -120,11 +118,11 @@ impl Setup {
             burst: if is_busy { rng.u32(6..20) } else { rng.u32(1..12) },
             large_bytes: large_bytes(&mut rng, is_busy),
             subscriptions_max: rng.usize(1..20),
-            is_tight: is_tight || is_late || is_busy,
+            is_tight: is_tight || is_late(&one_in) || is_busy,
             has_small_outboxes: limits.outbox.messages <= 1_000,
             close_timeout_us: limits.close_timeout.as_micros() as u64,
             is_crowded: is_small || table < clients * 4,
-            jumps,
+            jumps: one_in[Fault::ClockJump as usize] > 0,
             subscriptions_limit: hub_limits.subscriptions_per_connection as usize,
             room_here: limits.connections_here,
             message_bytes: limits.message_bytes,

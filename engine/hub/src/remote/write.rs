@@ -9,7 +9,7 @@ use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{
-    Epoch, Extent, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
+    Count, Epoch, Extent, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
     presence,
 };
 use crate::session::{Token, Tokens};
@@ -29,24 +29,10 @@ impl ToHome<'_> {
                 subscription(out, conn, serial, prefix, id);
                 out.push(format_byte(format));
             }
-            Self::Leave { channel, formats } => {
-                out.push(3);
-                bytes(out, channel.as_bytes());
-                out.push(formats_byte(formats));
-            }
-            Self::LeavePattern { prefix, formats } => {
-                out.push(4);
-                bytes(out, prefix.as_bytes());
-                out.push(formats_byte(formats));
-            }
-            Self::Publish(it) => {
-                out.push(5);
-                published(out, &it);
-            }
-            Self::Direct(it) => {
-                out.push(6);
-                published(out, &it);
-            }
+            Self::Leave { channel, formats } => no_longer(out, 3, channel, formats),
+            Self::LeavePattern { prefix, formats } => no_longer(out, 4, prefix, formats),
+            Self::Publish(ref it) => published(out, 5, it),
+            Self::Direct(ref it) => published(out, 6, it),
             Self::AdmitIp { conn, ip } => {
                 out.push(7);
                 key(out, conn);
@@ -64,9 +50,7 @@ impl ToHome<'_> {
                 token(out, presented);
             }
             Self::ReleaseParticipant { participant, format } => {
-                out.push(10);
-                bytes(out, participant.as_bytes());
-                out.push(format_byte(format));
+                no_longer(out, 10, participant, Formats::only(format));
             }
             Self::Fetch { conn, serial, channel, format, epoch, after, limit } => {
                 out.push(20);
@@ -78,53 +62,22 @@ impl ToHome<'_> {
                 out.extend_from_slice(&limit.to_le_bytes());
             }
             Self::History { conn, id, channel, format, extent } => {
-                out.push(21);
-                key(out, conn);
-                request_id(out, id);
-                bytes(out, channel.as_bytes());
+                requested(out, 21, (conn, id, channel));
                 out.push(format_byte(format));
                 write_extent(out, &extent);
             }
             Self::Inbox(ref it) => it.encode(out),
-            Self::Report { serial, count } => {
-                out.push(50);
-                u64s(out, &[serial, count.of, count.delivered, count.failed]);
-            }
+            Self::Report { serial, count } => report(out, serial, count),
             Self::Present { channel, participant, before, connections } => {
                 presence::present(out, (channel, participant), (before, connections));
             }
             Self::Unwatch { channel } => presence::unwatch(out, channel),
             Self::Presence { conn, id, channel, ref ask } => presence::ask(out, (conn, id, channel), ask),
-            Self::Resume { conn, participant, token, own } => {
-                out.push(30);
-                key(out, conn);
-                bytes(out, participant.as_bytes());
-                out.extend_from_slice(token.bytes());
-                out.extend_from_slice(own.bytes());
-            }
-            Self::Released { participant, session, handed } => {
-                out.push(31);
-                bytes(out, participant.as_bytes());
-                key(out, session);
-                out.push(u8::from(handed.is_some()));
-                if let Some((both, kept)) = handed {
-                    tokens(out, both);
-                    bytes(out, kept);
-                }
-            }
-            Self::Fence { number } => {
-                out.push(32);
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-            Self::SessionEnded { participant, tokens: both } => {
-                out.push(33);
-                bytes(out, participant.as_bytes());
-                tokens(out, both);
-            }
-            Self::TokenUsedUp { token } => {
-                out.push(34);
-                out.extend_from_slice(token.bytes());
-            }
+            Self::Resume { conn, participant, token, own } => resume(out, conn, participant, [token, own]),
+            Self::Released { participant, session, handed } => released(out, participant, session, handed),
+            Self::Fence { number } => fence(out, 32, number),
+            Self::SessionEnded { participant, tokens } => session_ended(out, participant, tokens),
+            Self::TokenUsedUp { token } => token_used_up(out, token),
         }
     }
 }
@@ -146,10 +99,7 @@ impl FromHome<'_> {
                 write_page(out, &page);
             }
             Self::HistoryPage { conn, id, channel, page } => {
-                out.push(21);
-                key(out, conn);
-                request_id(out, id);
-                bytes(out, channel.as_bytes());
+                requested(out, 21, (conn, id, channel));
                 write_page(out, &page);
             }
             Self::PatternSubscribed { conn, serial, prefix, id } => {
@@ -158,59 +108,19 @@ impl FromHome<'_> {
             }
             Self::Message(ref it) => it.encode(false, out),
             Self::Direct(ref it) => it.encode(true, out),
-            Self::Accepted(it) => {
-                out.push(5);
-                receipt(out, &it);
-            }
-            Self::Repeated(it) => {
-                out.push(50);
-                receipt(out, &it);
-            }
-            Self::Counted { receipt: ref it, channel, count } => {
-                out.push(51);
-                receipt(out, it);
-                out.push(u8::from(channel.is_some()));
-                if let Some(channel) = channel {
-                    bytes(out, channel.as_bytes());
-                }
-                u64s(out, &[count.of, count.delivered, count.failed]);
-            }
-            Self::Nobody { conn, id, participant } => {
-                out.push(6);
-                key(out, conn);
-                request_id(out, id);
-                bytes(out, participant.as_bytes());
-            }
+            Self::Accepted(ref it) => tagged_receipt(out, 5, it),
+            Self::Repeated(ref it) => tagged_receipt(out, 50, it),
+            Self::Counted { ref receipt, channel, count } => counted(out, receipt, channel, count),
+            Self::Nobody { conn, id, participant } => requested(out, 6, (conn, id, participant)),
             Self::TooLarge { conn, id, target, is_direct, format, bytes: length } => {
-                out.push(9);
-                key(out, conn);
-                request_id(out, id);
-                bytes(out, target.as_bytes());
+                requested(out, 9, (conn, id, target));
                 out.extend_from_slice(&[u8::from(is_direct), format_byte(format)]);
                 u64s(out, &[length]);
             }
-            Self::IpAdmitted { conn, ip, is_admitted } => {
-                out.push(7);
-                key(out, conn);
-                address(out, ip);
-                out.push(u8::from(is_admitted));
-            }
-            Self::ParticipantAdmitted {
-                conn,
-                participant,
-                format,
-                is_admitted,
-                token: begun,
-                unseen,
-                is_held,
-            } => {
-                out.push(8);
-                key(out, conn);
-                bytes(out, participant.as_bytes());
-                out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
-                token(out, begun);
-                named_position(out, unseen.map(Some));
-                out.push(u8::from(is_held));
+            Self::IpAdmitted { conn, ip, is_admitted } => ip_admitted(out, conn, ip, is_admitted),
+            Self::ParticipantAdmitted { conn, participant, format, is_admitted, token, unseen, is_held } => {
+                let (whose, is) = ((conn, participant, format), (is_admitted, is_held));
+                participant_admitted(out, whose, is, (token, unseen));
             }
             Self::Release { participant, session, to } => {
                 out.push(30);
@@ -218,16 +128,9 @@ impl FromHome<'_> {
                 key(out, session);
                 out.extend_from_slice(&to.to_le_bytes());
             }
-            Self::Fenced { number } => {
-                out.push(31);
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-            Self::Resumed { conn, participant, tokens: both, kept } => {
-                out.push(32);
-                key(out, conn);
-                bytes(out, participant.as_bytes());
-                tokens(out, both);
-                bytes(out, kept);
+            Self::Fenced { number } => fence(out, 31, number),
+            Self::Resumed { conn, participant, tokens, kept } => {
+                resumed(out, conn, participant, (tokens, kept));
             }
             Self::NotResumed { conn } => {
                 out.push(33);
@@ -401,6 +304,28 @@ fn address(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
+fn ip_admitted(out: &mut Vec<u8>, conn: ConnKey, ip: IpAddr, is_admitted: bool) {
+    out.push(7);
+    key(out, conn);
+    address(out, ip);
+    out.push(u8::from(is_admitted));
+}
+
+fn participant_admitted(
+    out: &mut Vec<u8>,
+    (conn, participant, format): (ConnKey, &str, Format),
+    (is_admitted, is_held): (bool, bool),
+    (begun, unseen): (Option<Token>, Option<(Epoch, u64)>),
+) {
+    out.push(8);
+    key(out, conn);
+    bytes(out, participant.as_bytes());
+    out.extend_from_slice(&[format_byte(format), u8::from(is_admitted)]);
+    token(out, begun);
+    named_position(out, unseen.map(Some));
+    out.push(u8::from(is_held));
+}
+
 fn subscription(out: &mut Vec<u8>, conn: ConnKey, serial: u32, name: &str, id: Option<RequestId<'_>>) {
     key(out, conn);
     out.extend_from_slice(&serial.to_le_bytes());
@@ -408,7 +333,23 @@ fn subscription(out: &mut Vec<u8>, conn: ConnKey, serial: u32, name: &str, id: O
     request_id(out, id);
 }
 
-fn published(out: &mut Vec<u8>, it: &Published<'_>) {
+/// A name that a shard wants no more, or not in these encodings.
+fn no_longer(out: &mut Vec<u8>, tag: u8, name: &str, formats: Formats) {
+    out.push(tag);
+    bytes(out, name.as_bytes());
+    out.push(formats_byte(formats));
+}
+
+/// How a record begins that a client's request caused.
+fn requested(out: &mut Vec<u8>, tag: u8, (conn, id, name): (ConnKey, Option<RequestId<'_>>, &str)) {
+    out.push(tag);
+    key(out, conn);
+    request_id(out, id);
+    bytes(out, name.as_bytes());
+}
+
+fn published(out: &mut Vec<u8>, tag: u8, it: &Published<'_>) {
+    out.push(tag);
     key(out, it.conn);
     request_id(out, it.id);
     bytes(out, it.target.as_bytes());
@@ -431,6 +372,70 @@ fn receipt(out: &mut Vec<u8>, it: &Receipt<'_>) {
     key(out, it.conn);
     request_id(out, Some(it.id));
     position(out, it.epoch, it.offset);
+}
+
+fn tagged_receipt(out: &mut Vec<u8>, tag: u8, it: &Receipt<'_>) {
+    out.push(tag);
+    receipt(out, it);
+}
+
+fn report(out: &mut Vec<u8>, serial: u64, count: Count) {
+    out.push(50);
+    u64s(out, &[serial, count.of, count.delivered, count.failed]);
+}
+
+fn counted(out: &mut Vec<u8>, it: &Receipt<'_>, channel: Option<&str>, count: Count) {
+    tagged_receipt(out, 51, it);
+    out.push(u8::from(channel.is_some()));
+    if let Some(channel) = channel {
+        bytes(out, channel.as_bytes());
+    }
+    u64s(out, &[count.of, count.delivered, count.failed]);
+}
+
+fn resume(out: &mut Vec<u8>, conn: ConnKey, participant: &str, presented_and_own: [Token; 2]) {
+    out.push(30);
+    key(out, conn);
+    bytes(out, participant.as_bytes());
+    for token in &presented_and_own {
+        out.extend_from_slice(token.bytes());
+    }
+}
+
+fn released(out: &mut Vec<u8>, participant: &str, session: ConnKey, handed: Option<(Tokens, &[u8])>) {
+    out.push(31);
+    bytes(out, participant.as_bytes());
+    key(out, session);
+    out.push(u8::from(handed.is_some()));
+    if let Some((both, kept)) = handed {
+        tokens(out, both);
+        bytes(out, kept);
+    }
+}
+
+fn resumed(out: &mut Vec<u8>, conn: ConnKey, participant: &str, (both, kept): (Tokens, &[u8])) {
+    out.push(32);
+    key(out, conn);
+    bytes(out, participant.as_bytes());
+    tokens(out, both);
+    bytes(out, kept);
+}
+
+/// A fence, or that it was reached.
+fn fence(out: &mut Vec<u8>, tag: u8, number: u32) {
+    out.push(tag);
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn session_ended(out: &mut Vec<u8>, participant: &str, both: Tokens) {
+    out.push(33);
+    bytes(out, participant.as_bytes());
+    tokens(out, both);
+}
+
+fn token_used_up(out: &mut Vec<u8>, token: Token) {
+    out.push(34);
+    out.extend_from_slice(token.bytes());
 }
 
 fn written(out: &mut Vec<u8>, it: &Written<'_>) {
