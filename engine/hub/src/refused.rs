@@ -12,6 +12,7 @@ use crate::rules::Denied;
 const NAMED_MAX: usize = 8;
 
 /// Why a request can't be done.
+#[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) code: ErrorCode,
     pub(crate) why: Cow<'static, str>,

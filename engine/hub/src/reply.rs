@@ -7,6 +7,7 @@ use corecast_protocol::envelope::event;
 use crate::effect::{ConnKey, Effect, Effects, Place};
 use crate::format::Format;
 use crate::hub::Hub;
+use crate::session::RESUMING;
 
 impl Hub {
     /// An answer for one connection, in its encoding.
@@ -48,6 +49,7 @@ impl Hub {
         code: ErrorCode,
         why: &str,
     ) {
+        debug_assert_ne!(id, Some(RESUMING), "no client asked for this");
         self.reply(fx, conn, |out, format| event::error(out, format, id, channel, code, why, None));
     }
 }

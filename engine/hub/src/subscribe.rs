@@ -77,6 +77,7 @@ impl Hub {
     ) {
         let (rule, stem, is_pattern) = match self.may_have(conn, text, past.wants_ack) {
             Ok(found) => found,
+            Err(denied) if id == Some(RESUMING) => return self.not_restored(conn, text, denied, fx),
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
         let hash = self.hasher.of(stem);
@@ -390,23 +391,23 @@ impl Hub {
             self.renew_filter(conn, index);
         }
         let text = format!("{prefix}*");
-        if id == Some(RESUMING) {
-            self.activate(conn, serial, prefix, true);
-            return self.restored(conn, (&text, None), false, fx);
-        }
-        if self.activate(conn, serial, prefix, true) {
+        if !self.activate(conn, serial, prefix, true) {
+            self.overtaken(fx, conn, id, &text);
+        } else if id == Some(RESUMING) {
+            self.restored(conn, (&text, None), false, fx);
+        } else {
             self.reply_fixed(fx, conn, |out, format| {
                 event::subscribed(out, format, id, &text, &Subscribed::default());
             });
-        } else {
-            self.overtaken(fx, conn, id, &text);
         }
     }
 
     /// Tells the client that its subscription was taken back before it became active.
-    fn overtaken(&self, fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
-        if id.is_some() {
-            let why = "it was unsubscribed before it became active";
+    fn overtaken(&mut self, fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
+        let why = "it was unsubscribed before it became active";
+        if id == Some(RESUMING) {
+            self.not_restored(conn, text, Refused::new(ErrorCode::Cancelled, why), fx);
+        } else if id.is_some() {
             self.error(fx, conn, id, Some(text), ErrorCode::Cancelled, why);
         }
     }

@@ -2,6 +2,7 @@
 
 mod harness;
 
+use corecast_hub::rules::{Mode, Namespaces};
 use corecast_hub::state::{ChannelState, STATE_VERSION, State, StateError};
 use harness::sessions::{channels_of, join};
 use harness::{Net, binary, unlimited};
@@ -18,8 +19,11 @@ fn exported(net: &Net) -> State {
 }
 
 fn restored(state: &State, shards: u16) -> Net {
+    restored_in(state, Net::new(shards, 99, unlimited()))
+}
+
+fn restored_in(state: &State, mut net: Net) -> Net {
     let bytes = state.to_bytes();
-    let mut net = Net::new(shards, 99, unlimited());
     let now = net.now();
     let state = State::from_bytes(&bytes).expect("it was just written");
     for hub in &mut net.hubs {
@@ -139,6 +143,50 @@ fn sessions_move_with_what_they_were_subscribed_to() {
         net.pass(std::time::Duration::from_secs(3));
         net.run();
         assert!(net.is_empty(), "what was restored is forgotten like everything else");
+    }
+}
+
+/// A namespace that is gone and one that is not reliable any more keep nobody from going on with the rest.
+#[test]
+fn what_a_session_can_t_have_any_more_is_told_behind_resumed() {
+    for (before, after) in [(1, 1), (1, 3), (3, 2)] {
+        let mut net = Net::new(before, 7, unlimited());
+        let (ann, token) = join(&mut net, 0, 0, "ann");
+        for channel in ["agent:7", "agent:*", "conversation:1", "user:ann"] {
+            let is_acking = channel.starts_with("conversation");
+            let wanted = json!({"type": "subscribe", "channel": channel, "ack": is_acking});
+            assert_eq!(net.ask(ann, &wanted.to_string())[0]["type"], "subscribed");
+        }
+        net.lose(ann);
+        net.run();
+        let state = exported(&net);
+        let built_in = Namespaces::built_in(true);
+        let mut namespaces = Namespaces::default();
+        for name in built_in.names().filter(|name| *name != "agent") {
+            let mut namespace = built_in.named(name).expect("it is named").clone();
+            if name == "conversation" {
+                namespace.mode = Mode::Ordered;
+            }
+            namespaces.set(namespace);
+        }
+        let mut net = restored_in(&state, Net::of(after, 99, (unlimited(), 1 << 20), namespaces));
+        let last = net.last_shard();
+        let (ann, _) = join(&mut net, last, 0, "ann");
+        let seen = net.ask(ann, &json!({"type": "resume", "id": 9, "token": token}).to_string());
+        assert_eq!((&seen[0]["type"], &seen[0]["id"]), (&json!("resumed"), &json!(9)), "{seen:?}");
+        assert_eq!(channels_of(&seen[0]), ["conversation:1", "user:ann"]);
+        for (told, channel) in seen[1..].iter().zip(["agent:7", "agent:*"]) {
+            assert_eq!(
+                (&told["type"], &told["channel"]),
+                (&json!("unsubscribed"), &json!(channel)),
+                "{told}"
+            );
+            assert_eq!((&told["code"], told.get("id")), (&json!("INVALID_CHANNEL"), None), "{told}");
+        }
+        assert_eq!(seen.len(), 3);
+        let publish = json!({"type": "publish", "channel": "conversation:1", "payload": 1});
+        let seen = net.ask(ann, &publish.to_string());
+        assert_eq!(seen[0]["payload"], 1, "it goes on, without acknowledgements: {seen:?}");
     }
 }
 

@@ -18,7 +18,9 @@ use crate::effect::{ConnKey, Effect, Effects};
 use crate::filter::Filter;
 use crate::hub::Hub;
 use crate::member::Member;
+use crate::refused::Refused;
 use crate::remote::{Epoch, Past, ToHome};
+use crate::rules::Mode;
 use crate::session::token::{Token, Tokens};
 use crate::session::{Happened, Kept, State, Waiting};
 
@@ -41,6 +43,8 @@ pub(crate) struct Resuming {
     /// Channels whose home has not answered yet.
     awaited: usize,
     answers: Vec<Answer>,
+    /// What it can't have any more, and why: the client is told so behind `resumed`.
+    refused: Vec<(Box<str>, Refused)>,
     /// Whether the inbox was seen to.
     is_inbox_asked: bool,
 }
@@ -69,6 +73,7 @@ impl Resuming {
             has_arrived: false,
             awaited: 0,
             answers: Vec::new(),
+            refused: Vec::new(),
             is_inbox_asked: false,
         }
     }
@@ -246,18 +251,15 @@ impl Hub {
         } else {
             kept.name
         };
-        if let Err(denied) = self.may_subscribe(conn, text) {
-            let why = Some((denied.code, &*denied.why));
-            return self.reply_fixed(fx, conn, |out, format| {
-                event::unsubscribed(out, format, None, text, why);
-            });
-        }
+        let rule = self.may_subscribe(conn, text).map(|(rule, ..)| rule);
         let hash = self.hasher.of(kept.name);
         let index = self.channels.find(hash, kept.name, kept.is_pattern);
         let Some(member) = self.members.find_mut(conn) else { return };
         let own = index.and_then(|index| member.of(index));
         let has_it = own.is_some();
-        let (is_watching, mut wants_ack) = (kept.wants_presence, kept.wants_ack);
+        let is_reliable = rule.is_ok_and(|rule| self.config.namespaces.at(rule).mode == Mode::Reliable);
+        // A node that was restarted may promise less than the one before.
+        let (is_watching, mut wants_ack) = (kept.wants_presence, kept.wants_ack && is_reliable);
         if let Some(own) = own {
             // What the connection asked for by itself was asked for last.
             self.filter_in_hand = own.filter_wanted().cloned();
@@ -312,6 +314,14 @@ impl Hub {
         self.resumed_if_complete(conn, fx);
     }
 
+    /// A channel or pattern of the session can't be had any more: the session goes on without it.
+    pub(crate) fn not_restored(&mut self, conn: ConnKey, text: &str, why: Refused, fx: &mut Effects) {
+        let Some(resuming) = self.members.find_mut(conn).and_then(|it| it.resuming.as_mut()) else { return };
+        resuming.awaited -= 1;
+        resuming.refused.push((text.into(), why));
+        self.resumed_if_complete(conn, fx);
+    }
+
     /// Tells the client that its session goes on, once all homes have answered.
     pub(super) fn resumed_if_complete(&mut self, conn: ConnKey, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
@@ -334,6 +344,11 @@ impl Hub {
             });
             event::resumed(out, format, id, token, channels);
         });
+        for (channel, Refused { code, why }) in &resuming.refused {
+            self.reply_fixed(fx, conn, |out, format| {
+                event::unsubscribed(out, format, None, channel, Some((*code, why)));
+            });
+        }
         for answer in &resuming.answers {
             self.begin_watching(conn, &answer.channel);
         }

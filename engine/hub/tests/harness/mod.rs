@@ -100,6 +100,16 @@ impl Net {
 
     /// With messages of so many bytes at most.
     pub(crate) fn with_messages_of(shards: u16, seed: u64, limits: HubLimits, message_bytes: u64) -> Self {
+        Self::of(shards, seed, (limits, message_bytes), Namespaces::built_in(true))
+    }
+
+    /// With these namespaces.
+    pub(crate) fn of(
+        shards: u16,
+        seed: u64,
+        (limits, message_bytes): (HubLimits, u64),
+        namespaces: Namespaces,
+    ) -> Self {
         let config = |shard| HubConfig {
             shard,
             shards,
@@ -108,7 +118,7 @@ impl Net {
             seed,
             secret: Secret([seed as u8; 32]),
             limits,
-            namespaces: Namespaces::built_in(true),
+            namespaces: namespaces.clone(),
             heartbeat_interval_ms: 30_000,
             message_bytes,
             replay: ReplayLimits::for_outbox(1_000, 4 << 20),
