@@ -143,7 +143,7 @@ impl Hub {
             redelivered: 0,
             unacked_given_up: 0,
             client_ids: random("client ids"),
-            suspended: Suspended::new(&hasher, config.limits.resume_window_ms, sessions_here(&config)),
+            suspended: Suspended::new(&hasher, &config),
             hand_over: HandOver::default(),
             home_sessions: HomeSessions::new(&hasher, &config.secret.0, config.shard),
             resumed: 0,
@@ -559,10 +559,6 @@ impl Hub {
 }
 
 /// Sessions that may wait on one shard: its part of the node's.
-fn sessions_here(config: &HubConfig) -> usize {
-    (config.limits.sessions as usize).div_ceil(usize::from(config.shards))
-}
-
 pub(crate) fn one(shard: u16) -> ShardSet {
     let mut set = ShardSet::EMPTY;
     set.insert(shard);

@@ -1,7 +1,8 @@
 //! Sessions that wait for their client, on the shard where their connection was lost.
 //!
 //! All wait for the same time, so who came first goes first: one queue is the order of expiry and of who has to go
-//! when there are too many. A session that was resumed leaves its place in the queue behind.
+//! when there are too many. A session that was resumed leaves its place in the queue behind. They are bounded in number
+//! and in bytes, and those of one participant in number, so that nobody can make others lose theirs with many of its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use hashbrown::HashMap;
 use crate::admission::Todo;
 use crate::alarm::Alarm;
 use crate::canary::{self, Canary};
-use crate::config::{Hasher, Now};
+use crate::config::{Hasher, HubConfig, Now};
 use crate::effect::ConnKey;
 use crate::hub::Hub;
 use crate::session::token::Tokens;
@@ -20,6 +21,15 @@ use crate::session::{Happened, Kept, State};
 
 /// Sessions that one alarm ends: the rest follows at once, when others had their turn.
 const EXPIRED_AT_ONCE: usize = 256;
+
+/// Bytes of all sessions of a node that wait, and of what is known elsewhere for their sake.
+const BYTES_MAX: usize = 256 << 20;
+
+/// What a subscription that is kept takes elsewhere: its channel, and its participant's presence there.
+const SUBSCRIPTION_BYTES: usize = 1 << 10;
+
+/// Sessions that one participant may have waiting on a shard, however few connections it may have.
+const OWN_MIN: u32 = 10;
 
 /// A session without a connection: 56 bytes in the table, and the bytes of its subscriptions.
 #[derive(Debug)]
@@ -31,6 +41,34 @@ pub(crate) struct Waiting {
     pub(crate) state: State,
 }
 
+impl Waiting {
+    /// What it takes, about.
+    fn bytes(&self) -> usize {
+        self.kept.len() + SUBSCRIPTION_BYTES * Kept::each(&self.kept).count()
+    }
+}
+
+/// How much may wait on one shard; 0 switches a bound off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Most {
+    sessions: usize,
+    bytes: usize,
+    /// Sessions of one participant.
+    own: usize,
+}
+
+impl Most {
+    /// A shard's part of what the node may keep.
+    fn of(config: &HubConfig) -> Self {
+        let shards = usize::from(config.shards);
+        let own = match config.limits.connections_per_participant {
+            0 => 0,
+            connections => connections.saturating_mul(2).max(OWN_MIN) as usize,
+        };
+        Self { sessions: (config.limits.sessions as usize).div_ceil(shards), bytes: BYTES_MAX / shards, own }
+    }
+}
+
 /// All that wait on this shard, by the connections that they had.
 #[derive(Debug)]
 pub(crate) struct Suspended {
@@ -40,19 +78,28 @@ pub(crate) struct Suspended {
     /// Whether an alarm is going to ring for the queue.
     is_alarm_set: bool,
     window: Duration,
-    /// How many may wait; 0 for as many as come.
-    most: usize,
+    most: Most,
+    /// What all of them take.
+    bytes: usize,
+    /// Those of each participant, the first first; of no use where they are not bounded.
+    own: HashMap<Arc<str>, Vec<ConnKey>, foldhash::fast::FixedState>,
     expired: u64,
 }
 
 impl Suspended {
-    pub(crate) fn new(hasher: &Hasher, window_ms: u64, most: usize) -> Self {
+    pub(crate) fn new(hasher: &Hasher, config: &HubConfig) -> Self {
+        Self::bounded(hasher, config.limits.resume_window_ms, Most::of(config))
+    }
+
+    fn bounded(hasher: &Hasher, window_ms: u64, most: Most) -> Self {
         Self {
             waiting: HashMap::with_hasher(hasher.0.clone()),
             queue: VecDeque::new(),
             is_alarm_set: false,
             window: Duration::from_millis(window_ms),
             most,
+            bytes: 0,
+            own: HashMap::with_hasher(hasher.0.clone()),
             expired: 0,
         }
     }
@@ -77,7 +124,7 @@ impl Suspended {
     }
 
     pub(crate) fn remove(&mut self, session: ConnKey) -> Option<Waiting> {
-        let removed = self.waiting.remove(&session)?;
+        let removed = self.take(session)?;
         // Places that were left behind must not become many more than those in use.
         if self.queue.len() > 2 * self.waiting.len() + 64 {
             self.queue.retain(|(_, key)| self.waiting.contains_key(key));
@@ -85,23 +132,56 @@ impl Suspended {
         Some(removed)
     }
 
+    fn take(&mut self, session: ConnKey) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&session)?;
+        self.bytes -= waiting.bytes();
+        if let Some(own) = self.own.get_mut(&waiting.participant) {
+            own.retain(|it| *it != session);
+            if own.is_empty() {
+                self.own.remove(&waiting.participant);
+            }
+        }
+        Some(waiting)
+    }
+
     /// One more waits from now on. Whether the alarm is to be set, and for when.
     fn insert(&mut self, now: Instant, session: ConnKey, waiting: Waiting) -> Option<Instant> {
         let until = now + self.window;
         self.queue.push_back((until, session));
+        self.bytes += waiting.bytes();
+        if self.most.own > 0 {
+            // Most participants have one session: room for exactly that.
+            let own = self.own.entry(waiting.participant.clone()).or_insert_with(|| Vec::with_capacity(1));
+            own.push(session);
+        }
         self.waiting.insert(session, waiting);
         (!std::mem::replace(&mut self.is_alarm_set, true)).then_some(until)
+    }
+
+    /// Whether more wait than may.
+    fn is_over(&self) -> bool {
+        let Most { sessions, bytes, .. } = self.most;
+        sessions > 0 && self.waiting.len() > sessions || bytes > 0 && self.bytes > bytes
+    }
+
+    /// One that has to go because this participant's latest came: the participant's own oldest, or the oldest of all.
+    fn pop_excess(&mut self, now: Instant, participant: &str) -> Option<Waiting> {
+        let own = self.own.get(participant).filter(|it| it.len() > self.most.own);
+        if let Some(oldest) = own.and_then(|own| own.first().copied()) {
+            self.expired += 1;
+            return self.remove(oldest);
+        }
+        if self.is_over() { self.pop_due(now) } else { None }
     }
 
     /// The next one whose time is over, or that has no place any more.
     fn pop_due(&mut self, now: Instant) -> Option<Waiting> {
         while let Some((until, session)) = self.queue.front().copied() {
-            let is_over = self.most > 0 && self.waiting.len() > self.most;
-            if until > now && !is_over && self.waiting.contains_key(&session) {
+            if until > now && !self.is_over() && self.waiting.contains_key(&session) {
                 return None;
             }
             self.queue.pop_front();
-            if let Some(waiting) = self.waiting.remove(&session) {
+            if let Some(waiting) = self.take(session) {
                 self.expired += 1;
                 return Some(waiting);
             }
@@ -120,14 +200,12 @@ impl Suspended {
 impl Hub {
     /// A session is without a connection from now on.
     pub(crate) fn suspend(&mut self, now: Now, session: ConnKey, waiting: Waiting) {
+        let participant = waiting.participant.clone();
         if let Some(until) = self.suspended.insert(now.instant, session, waiting) {
             self.alarms.set(until, Alarm::SessionsExpire);
         }
-        // The bound holds at once, whatever the clock says: one came, so one at most has to go.
-        if self.suspended.most > 0
-            && self.suspended.len() > self.suspended.most
-            && let Some(oldest) = self.suspended.pop_due(now.instant)
-        {
+        // The bounds hold at once, whatever the clock says.
+        while let Some(oldest) = self.suspended.pop_excess(now.instant, &participant) {
             self.end_waiting(oldest);
         }
     }
@@ -175,9 +253,21 @@ mod tests {
     use super::*;
     use crate::session::token::Mint;
 
-    fn waiting() -> Waiting {
+    const UNBOUNDED: Most = Most { sessions: 0, bytes: 0, own: 0 };
+
+    fn of(participant: &str, channels: usize) -> Waiting {
         let tokens = Tokens { current: Mint::new(&[1; 32], 0).next(), former: None };
-        Waiting { participant: "ann".into(), tokens, kept: Box::default(), state: State::Suspended }
+        let mut kept = Vec::new();
+        for _ in 0..channels {
+            let (is_pattern, wants_presence, wants_ack) = (false, true, false);
+            let (name, acked, filter) = ("conversation:42", None, None);
+            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
+        }
+        Waiting { participant: participant.into(), tokens, kept: kept.into(), state: State::Suspended }
+    }
+
+    fn waiting() -> Waiting {
+        of("ann", 0)
     }
 
     fn key(index: u32) -> ConnKey {
@@ -188,7 +278,7 @@ mod tests {
     fn sessions_expire_in_the_order_in_which_they_came() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut suspended = Suspended::new(&Hasher::new(1), 100, 0);
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, UNBOUNDED);
         assert_eq!(suspended.insert(at(0), key(0), waiting()), Some(at(100)));
         assert_eq!(suspended.insert(at(50), key(1), waiting()), None);
         assert!(suspended.pop_due(at(99)).is_none());
@@ -202,7 +292,7 @@ mod tests {
     #[test]
     fn the_oldest_goes_when_there_are_too_many() {
         let start = Instant::now();
-        let mut suspended = Suspended::new(&Hasher::new(1), 100, 2);
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, Most { sessions: 2, ..UNBOUNDED });
         (0..3).for_each(|index| {
             suspended.insert(start, key(index), waiting());
         });
@@ -214,8 +304,44 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_go_when_they_take_too_much() {
+        let start = Instant::now();
+        let most = Most { bytes: 100 * SUBSCRIPTION_BYTES, ..UNBOUNDED };
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, most);
+        for index in 0..1_000 {
+            suspended.insert(start, key(index), of("ann", index as usize % 50));
+            while suspended.pop_excess(start, "ann").is_some() {}
+            let bytes: usize = suspended.waiting.values().map(Waiting::bytes).sum();
+            assert!(bytes == suspended.bytes && bytes <= most.bytes, "{bytes}");
+            assert!(suspended.find(key(index)).is_some(), "the latest stays");
+        }
+        suspended.insert(start, key(1_000), of("bob", 90));
+        while suspended.pop_excess(start, "bob").is_some() {}
+        assert_eq!((suspended.len(), suspended.expired()), (1, 1_000), "as many as it takes");
+        suspended.remove(key(1_000));
+        assert_eq!(suspended.bytes, 0);
+    }
+
+    #[test]
+    fn a_participant_s_own_oldest_goes_first() {
+        let start = Instant::now();
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, Most { own: 2, ..UNBOUNDED });
+        suspended.insert(start, key(9), of("bob", 1));
+        for index in 0..5 {
+            suspended.insert(start, key(index), of("ann", 1));
+            let gone = suspended.pop_excess(start, "ann");
+            assert_eq!(gone.is_some(), index >= 2);
+            assert!(suspended.pop_excess(start, "ann").is_none());
+        }
+        let left: Vec<u32> = (0..10).filter(|index| suspended.find(key(*index)).is_some()).collect();
+        assert_eq!((left, suspended.expired()), (vec![3, 4, 9], 3));
+        assert!([3, 4, 9].into_iter().all(|index| suspended.remove(key(index)).is_some()));
+        assert!(suspended.own.is_empty());
+    }
+
+    #[test]
     fn places_left_behind_are_given_back() {
-        let mut suspended = Suspended::new(&Hasher::new(1), 100, 0);
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, UNBOUNDED);
         let start = Instant::now();
         for index in 0..100_000 {
             suspended.insert(start, key(index), waiting());
