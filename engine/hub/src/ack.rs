@@ -58,6 +58,10 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
+    fn at(epoch: Epoch, offset: u64) -> Self {
+        Self { epoch: Some(epoch), acked: offset, sent: offset, ..Self::default() }
+    }
+
     /// Which attempt it is to deliver the message of this offset; 0 for the first.
     pub(crate) fn attempt(&self, offset: u64) -> u32 {
         let times = self.rounds.iter().filter(|until| **until >= offset).count() as u32;
@@ -74,13 +78,13 @@ impl Acks {
         self.epoch.map(|epoch| (epoch, self.acked))
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.sent - self.acked >= UNACKED_MAX
     }
 
     /// Messages that may be fetched behind this offset.
     pub(crate) fn room(&self, offset: u64) -> u32 {
-        if self.awaits_idle { 0 } else { (self.acked + UNACKED_MAX).saturating_sub(offset) as u32 }
+        (self.acked + UNACKED_MAX).saturating_sub(offset) as u32
     }
 
     fn delay(&self, timeout_ms: u64) -> Duration {
@@ -138,22 +142,32 @@ impl Hub {
         let Some(index) = self.channels.find(hash, name, false) else { return };
         let Some(own) = self.subscription_mut(conn, index) else { return };
         if own.acks().is_none() {
-            own.extra().acks = Some(Box::default());
+            // Who is catching up is to acknowledge from where it is: no answer will say where that is.
+            let acks = own.cursor().map(|it| Acks::at(it.epoch, it.offset));
+            own.extra().acks = Some(Box::new(acks.unwrap_or_default()));
             self.channels.get_mut(index).expect("it was found").acking.get_or_insert_default().push(conn);
         }
     }
 
-    /// The home has said where a subscription begins.
-    pub(crate) fn begin_acks(&mut self, conn: ConnKey, index: u32, page: &Page<'_>) {
-        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
-        if acks.epoch == Some(page.epoch) && !page.is_past {
-            return;
+    /// The home has said where a subscription begins. One that has begun before goes on from the offset returned,
+    /// because a mere look back acknowledges nothing and leaves nothing out.
+    pub(crate) fn begin_acks(&mut self, conn: ConnKey, index: u32, page: &Page<'_>) -> Option<u64> {
+        let own = self.subscription_mut(conn, index)?;
+        let cursor = own.cursor();
+        let acks = own.acks_mut()?;
+        let is_same = acks.epoch == Some(page.epoch);
+        if is_same && !page.is_past {
+            return None;
         }
-        // What was asked for as a past to go on from is to be acknowledged; a mere look back is not.
+        if is_same && !page.is_recovered {
+            return Some(cursor.map_or(acks.sent, |it| it.offset));
+        }
+        // What was asked for as a past to go on from is to be acknowledged from the position that was named.
         let carried = page.messages.filter(|_| page.is_recovered).map_or(0, |it| u64::from(it.count));
         let receipts = acks.restart(page.epoch, page.offset - carried, page.offset);
         self.time_acks(conn, index);
-        self.resolve(receipts, Outcome::Delivered);
+        self.resolve(receipts, if is_same { Outcome::Delivered } else { Outcome::Failed });
+        None
     }
 
     /// `ack`: cumulative; what makes no sense is answered with what would.
@@ -220,9 +234,12 @@ impl Hub {
         if acks.due.is_some() {
             acks.due = Some(now.instant + acks.delay(timeout_ms));
         }
+        // It has its time anew, whatever waits in the outbox.
+        acks.awaits_idle = false;
         if is_behind {
             fx.list.push(Effect::AwaitRoom { conn });
         }
+        self.set_alarm(conn, index);
         self.resolve(receipts, Outcome::Delivered);
     }
 
@@ -240,6 +257,11 @@ impl Hub {
             let mut lost = Vec::new();
             if let Some(reborn) = written.reborn.filter(|it| it.is_for_all) {
                 lost = acks.restart(reborn.epoch, reborn.offset, reborn.offset);
+            }
+            if written.offset == 0 {
+                // Nothing is acknowledged of an ephemeral message but the news that it brings.
+                self.resolve(lost, Outcome::Failed);
+                continue;
             }
             let was_done = acks.acked == acks.sent;
             acks.sent = written.offset;
@@ -377,8 +399,9 @@ impl Hub {
             let is_settling = own.extra.as_ref().is_some_and(|extra| extra.awaited > 0);
             let Some(acks) = own.acks_mut().filter(|acks| acks.awaits_idle) else { continue };
             acks.awaits_idle = false;
-            if acks.due.is_none() {
-                fx.list.push(Effect::AwaitRoom { conn });
+            if acks.due.is_none_or(|due| now.instant < due) {
+                // Some of it was sent only now.
+                self.set_alarm(conn, index);
                 continue;
             }
             if acks.is_fetching || is_settling {

@@ -122,7 +122,7 @@ impl Hub {
         }
         self.leave_out_unserved(written, fx);
         if let Some((slot, _)) = exact
-            && written.offset > 0
+            && (written.offset > 0 || written.reborn.is_some_and(|it| it.is_for_all))
         {
             self.sent_to_acking(slot, written);
         }

@@ -208,7 +208,8 @@ impl Hub {
         let first = fx.list.len();
         let written = Written { serial: None, tracking: Some(tracking), ..*written };
         self.written(&written, is_direct, fx);
-        let acking = self.await_acks(&written, tracking);
+        // A participant's name may be a channel's too.
+        let acking = if is_direct { Vec::new() } else { self.await_acks(&written, tracking) };
         leave_to(&acking, tracking, first, fx);
         let copies = fx.list[first..].iter().map(|effect| match effect {
             Effect::Deliver { recipients, tracking: Some(it), .. } if *it == tracking => {

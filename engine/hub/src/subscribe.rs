@@ -5,6 +5,7 @@ use corecast_protocol::envelope::command::{Channels, RequestId, Subscribe};
 use corecast_protocol::envelope::event::{self, Subscribed};
 use corecast_protocol::envelope::name;
 
+use crate::ack::Acks;
 use crate::canary::{self, Canary};
 use crate::channel::Left;
 use crate::config::Now;
@@ -303,13 +304,13 @@ impl Hub {
         }
         // Who is catching up is told how far it is: what follows comes behind that.
         let cursor = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
-        let position = match cursor.filter(|_| !page.is_past) {
+        let position = match cursor.filter(|_| !page.is_past || !page.is_recovered) {
             Some(cursor) => (cursor.epoch, cursor.offset),
             None => (page.epoch, page.offset),
         };
         self.say_subscribed(conn, id, channel, (page, position), fx);
         self.begin_watching(conn, channel);
-        if !page.is_live {
+        if !page.is_live || cursor.is_some() {
             fx.list.push(Effect::AwaitRoom { conn });
         }
     }
@@ -355,13 +356,17 @@ impl Hub {
                 return true;
             }
         }
-        self.begin_acks(conn, index, page);
-        if page.is_live || page.has_more && canary::strikes(Canary::LiveTooEarly) {
+        let goes_on_from = self.begin_acks(conn, index, page);
+        let offset = goes_on_from.unwrap_or(page.offset);
+        let own = self.subscription_mut(conn, index);
+        let is_full = goes_on_from.is_some() && own.and_then(|it| it.acks()).is_some_and(Acks::is_full);
+        let is_live = page.is_live && offset == page.offset && !is_full;
+        if is_live || page.has_more && canary::strikes(Canary::LiveTooEarly) {
             return self.activate(conn, serial, name, false);
         }
         let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
         let is_new = own.cursor().is_none();
-        own.extra().cursor = Some(Cursor { epoch: page.epoch, offset: page.offset, is_held: page.is_held });
+        own.extra().cursor = Some(Cursor { epoch: page.epoch, offset, is_held: page.is_held });
         if is_new {
             self.channels.get_mut(index).expect("a subscription's channel exists").falls_behind(conn);
             self.members.find_mut(conn).expect("it has a subscription").behind += 1;

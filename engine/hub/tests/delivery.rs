@@ -3,6 +3,7 @@
 //! Random interleavings of publishes, records and settling on one to four shards, on virtual time.
 
 mod delivery {
+    pub(crate) mod ack_edges;
     pub(crate) mod acks;
     pub(crate) mod keys;
     pub(crate) mod receipts;

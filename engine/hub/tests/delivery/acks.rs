@@ -8,29 +8,29 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Net, Random, binary, development, sessions, unlimited};
 
-const CHANNEL: &str = "conversation:1";
-const TIMEOUT_MS: u64 = 5_000;
+pub(crate) const CHANNEL: &str = "conversation:1";
+pub(crate) const TIMEOUT_MS: u64 = 5_000;
 const ATTEMPTS: usize = 5;
 
-fn subscribe(net: &mut Net, client: Client) -> Value {
+pub(crate) fn subscribe(net: &mut Net, client: Client) -> Value {
     let message = json!({"type": "subscribe", "channel": CHANNEL, "ack": true});
     let mut answers = net.ask(client, &message.to_string());
     assert_eq!(answers[0]["type"], "subscribed", "{answers:?}");
     answers.remove(0)
 }
 
-fn publish(net: &mut Net, client: Client, payload: u64) {
+pub(crate) fn publish(net: &mut Net, client: Client, payload: u64) {
     let message = json!({"type": "publish", "channel": CHANNEL, "payload": payload, "echo": false});
     net.send(client, &message.to_string());
 }
 
-fn ack(net: &mut Net, client: Client, epoch: &Value, offset: u64) {
+pub(crate) fn ack(net: &mut Net, client: Client, epoch: &Value, offset: u64) {
     let message = json!({"type": "ack", "channel": CHANNEL, "epoch": epoch, "offset": offset});
     net.send(client, &message.to_string());
 }
 
 /// Offset and attempt of what came since the last time.
-fn came(net: &mut Net, client: Client) -> Vec<(u64, u64)> {
+pub(crate) fn came(net: &mut Net, client: Client) -> Vec<(u64, u64)> {
     let messages = net.take(client).into_iter().filter(|it| it["type"] == "message");
     let number = |value: &Value| value.as_u64().expect("a number");
     messages.map(|it| (number(&it["offset"]), it.get("attempt").map_or(1, number))).collect()
