@@ -17,7 +17,7 @@ use crate::hub::{Hub, Via};
 use crate::inbox::Begin;
 use crate::member::{Access, Admission, Member, Open};
 use crate::receipt::{self, Report};
-use crate::remote::{FromHome, Past, ToHome, base36};
+use crate::remote::{Epoch, FromHome, Past, ToHome, base36};
 use crate::session::{Asking, End, Handed, Happened, Resuming, State, Token, Tokens, Waiting};
 
 /// What homes are still to be told or asked.
@@ -41,6 +41,8 @@ pub(crate) enum Todo {
     Report(Report),
     /// What is known of a message's copies is told to its publisher.
     Receipt(Box<receipt::Open>),
+    /// A connection that is gone had got its participant's inbox up to here.
+    Seen(Box<(Arc<str>, (Epoch, u64))>),
     /// A session of this participant is over.
     EndSession(Box<(Arc<str>, Tokens)>),
     /// All homes are to answer behind what they were asked so far, for sessions that leave this shard.
@@ -255,6 +257,9 @@ impl Hub {
         let Some(member) = self.members.find(conn) else { return };
         let (participant, kept) = (member.participant.clone(), self.kept_of(conn, member));
         let (tokens, state) = (member.tokens, member.session);
+        if end == End::Parted {
+            self.inbox_parted(conn);
+        }
         if let Some(tokens) = tokens.filter(|_| !is_kept) {
             // Before its connection is counted no more: else it would look for a moment as if it waited.
             self.end_session(&participant, tokens);
@@ -358,6 +363,10 @@ impl Hub {
                 self.ask(now, home, &ToHome::Report { serial, count }, fx);
             }
             Todo::Receipt(open) => self.end_receipt(now, &open, fx),
+            Todo::Seen(seen) => {
+                let (participant, position) = &*seen;
+                self.tell_seen(now, participant, *position, false, fx);
+            }
             Todo::EndSession(ended) => {
                 let (participant, tokens) = *ended;
                 let home = self.home(self.hasher.of(&*participant));

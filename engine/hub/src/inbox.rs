@@ -3,7 +3,7 @@
 //! Everybody is live in its inbox without asking. A connection that catches up is not: it is not among its participant's
 //! connections here, and reads pages from the home until one of them says that nothing follows (see `replay`). What came
 //! while nobody was connected comes first to whoever comes, before anything else of the inbox; it counts as seen
-//! once a connection that got all of it acknowledged it or was still there after `ack_timeout_ms`. Until then the next
+//! once a connection that got all of it acknowledged it, said goodbye, or was still there after `ack_timeout_ms`. Until then the next
 //! connection gets it as well: rather twice, with the same offsets, than never.
 //!
 //! For those who build on it:
@@ -255,9 +255,36 @@ impl Hub {
             member.reading = None;
         }
         let participant = member.participant.clone();
-        let home = self.home(self.hasher.of(&*participant));
-        let ask = InboxAsk::Seen { participant: &participant, epoch, offset, is_all };
+        self.tell_seen(now, &participant, (epoch, offset), is_all, fx);
+    }
+
+    /// A connection is known to have got what was kept up to here, or all of it.
+    pub(crate) fn tell_seen(
+        &mut self,
+        now: Now,
+        participant: &str,
+        (epoch, offset): (Epoch, u64),
+        is_all: bool,
+        fx: &mut Effects,
+    ) {
+        let home = self.home(self.hasher.of(participant));
+        let ask = InboxAsk::Seen { participant, epoch, offset, is_all };
         self.ask(now, home, &ToHome::Inbox(ask), fx);
+    }
+
+    /// A client says goodbye that took all that was queued for it: what was unseen comes to nobody else any more.
+    pub(crate) fn inbox_parted(&mut self, conn: ConnKey) {
+        let Some(member) = self.members.find(conn) else { return };
+        let Some(reading) = member.reading.as_deref().filter(|it| it.is_unseen) else { return };
+        let position = reading.position();
+        let participant = member.participant.clone();
+        let hash = self.hasher.of(&*participant);
+        // What came live behind it may come again: more of it may be on its way here, and reaches nobody.
+        if self.home(hash) == self.config.shard {
+            self.participants.seen(hash, &participant, position, false);
+        } else {
+            self.todo.push_back(Todo::Seen(Box::new((participant, position))));
+        }
     }
 
     /// `subscribe` on `@me`: everybody is subscribed to it already, but its past may be wanted.

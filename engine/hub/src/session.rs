@@ -28,6 +28,8 @@ pub use token::{Token, Tokens};
 pub enum End {
     /// On purpose: the session ends with it.
     Ended,
+    /// On purpose, and nothing that was queued for it waited any more: it has got what it was sent.
+    Parted,
     /// It was lost, or is asked to come back: the session waits for its client.
     Suspended,
 }

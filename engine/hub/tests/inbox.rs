@@ -127,6 +127,37 @@ fn it_comes_again_until_somebody_is_known_to_have_got_it() {
 }
 
 #[test]
+fn who_says_goodbye_after_all_was_sent_has_got_it() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 11, unlimited());
+        let ann = net.join(0, 0, "ann");
+        (1..=3).for_each(|number| drop(store(&mut net, ann, number)));
+        let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3]);
+        net.close(bob);
+        let (bob, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3], "nobody knows whether it got them");
+        store(&mut net, ann, 4);
+        assert_eq!(offsets(&net.take(bob)), [4]);
+        net.part(bob);
+        store(&mut net, ann, 5);
+        let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
+        assert_eq!(
+            offsets(&seen),
+            [4, 5],
+            "{shards} shards: what was unseen does not come again, nothing is lost"
+        );
+        net.part(bob);
+        let (bob, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [] as [u64; 0], "{shards} shards");
+        net.part(bob);
+        net.close(ann);
+        net.run();
+        assert!(net.is_empty());
+    }
+}
+
+#[test]
 fn an_inbox_is_bounded_by_count_and_age() {
     for shards in 1..=2 {
         let mut net = Net::new(shards, 2, limits(|it| (it.inbox_messages, it.inbox_age_ms) = (3, 60_000)));

@@ -9,6 +9,7 @@ on_all_layouts!(
     what_is_stored_waits_for_its_recipient,
     a_recipient_that_dies_while_reading_loses_nothing,
     an_inbox_is_recovered_after_a_drop,
+    goodbye_confirms_what_was_sent,
 );
 
 /// What one message of the larger ones takes; two make a page.
@@ -125,4 +126,23 @@ fn an_inbox_is_recovered_after_a_drop(start: Start) {
     bob.send_json(&json!({"type": "query", "id": 1, "method": "history", "params": params}));
     let result = bob.expect("response")["result"].clone();
     assert_eq!((&result["messages"][0]["payload"], &result["more"]), (&json!(4), &json!(true)));
+}
+
+fn goodbye_confirms_what_was_sent(start: Start) {
+    let server = development(start);
+    let mut ann = server.connect("/ws/dev?as=ann");
+    for number in 1..=3 {
+        store(&mut ann, "bob", &json!(number));
+    }
+    let mut bob = server.connect("/ws/dev?as=bob");
+    assert_eq!(read(&mut bob, 3), [1, 2, 3]);
+    // An answer in return for a request: the socket took what came before.
+    bob.send_json(&json!({"type": "ping", "id": 1}));
+    bob.expect("pong");
+    bob.close();
+    gone(&server, 1);
+    store(&mut ann, "bob", &json!(4));
+    let mut bob = server.connect("/ws/dev?as=bob");
+    assert_eq!(read(&mut bob, 1), [4], "only what is new");
+    bob.assert_quiet();
 }

@@ -12,6 +12,8 @@ on_all_layouts!(
     who_is_cut_off_goes_on_on_any_shard,
     what_was_missed_comes_once_while_others_publish,
     the_later_connection_takes_the_session,
+    the_inbox_goes_on_from_its_position,
+    a_dead_connection_gives_its_place_to_who_resumes_it,
 );
 
 on_both_drivers!(
@@ -199,4 +201,49 @@ fn the_url_may_name_the_token(start: Start) {
     assert_eq!((&session["participant"], &session["state"]), (&json!("demo:ann"), &json!("authenticated")));
     assert_eq!(session["subscriptions"], json!([CHANNEL]));
     assert!(!server.log().iter().any(|line| line.contains(&token)), "tokens are not logged");
+}
+
+fn the_inbox_goes_on_from_its_position(start: Start) {
+    let server = unlimited(start).mode("development").start();
+    let mut bob = server.connect("/ws/dev?as=bob");
+    let mut ann = server.connect("/ws/dev?as=ann");
+    let mut token = token(&ann.established);
+    let mut send = |payload: u64| {
+        bob.send_json(&json!({"type": "publish", "id": 1, "to": "ann", "store": true, "payload": payload}));
+        bob.expect("response")["result"]["offset"].clone()
+    };
+    let mut number = 1;
+    send(number);
+    let epoch = ann.expect("message")["epoch"].clone();
+    cut_off(ann);
+    suspended(&server, 1);
+    for _ in 0..4 {
+        number += 2;
+        send(number - 1);
+        // Without a word the first of these would come by itself, and again behind `resumed`.
+        let mut again = server.connect("/ws/dev?as=ann");
+        let answer = resume(&mut again, &token, &json!({"@me": [epoch, number - 2]}));
+        let told = json!({"channel": "@me", "epoch": epoch, "offset": number - 2, "recovered": true});
+        assert_eq!(answer["subscriptions"], json!([told]));
+        assert_eq!(send(number), number);
+        for payload in [number - 1, number] {
+            let message = again.expect("message");
+            assert_eq!((&message["payload"], &message["offset"]), (&json!(payload), &json!(payload)));
+        }
+        again.assert_quiet();
+        token = self::token(&answer);
+        cut_off(again);
+        suspended(&server, 1);
+    }
+}
+
+fn a_dead_connection_gives_its_place_to_who_resumes_it(start: Start) {
+    let server = start.set("limits.connections_per_participant", 1).start();
+    // Nobody knows that it is dead.
+    let mut dead = server.connect("/ws/demo?as=ann");
+    let token = token(&dead.established);
+    assert!(server.to("/ws/demo?as=ann").try_open().is_err());
+    let mut again = server.connect(&format!("/ws/demo?as=ann&resume={token}"));
+    again.expect("resumed");
+    dead.assert_closed(4502, "CANCELLED: the session goes on in another connection");
 }

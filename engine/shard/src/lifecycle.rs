@@ -270,7 +270,7 @@ impl Core {
         let until = self.now + self.config.limits.close_timeout;
         let Some(conn) = self.conns.find(id) else { return };
         let Phase::Open(client) = &conn.phase else { return };
-        let (key, is_echo) = (conn.key(), client.is_echo);
+        let (key, is_echo, took_all) = (conn.key(), client.is_echo, conn.outbox.is_idle());
         let close = self.out.raw(|bytes| frame::encode_close(code, reason, bytes));
         self.out.reply(conn, close);
         if canary::strikes(Canary::SentAfterClose) {
@@ -292,7 +292,12 @@ impl Core {
             Ending::Answered => code == CloseCode::Normal,
             Ending::AwaitsClose | Ending::Violated => !code.reconnect(),
         };
-        self.left(key, is_echo, if is_over { End::Ended } else { End::Suspended });
+        let end = match is_over {
+            true if ending == Ending::Answered && took_all => End::Parted,
+            true => End::Ended,
+            false => End::Suspended,
+        };
+        self.left(key, is_echo, end);
         self.set_timer(id);
     }
 

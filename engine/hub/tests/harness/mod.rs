@@ -286,6 +286,11 @@ impl Net {
         self.end(client, End::Suspended);
     }
 
+    /// The client says goodbye after it took everything.
+    pub(crate) fn part(&mut self, client: Client) {
+        self.end(client, End::Parted);
+    }
+
     fn end(&mut self, (shard, key): Client, end: End) {
         let now = self.now();
         self.hubs[usize::from(shard)].close(now, key, end, &mut self.fx);
