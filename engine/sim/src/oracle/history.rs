@@ -77,6 +77,13 @@ impl Oracle {
             return wrong(format!("the messages {page:?} do not follow each other"));
         }
         let since = query.since.as_ref().map(|(_, since)| *since);
+        if since == Some(0) && query.is_backward {
+            return if count == 0 {
+                Ok(())
+            } else {
+                wrong(format!("{page:?} came before the first message"))
+            };
+        }
         let start = match (since, query.is_backward) {
             (Some(since), false) => Some(since + 1),
             (Some(since), true) => since.checked_sub(1),
