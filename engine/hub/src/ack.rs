@@ -23,6 +23,10 @@ use crate::hub::Hub;
 use crate::member::{Cursor, Subscription};
 use crate::remote::{Epoch, Page, Written};
 
+/// Receipts that may wait for the acknowledgements of one subscription; beyond, the oldest counts as failed: of what is
+/// not acknowledged yet, a window of 100 was sent.
+const RECEIPTS_MAX: usize = 256;
+
 /// Messages that one subscription may have unacknowledged.
 const UNACKED_MAX: u64 = 100;
 
@@ -458,11 +462,18 @@ impl Hub {
         let Some(index) = self.channels.find(written.hash, written.target, false) else { return Vec::new() };
         let acking = self.channels.get(index).and_then(|it| it.acking.as_deref().cloned());
         let mut all = acking.unwrap_or_default();
+        let mut given_up = Vec::new();
         all.retain(|conn| {
             let acks = self.subscription_mut(*conn, index).and_then(Subscription::acks_mut);
             let acks = acks.filter(|it| it.epoch.is_some() && written.exclude != Some(*conn));
-            acks.map(|acks| acks.receipts.push_back((written.offset, tracking))).is_some()
+            let Some(acks) = acks else { return false };
+            if acks.receipts.len() >= RECEIPTS_MAX {
+                given_up.extend(acks.receipts.pop_front().map(|(_, tracking)| tracking));
+            }
+            acks.receipts.push_back((written.offset, tracking));
+            true
         });
+        self.resolve(given_up, Outcome::Failed);
         all
     }
 

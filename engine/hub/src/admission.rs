@@ -335,6 +335,11 @@ impl Hub {
         self.has_to_settle(now)
     }
 
+    /// How much waits for [`settle`](Self::settle).
+    pub fn to_do(&self) -> usize {
+        self.todo.len()
+    }
+
     /// Whether [`settle`](Self::settle) has something to do.
     pub fn has_to_settle(&self, now: Now) -> bool {
         !self.todo.is_empty()

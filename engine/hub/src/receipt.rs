@@ -23,6 +23,9 @@ use crate::remote::{Count, Epoch, FromHome, Published, Receipt, Written};
 /// A copy that was not written within this time has failed.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
+/// Beyond so many things to be told, at one home, no further receipt is begun.
+const TOLD_MAX: usize = 16_384;
+
 /// Receipts that one home has open at most; beyond, the oldest is told with what is known. About 250 bytes each.
 const OPEN_MAX: usize = 16_384;
 
@@ -146,6 +149,10 @@ impl Hub {
         let id = it.id?.to_owned();
         let (conn, channel, count) = (it.conn, channel.map(Into::into), Count::default());
         let open = Open { conn, from, id, channel, epoch, offset, awaited, count };
+        if self.todo.len() >= TOLD_MAX {
+            // Whoever asks for receipts faster than they can be told gets none.
+            return None;
+        }
         if awaited.is_empty() {
             self.todo.push_back(Todo::Receipt(Box::new(open)));
             return None;

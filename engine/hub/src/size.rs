@@ -18,6 +18,10 @@ use crate::remote::{FromHome, Published};
 /// Lists of participants may turn one frame into this many times the bytes of the largest message.
 const DIRECT_COPIES_MAX: u64 = 4;
 
+/// What is kept for later may be so many times as large as a message where it is read in the other encoding: outboxes
+/// hold as much.
+const KEPT_GROWTH_MAX: u64 = 2;
+
 /// What one batch has used of its bounds.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Batch {
@@ -99,7 +103,8 @@ impl Hub {
     ) -> bool {
         let wanted = self.homes.wanted(it.hash, it.target, &self.hasher);
         let is_wanted = it.target == name::SYSTEM || !wanted.of(other(it.format)).is_empty();
-        is_wanted && self.is_refused(now, from, it, false, fx)
+        let is_kept = !it.is_ephemeral && self.config.namespaces.at(it.rule).numbers();
+        self.is_refused(now, from, it, (false, is_wanted, is_kept), fx)
     }
 
     /// At the participant's home; the publisher is told so.
@@ -111,9 +116,9 @@ impl Hub {
         it: &Published<'_>,
         fx: &mut Effects,
     ) -> bool {
-        let Some(participant) = self.participants.at_home(it.hash, it.target) else { return false };
-        let is_wanted = !participant.wanted().of(other(it.format)).is_empty();
-        is_wanted && self.is_refused(now, from, it, true, fx)
+        let participant = self.participants.at_home(it.hash, it.target);
+        let is_wanted = participant.is_some_and(|it_is| !it_is.wanted().of(other(it.format)).is_empty());
+        self.is_refused(now, from, it, (true, is_wanted, !it.is_ephemeral), fx)
     }
 
     fn is_refused(
@@ -121,11 +126,18 @@ impl Hub {
         now: Now,
         from: u16,
         it: &Published<'_>,
-        is_direct: bool,
+        (is_direct, is_wanted, is_kept): (bool, bool, bool),
         fx: &mut Effects,
     ) -> bool {
+        if !is_wanted && !is_kept {
+            return false;
+        }
+        // Who reads it later may read the other encoding: that is no reason to refuse what grows a little for nobody, but
+        // nobody must be able to keep others from reading on by what becomes six times as large.
+        let bytes_max =
+            if is_wanted { self.config.message_bytes } else { KEPT_GROWTH_MAX * self.config.message_bytes };
         let bytes = envelope::transcoded_len(it.format, it.payload) as u64;
-        if bytes <= self.config.message_bytes {
+        if bytes <= bytes_max {
             return false;
         }
         let (conn, id, target, format) = (it.conn, it.id, it.target, other(it.format));
@@ -147,9 +159,8 @@ impl Hub {
             Format::Json => "JSON",
             Format::MessagePack => "MessagePack",
         };
-        let who = if is_direct { "a connection of" } else { "somebody subscribed to" };
         let why = format!(
-            "in {format}, which {who} {target} is sent, the payload would have {bytes} bytes, at most {bytes_max} \
+            "whoever reads {target} in {format} would get a payload of {bytes} bytes, too many for {bytes_max} \
              (limits.message_bytes)"
         );
         let channel = (!is_direct).then_some(target);

@@ -96,13 +96,29 @@ fn what_would_grow_too_large_for_nobody_is_delivered() {
             assert_eq!(net.payloads(bob), std::slice::from_ref(&floats));
         }
         let carl = net.join_binary(0, 2, "carl");
-        net.subscribe(carl, "conversation:2");
-        let answers = net.ask_packed(ann, &to_channel(2, "conversation:2", &nulls(900)));
+        net.subscribe(carl, "room");
+        let answers = net.ask_packed(ann, &to_channel(2, "room", &nulls(900)));
         assert_eq!(
             (&answers[0]["type"], net.payloads(carl)),
             (&json!("response"), vec![nulls(900)]),
             "and so in MessagePack"
         );
+    });
+}
+
+/// A history is read later, and by readers of either encoding: who recovers must be able to read on.
+#[test]
+fn what_would_grow_far_too_large_for_later_readers_is_refused() {
+    nodes(1_000, |net| {
+        let ann = net.join_binary(0, 0, "ann");
+        net.join(net.last_shard(), 1, "bob");
+        let list = json!(vec![false; 600]);
+        for message in [to_channel(1, "conversation:1", &list), to_participants(1, &["bob".into()], &list)] {
+            let answers = net.ask_packed(ann, &message);
+            assert_eq!(answers[0]["code"], "MESSAGE_TOO_LARGE", "{answers:?}");
+        }
+        let answers = net.ask_packed(ann, &to_channel(1, "room", &list));
+        assert_eq!(answers[0]["type"], "response", "nothing is kept there: {answers:?}");
     });
 }
 

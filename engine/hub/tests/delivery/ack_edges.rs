@@ -186,3 +186,27 @@ fn nothing_new_is_sent_again_early_after_waiting_for_the_outbox() {
     net.run();
     assert_eq!(came(&mut net, bob), [(1, 2)]);
 }
+
+/// Who never acknowledges holds a bounded number of receipts: the oldest are told as failed.
+#[test]
+fn receipts_that_wait_for_acknowledgements_are_bounded() {
+    for shards in [1, 3] {
+        let mut net = Net::new(shards, 7, unlimited());
+        let last = net.last_shard();
+        let (ann, bob) = (net.join(0, 0, "ann"), net.join(last, 1, "bob"));
+        net.ask(bob, &json!({"type": "subscribe", "channel": "conversation:1", "ack": true}).to_string());
+        let mut told = 0;
+        for number in 0..400 {
+            let publish = json!({
+                "type": "publish", "id": number, "channel": "conversation:1", "payload": number, "receipt": true
+            });
+            let seen = net.ask(ann, &publish.to_string());
+            for receipt in seen.iter().filter(|it| it["name"] == "receipt") {
+                assert_eq!((&receipt["of"], &receipt["failed"]), (&json!(1), &json!(1)), "{receipt}");
+                assert_eq!(receipt["id"], told, "the oldest first");
+                told += 1;
+            }
+        }
+        assert!((400 - 256..400).contains(&told), "{told}");
+    }
+}
