@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
+/// Of what was read so many bytes are shown: payloads may be large.
+const SHOWN_BYTES: usize = 240;
+
 /// The hash, and the last lines if they are kept.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -41,7 +44,9 @@ impl Trace {
         self.mix_bytes(bytes);
         self.events += 1;
         if self.lines_max > 0 {
-            self.line(&format!("{what} {who}: {}", String::from_utf8_lossy(bytes).escape_debug()));
+            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]);
+            let more = if bytes.len() > SHOWN_BYTES { "..." } else { "" };
+            self.line(&format!("{what} {who}: {}{more} ({} bytes)", shown.escape_debug(), bytes.len()));
         }
     }
 

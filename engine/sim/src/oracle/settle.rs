@@ -79,6 +79,11 @@ impl Oracle {
             let last = published.last();
             let seen = view.last(channel, *publisher);
             let owed = match seen {
+                // It may have come when it was sent once more, long after those behind it.
+                Some(seen) if truth.is_repeated((*publisher, seen)) => {
+                    let later = (seen + 1..=last).filter(|n| truth.is_written_after((*publisher, *n), since));
+                    view.owed(serial, channel, *publisher, later, truth)
+                }
                 Some(seen) => view.owed(serial, channel, *publisher, seen + 1..=last, truth),
                 None => {
                     let written = (published.settled() + 1..=last)
