@@ -56,11 +56,13 @@ pub enum Fault {
     Repetition,
     /// A peer wants to know who comes and goes.
     Presence,
+    /// Sessions wait for a while, and a peer resumes one; with its stream go all choices about it.
+    Resume,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -86,6 +88,7 @@ impl Fault {
         Self::Recovery,
         Self::Repetition,
         Self::Presence,
+        Self::Resume,
     ];
 
     /// Its name in reports.
@@ -116,6 +119,7 @@ impl Fault {
             Self::Recovery => "recovery",
             Self::Repetition => "repetition",
             Self::Presence => "presence",
+            Self::Resume => "resume",
         }
     }
 }

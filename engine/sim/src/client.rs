@@ -20,6 +20,7 @@ mod presence;
 mod publish;
 mod repeat;
 mod requests;
+mod resume;
 mod rude;
 mod session;
 mod target;
@@ -161,6 +162,7 @@ impl Client {
                 State::Down { .. } => return Ok(false),
             },
         };
+        self.ask_session(&mut session, town);
         let mut has_moved = session.write(town, &mut self.rng);
         has_moved |= session.read(town, &mut self.rng);
         let mut end = self.hear(&mut session, town)?;
@@ -261,6 +263,7 @@ impl Client {
         town.trace.note("end", &[u64::from(session.serial), code]);
         let is_sent_away = session.is_sent_away(end) && !session.is_unheard;
         self.remember_places(session, town);
+        resume::lost(session, end, town);
         town.oracle.ended(session.serial, is_sent_away, session.ledger.awaited_pasts());
         self.close_book(session, end, town);
         let link: LinkId = session.link;

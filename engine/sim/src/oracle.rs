@@ -6,8 +6,10 @@
 
 mod channel;
 mod history;
+mod inbox;
 mod latest;
 mod past;
+mod session;
 mod settle;
 mod times;
 mod view;
@@ -20,6 +22,8 @@ use crate::names::{ChannelIndex, Class, Keeps, Names};
 use channel::{Truth, Written};
 pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
+use session::Sessions;
+pub use session::{Doubts, Fate};
 pub use view::View;
 
 /// A connection of a client, numbered through the whole run.
@@ -56,6 +60,8 @@ pub enum Check {
     Progress,
     /// Who is there is who is subscribed.
     Presence,
+    /// A session is its client's, as it was, for as long as it waits.
+    Sessions,
     /// Nothing panics.
     Panic,
 }
@@ -105,6 +111,8 @@ pub struct Oracle {
     parted: Vec<(Serial, View)>,
     /// Rises with everything that somebody wrote or read: orders events of different clients.
     clock: u64,
+    /// Those whose connections are gone.
+    sessions: Sessions,
     /// What the wall clock has shown since the last settling, and ever.
     wall: Vec<times::Stretch>,
     ever: (u64, u64),
@@ -128,7 +136,8 @@ pub type Checked = Result<(), Failure>;
 impl Oracle {
     /// Nothing has been seen yet. Of channels is kept what the contract says, or within `bounds`; some of them are
     /// forgotten if the node `is_forgetful`.
-    pub fn new(names: Rc<Names>, bounds: Option<Keeps>, is_forgetful: bool) -> Self {
+    /// Sessions wait for `window_us`.
+    pub fn new(names: Rc<Names>, bounds: Option<Keeps>, is_forgetful: bool, window_us: u64) -> Self {
         let truth = |(index, channel): (ChannelIndex, &crate::names::Channel)| {
             Truth::new(channel.class, names.keeps(index, bounds))
         };
@@ -141,6 +150,7 @@ impl Oracle {
             views,
             parted,
             clock: 0,
+            sessions: Sessions::new(window_us),
             wall: Vec::new(),
             ever: (u64::MAX, 0),
             is_forgetful,
@@ -160,7 +170,12 @@ impl Oracle {
         self.changes += 1;
         view.subscribed(self.names.system(), self.clock);
         if let Some(participant) = participant {
-            view.subscribed(self.names.inbox(participant), self.clock);
+            let inbox = self.names.inbox(participant);
+            view.subscribed(inbox, self.clock);
+            if self.sessions.is_on() {
+                // What came while somebody's session waited comes first.
+                view.falls_behind(inbox, true, self.clock);
+            }
         }
         self.views.insert(serial, view);
     }
@@ -306,6 +321,11 @@ impl Oracle {
             // What is kept is not known by who published it.
             view.echoed(seen.channel, seen.from.1);
         }
+        // What was kept of an inbox for who was away, or may have resumed a session, was so within bounds.
+        let may_lack = inbox::may_lack(truth, is_behind, self.is_forgetful, seen.position.1);
+        if may_lack {
+            view.forget_position(seen.channel);
+        }
         if matches!(truth.class, Class::Numbered | Class::Inbox) {
             if !seen.is_ephemeral {
                 truth.note(seen.position, seen.from, is_behind)?;
@@ -325,7 +345,7 @@ impl Oracle {
             // It is not kept: only who is live gets it.
             view.falls_behind(seen.channel, false, self.clock);
         }
-        let missed = if seen.is_unsure { 0 } else { missed };
+        let missed = if seen.is_unsure || may_lack { 0 } else { missed };
         if missed > 0 {
             if matches!(truth.class, Class::Numbered | Class::Inbox) {
                 let what = format!("{missed} messages of {} before {} never came", seen.from.0, seen.from.1);

@@ -2,6 +2,7 @@
 //! a failure is made smaller.
 
 mod memory;
+mod waiting;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use corecast_shard::{CompressionConfig, CompressionMode, OutboxLimits, ShardLimi
 use crate::chaos::Fault;
 use crate::client::{Habits, Temper};
 pub use memory::Memory;
+pub use waiting::Waiting;
 
 /// Everything that a run is made of.
 #[derive(Clone, Debug)]
@@ -82,7 +84,17 @@ impl Setup {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x2e9e_7171);
         setup.one_in[Fault::Repetition as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..20) };
         setup.one_in[Fault::Presence as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..6) };
+        let (one_in, waiting) = Waiting::of(seed);
+        setup.one_in[Fault::Resume as usize] = one_in;
+        setup.keep_sessions(waiting);
         setup
+    }
+
+    /// How long sessions wait, and how many.
+    fn keep_sessions(&mut self, waiting: Waiting) {
+        self.hub_limits.resume_window_ms = waiting.window_ms;
+        self.hub_limits.sessions = waiting.sessions;
+        self.habits.sessions = waiting;
     }
 
     fn remember(&mut self, memory: Memory) {
@@ -132,6 +144,7 @@ impl Setup {
             takes_deflate: compression.mode != CompressionMode::Off,
             limits_who: hub_limits.connections_per_ip > 0,
             clients_per_ip: rng.u32(1..6),
+            sessions: Waiting::default(),
         };
         let has_few_buffers = one_in[Fault::BufferShortage as usize] > 0 && rng.bool();
         Self {
@@ -176,6 +189,7 @@ impl Setup {
         match fault {
             Fault::BufferShortage => self.buffers = BUFFERS,
             Fault::Recovery => self.remember(Memory::default()),
+            Fault::Resume => self.keep_sessions(Waiting::default()),
             _ => {}
         }
     }
@@ -209,7 +223,7 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
         let rng = match fault {
-            Fault::Recovery | Fault::Repetition | Fault::Presence => continue,
+            Fault::Recovery | Fault::Repetition | Fault::Presence | Fault::Resume => continue,
             Fault::Deflate | Fault::BadDeflate => &mut *apart,
             _ => &mut *rng,
         };
@@ -275,7 +289,7 @@ fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
         connections_per_ip: if limits_who { rng.u32(1..5) } else { 0 },
         subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { 50 },
         idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
-        // Sessions that wait are not checked yet, and a hub that keeps some is not empty.
+        // Drawn apart.
         resume_window_ms: 0,
         ..HubLimits::default()
     }

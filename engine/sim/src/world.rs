@@ -99,7 +99,12 @@ impl World {
         let town = Town {
             net: Net::new(setup.shards, setup.pipe_bytes),
             chaos: Chaos::new(setup.seed, setup.one_in),
-            oracle: Oracle::new(Rc::clone(&names), setup.memory.keeps, setup.is_forgetful()),
+            oracle: Oracle::new(
+                Rc::clone(&names),
+                setup.memory.keeps,
+                setup.is_forgetful(),
+                setup.habits.sessions.window_us(),
+            ),
             trace: Trace::new(lines),
             deeds: DeedCounts::default(),
             names,
@@ -114,6 +119,8 @@ impl World {
             is_steady: false,
             all_are_known: false,
             nobody_types: false,
+            nobody_waits: true,
+            rests: 0,
         };
         Self {
             rng: fastrand::Rng::with_seed(setup.seed ^ 0x5eed),

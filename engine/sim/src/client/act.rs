@@ -2,7 +2,7 @@
 
 use super::deeds::Deed;
 use super::session::{Reading, Session, Stage};
-use super::{BATCH_MESSAGES_MAX, Client, End, Temper, Town, wire};
+use super::{BATCH_MESSAGES_MAX, Client, End, Temper, Town, resume, wire};
 use crate::chaos::Fault;
 
 /// Bytes of padding in messages of a batch, so that the whole stays below the limit of one message.
@@ -101,6 +101,7 @@ impl Client {
         session.stage = Stage::Silent;
         session.ledger.clear();
         session.echoes_due.clear();
+        resume::lost(session, &End::Reset, town);
         town.oracle.ended(session.serial, false, &[]);
         session.is_deaf = true;
         let book = &mut town.books[session.shard];

@@ -5,7 +5,7 @@ use super::deeds::Deed;
 use super::hear::Heard;
 use super::ledger::{Ask, Topic, id_of};
 use super::session::Session;
-use super::{Town, presence};
+use super::{Town, presence, resume};
 use crate::names::ChannelIndex;
 use crate::names::{Class, Names};
 use crate::oracle::{Began, Check, Checked, Failure, HistoryQuery, Wanted};
@@ -136,6 +136,10 @@ pub(super) fn response(session: &mut Session, town: &mut Town, heard: &Heard<'_>
     let is_attendance = |ask: &Ask| matches!(ask, Ask::Attendance { .. });
     if let Some(Ask::Attendance { channel }) = session.ledger.take(id(heard)?, is_attendance) {
         return presence::attendance(session, town, heard, channel);
+    }
+    if session.ledger.take(id(heard)?, |ask| *ask == Ask::Session).is_some() {
+        let Some(result) = &heard.result else { return wrong("a session without a description") };
+        return resume::described(session, town, result);
     }
     let is_history = |ask: &Ask| matches!(ask, Ask::History { .. });
     if let Some(Ask::History { channel, query }) = session.ledger.take(id(heard)?, is_history) {

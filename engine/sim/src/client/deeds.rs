@@ -46,6 +46,7 @@ deeds! {
     TypingExpired = "somebody types no more, and a watcher was told",
     Attendance = "attendance taken",
     Foreseen = "attendance that a watcher could foresee",
+    SessionDescribed = "session described",
     TimeIso = "connection with time=iso",
     IsoTimeSeen = "time read as ISO 8601",
     PingMessages = "connection with heartbeat=message",

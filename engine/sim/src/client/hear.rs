@@ -61,6 +61,11 @@ pub(super) struct Answered<'a> {
     pub(super) channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) messages: Option<Vec<Heard<'a>>>,
+    /// Of a session.
+    pub(super) participant: Option<&'a str>,
+    pub(super) state: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) subscriptions: Option<Vec<Cow<'a, str>>>,
     #[serde(default)]
     pub(super) more: bool,
     #[serde(default)]

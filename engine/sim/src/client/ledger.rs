@@ -60,6 +60,8 @@ pub(super) enum Ask {
     Attendance {
         channel: ChannelIndex,
     },
+    /// What its session is, while all rests.
+    Session,
     Ping,
     /// Must be refused with this code, and this channel named.
     Refused {
@@ -91,6 +93,8 @@ pub(super) struct Ledger {
     ended: BTreeMap<Topic, u64>,
     /// Channels of whose past something was wanted, once for each answer that is due.
     pasts: Vec<ChannelIndex>,
+    /// Topics of requests whose answers nobody waits for any more.
+    unknown: Vec<Topic>,
     /// Whether anything of any past was ever wanted.
     pub(super) has_wanted_past: bool,
 }
@@ -112,9 +116,20 @@ impl Ledger {
     /// No books are kept any more.
     pub(super) fn clear(&mut self) {
         self.lost_count |= self.awaits_path();
+        self.unknown = self.doubtful();
         self.asks.clear();
         self.nameless.clear();
         self.pasts.clear();
+    }
+
+    /// Topics of which nobody can tell whether they are subscribed to: something was asked and not answered.
+    pub(super) fn doubtful(&self) -> Vec<Topic> {
+        let topic = |ask: &Ask| match *ask {
+            Ask::Subscribe { topic, .. } | Ask::Unsubscribe { topic, .. } => Some(topic),
+            _ => None,
+        };
+        let asks = self.asks.values().flatten().chain(&self.nameless);
+        self.unknown.iter().copied().chain(asks.filter_map(topic)).collect()
     }
 
     /// Whether an answer is due that says where a channel goes on.

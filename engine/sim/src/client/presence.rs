@@ -127,13 +127,14 @@ pub(super) fn attendance(
     }
     if let Some(more) = present.iter().find(|name| !known.contains(name.as_str()))
         && town.all_are_known
+        && !town.oracle.may_wait_in(channel, more)
     {
         return wrong(format!("{name}: {more} is there and not subscribed, but {known:?}"));
     }
     if let Some(watch) = session.watched.get_mut(&channel).filter(|it| it.is_told) {
         if let Some(foreseen) = &watch.members {
             town.deeds.did(Deed::Foreseen);
-            if *foreseen != present && town.all_are_known {
+            if *foreseen != present && town.all_are_known && town.nobody_waits {
                 return wrong(format!("{name}: {present:?} are there, and who watched knew of {foreseen:?}"));
             }
         }

@@ -112,6 +112,8 @@ pub(super) struct Session {
     pub(super) farewell_is_due: bool,
     /// `reconnect` was read.
     pub(super) was_told_to_go: bool,
+    /// The rest at which it asked last what its session is.
+    pub(super) described_at: u64,
     /// Channels of which it wants to know who comes and goes.
     pub(super) watched: BTreeMap<ChannelIndex, Watch>,
 }

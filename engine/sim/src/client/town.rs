@@ -8,6 +8,7 @@ use crate::chaos::Chaos;
 use crate::names::Names;
 use crate::net::Net;
 use crate::oracle::{Oracle, Serial};
+use crate::setup::Waiting;
 use crate::trace::Trace;
 
 /// How a run lets its clients behave.
@@ -47,6 +48,8 @@ pub struct Habits {
     pub is_crowded: bool,
     /// Connections of one shard at most, those included that nobody holds any more.
     pub room_here: usize,
+    /// How long sessions wait for their clients, and how many.
+    pub sessions: Waiting,
     /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
     pub jumps: bool,
 }
@@ -86,6 +89,10 @@ pub struct Town {
     pub nobody_types: bool,
     /// Nobody is held by a shard who is gone for its client.
     pub all_are_known: bool,
+    /// No session waits, so that nobody leaves by its end.
+    pub nobody_waits: bool,
+    /// How often all has come to rest, or is about to.
+    pub rests: u64,
     /// Nobody comes, leaves or changes a subscription: what was dropped can be told exactly.
     pub is_steady: bool,
 }

@@ -1,7 +1,7 @@
 //! When nothing moves any more: what was published has arrived or was counted as dropped.
 
 use super::channel::Truth;
-use super::{Check, Checked, Failure, Oracle, Serial, View};
+use super::{Check, Checked, Failure, Oracle, Serial, View, inbox};
 use crate::names::{ChannelIndex, Class};
 
 impl Oracle {
@@ -62,7 +62,8 @@ impl Oracle {
         view: &View,
     ) -> Result<u64, Failure> {
         let Some(since) = view.active_since(&self.names, channel) else { return Ok(0) };
-        if view.is_excused(channel) {
+        let may_lack = inbox::may_lack(truth, view.is_behind(channel), self.is_forgetful, 0);
+        if view.is_excused(channel) || may_lack {
             return Ok(0);
         }
         if matches!(truth.class, Class::Numbered | Class::Inbox)

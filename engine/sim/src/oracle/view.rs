@@ -9,7 +9,7 @@ use super::{Check, Checked, Failure, Serial};
 use crate::names::{ChannelIndex, Names};
 
 /// One connection's side of the promises.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct View {
     /// Whose it is.
     pub(super) name: String,

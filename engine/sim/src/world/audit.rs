@@ -109,6 +109,8 @@ impl World {
             statement.check_levels(host).map_err(leaks)?;
             now.push(statement);
         }
+        let (all_are_known, waiting) = (self.all_are_known(), self.sessions_waiting());
+        self.town.oracle.sessions_rest(all_are_known, waiting)?;
         let clients: u64 = self.hosts.iter().map(|host| host.counters.clients.value()).sum();
         if self.node.clients() as u64 != clients {
             let what = format!("the node counts {} clients, its shards {clients}", self.node.clients());

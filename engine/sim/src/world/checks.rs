@@ -117,7 +117,8 @@ impl World {
                 }
             }
             // What it tells others of its last clients, nobody may be there to hear.
-            if self.hosts.len() == 1 {
+            let has_sessions = self.town.is_draining && self.setup.habits.sessions.window_ms > 0;
+            if self.hosts.len() == 1 && !has_sessions {
                 Self::check_host_empty(index, host)?;
             }
         }

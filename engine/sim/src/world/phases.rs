@@ -7,7 +7,7 @@ use crate::books::Book;
 use crate::chaos::Fault;
 use crate::client::Client;
 use crate::host::{Host, State};
-use crate::oracle::{Checked, Failure};
+use crate::oracle::{Check, Checked, Failure};
 
 /// Ticks in which everything that was begun must come to rest once nobody begins anything new.
 const SETTLE_TICKS_MAX: u64 = 400_000;
@@ -30,12 +30,16 @@ const PATIENT_MAX: usize = 16;
 /// Who comes and goes is told within this time.
 const TOLD_AFTER_US: u64 = 300_000;
 
+/// A session whose time is over ends within this time.
+const EXPIRED_AFTER_US: u64 = 100_000;
+
 /// Deadlines that pass in a row while all rests.
 const REST_DEADLINES_MAX: usize = 12;
 
 impl World {
     /// Nobody begins anything new; when nothing moves any more, everything must have arrived.
     pub(super) fn settle(&mut self) -> Checked {
+        self.town.rests += 1;
         self.come_to_rest()?;
         self.check_settled()?;
         if self.town.chaos.is_on(Fault::Presence) {
@@ -50,6 +54,7 @@ impl World {
     fn take_attendance(&mut self) -> Checked {
         let is_patient = self.clients.len() <= PATIENT_MAX && self.town.chaos.below(Fault::Presence, 2) == 0;
         let were_known = self.all_are_known();
+        self.town.nobody_waits = self.sessions_waiting() == 0;
         self.town.nobody_types = is_patient;
         if is_patient {
             for client in self.clients.iter_mut().take(TYPISTS) {
@@ -74,8 +79,13 @@ impl World {
         self.check_settled()
     }
 
+    /// Sessions that wait, as the shards count them.
+    pub(super) fn sessions_waiting(&self) -> u64 {
+        self.hosts.iter().map(|host| host.counters.sessions_suspended.value()).sum()
+    }
+
     /// Whether shards hold nobody who is gone for its client.
-    fn all_are_known(&self) -> bool {
+    pub(super) fn all_are_known(&self) -> bool {
         let is_held = |(host, book): (&Host, &Book)| host.counters.connections.value() > book.sessions;
         !self.hosts.iter().zip(&self.town.books).any(is_held)
     }
@@ -146,8 +156,24 @@ impl World {
             world.hosts.iter().all(|host| host.io.len() == 0 && host.is_still())
                 && world.clients.iter().all(|client| client.serial().is_none())
         })?;
+        self.let_sessions_expire()?;
         self.check_gone()?;
         self.check_empty()
+    }
+
+    /// Nobody comes back: in time the sessions are over that still wait.
+    fn let_sessions_expire(&mut self) -> Checked {
+        let left_us = self.town.now_us;
+        self.until("the last session has ended", |world| {
+            world.sessions_waiting() == 0 && world.hosts.iter().all(Host::is_still)
+        })?;
+        let most_us = self.setup.habits.sessions.window_us() + EXPIRED_AFTER_US;
+        let took_us = self.town.now_us - left_us;
+        if took_us > most_us {
+            let what = format!("the last session ended after {took_us} us, and may wait for {most_us}");
+            return Err(Failure::new(Check::Sessions, what));
+        }
+        Ok(())
     }
 
     /// One shard falls behind, and others have more for it than the rings hold: what ends a phase finds it so.
