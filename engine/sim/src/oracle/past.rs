@@ -57,6 +57,8 @@ impl Oracle {
         self.changes += 1;
         view.subscribed(channel, self.clock);
         let wrong = |what: String| Err(Failure::new(Check::Answers, what));
+        // Who is catching up goes on from where it stands, which says nothing of how far the channel is.
+        let was_at = view.is_behind(channel).then(|| view.at(channel));
         let truth = &mut self.truths[usize::from(channel)];
         if matches!(truth.class, Class::Dropping | Class::Conflating) {
             view.renewed(channel, None, self.clock);
@@ -83,7 +85,9 @@ impl Oracle {
         if is_recovered {
             return wrong("recovered from a position that is none".to_owned());
         }
+        let stays = was_at.is_some_and(|at| at.is_none_or(|at| at == (epoch, offset)));
         if let Some(start) = start
+            && !stays
             && truth.keeps_since((epoch, start), offset, self.now_us)
         {
             let what = format!("not recovered from {start} up to {offset}, and all of it is kept");
