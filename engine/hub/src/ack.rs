@@ -110,6 +110,16 @@ impl Acks {
         self.receipts.drain(..count).map(|(_, tracking)| tracking).collect()
     }
 
+    /// What is not acknowledged up to this position can't be sent again: how much that is, and the receipts of it.
+    fn lose(&mut self, (epoch, offset): (Epoch, u64)) -> (u64, Vec<Tracking>) {
+        if self.epoch != Some(epoch) {
+            return (self.sent - self.acked, self.restart(epoch, offset, offset));
+        }
+        let lost = offset.saturating_sub(self.acked);
+        self.sent = self.sent.max(offset);
+        (lost, self.advance(offset))
+    }
+
     /// It goes on from another position, up to which everything was sent; the receipts of what was before.
     fn restart(&mut self, epoch: Epoch, acked: u64, sent: u64) -> Vec<Tracking> {
         let is_same = self.epoch == Some(epoch);
@@ -324,21 +334,22 @@ impl Hub {
             return true;
         };
         acks.is_fetching = false;
-        let (mut lost, mut given_up) = (Vec::new(), 0);
-        if !page.is_recovered {
-            given_up = acks.sent - acks.acked;
-            lost = acks.restart(page.epoch, page.offset, page.offset);
-        }
         if page.offset > acks.acked {
             // What was sent again has its time from now on.
             acks.due = None;
         }
         acks.sent = acks.sent.max(page.offset);
         let is_full = acks.is_full();
-        self.unacked_given_up += given_up;
         self.time_acks(conn, index);
-        self.resolve(lost, Outcome::Failed);
         !is_full
+    }
+
+    /// The history has forgotten what comes before this position, whether it was acknowledged or not.
+    pub(crate) fn acks_lost(&mut self, conn: ConnKey, index: u32, position: (Epoch, u64)) {
+        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
+        let (given_up, lost) = acks.lose(position);
+        self.unacked_given_up += given_up;
+        self.resolve(lost, Outcome::Failed);
     }
 
     /// Takes the time from when something is unacknowledged, where time is known.

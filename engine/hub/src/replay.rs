@@ -105,6 +105,24 @@ impl Source<'_> {
         Page { offset: end, is_recovered: true, is_live: !has_more, has_more, messages, ..lost }
     }
 
+    /// The same for who acknowledges: of what is not whole any more, the rest.
+    fn next_page_of_rest<'b>(
+        &self,
+        (theirs, after): (Epoch, u64),
+        limits: ReplayLimits,
+        out: &'b mut Vec<u8>,
+        transcoded: &mut Vec<u8>,
+    ) -> Page<'b> {
+        let is_known = theirs == self.to.epoch;
+        if is_known && is_whole(self.history, self.offset, after) {
+            return self.next_page((theirs, after), limits, out, transcoded);
+        }
+        let first = self.history.map_or(self.offset + 1, History::first);
+        let from = if is_known { after.max(first - 1) } else { first - 1 };
+        let rest = self.next_page((self.to.epoch, from), limits, out, transcoded);
+        Page { is_recovered: false, ..rest }
+    }
+
     /// A part of what is kept, for a query.
     pub(crate) fn part<'b>(
         &self,
@@ -175,7 +193,12 @@ impl Hub {
         let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
         let messages = self.config.replay.messages.min(limit as usize);
         let limits = ReplayLimits { messages, ..self.config.replay };
-        let page = source.next_page(position, limits, &mut out, &mut self.transcode_scratch);
+        // Only who acknowledges has a bound of its own.
+        let page = if limit == u32::MAX {
+            source.next_page(position, limits, &mut out, &mut self.transcode_scratch)
+        } else {
+            source.next_page_of_rest(position, limits, &mut out, &mut self.transcode_scratch)
+        };
         self.answer_to(now, from, &FromHome::Replay { conn, serial, channel, page }, fx);
         self.page_scratch = out;
     }
@@ -304,10 +327,12 @@ impl Hub {
             cursor.is_held = page.is_live && canary::strikes(Canary::LiveNever);
             let is_live = page.is_live && !cursor.is_held;
             if !page.is_recovered {
-                // The position says it all.
+                // The position says it all: what is still kept comes behind it.
                 own.extra().gate.take_skipped();
+                let begin = page.offset - u64::from(page.messages.map_or(0, |it| it.count));
+                self.acks_lost(conn, index, (page.epoch, begin));
                 self.reply_fixed(fx, conn, |out, format| {
-                    let position = Some((page.epoch.text(), page.offset));
+                    let position = Some((page.epoch.text(), begin));
                     event::subscribed(
                         out,
                         format,

@@ -4,6 +4,7 @@
 
 mod delivery {
     pub(crate) mod ack_edges;
+    pub(crate) mod ack_losses;
     pub(crate) mod acks;
     pub(crate) mod keys;
     pub(crate) mod receipts;

@@ -13,6 +13,7 @@ on_all_layouts!(
     a_subscriber_that_is_killed_has_failed,
     what_is_never_acknowledged_is_given_up,
     a_hundred_wait_for_acknowledgements_at_most,
+    what_is_kept_is_sent_again_although_some_was_lost,
 );
 
 const CHANNEL: &str = "conversation:orders";
@@ -170,5 +171,31 @@ fn a_hundred_wait_for_acknowledgements_at_most(start: Start) {
     ack(&mut bob, &last);
     for offset in 101..=150 {
         assert_eq!(bob.expect("message")["offset"], offset);
+    }
+}
+
+fn what_is_kept_is_sent_again_although_some_was_lost(start: Start) {
+    let server = start.set("limits.ack_timeout_ms", 1_000).start();
+    let (mut ann, mut bob) = (server.connect("/ws/demo?as=ann"), server.connect("/ws/demo?as=bob"));
+    acknowledge_from_now_on(&mut bob);
+    let message = json!({"type": "publish", "channel": CHANNEL, "payload": 1});
+    // A hundred are sent, and a hundred are kept: not the same ones.
+    ann.send_json(&json!({"type": "batch", "messages": vec![message; 150]}));
+    for offset in 1..=100 {
+        assert_eq!(bob.expect("message")["offset"], offset);
+    }
+    let lost = bob.expect("subscribed");
+    assert_eq!((&lost["recovered"], &lost["offset"]), (&json!(false), &json!(50)));
+    let mut last = Value::Null;
+    for offset in 51..=150 {
+        last = bob.expect("message");
+        assert_eq!(last["offset"], offset);
+        assert_eq!(last["attempt"], if offset <= 100 { json!(2) } else { Value::Null });
+    }
+    ack(&mut bob, &last);
+    assert_eq!(server.wait_for_metric("unacked_given_up_total", |count| count == 50), 50);
+    publish(&mut ann, &json!({}));
+    while last["offset"] != 151 {
+        last = bob.expect("message");
     }
 }
