@@ -15,7 +15,7 @@ use crate::format::Format;
 use crate::hub::Hub;
 use crate::member::{Cursor, Subscription};
 use crate::refused::Refused;
-use crate::remote::{Epoch, FromHome, Page, Past, ToHome};
+use crate::remote::{Epoch, FromHome, Messages, Page, Past, ToHome};
 use crate::replay::{Listed, Variants};
 use crate::rules::{Act, Mode, Request};
 use crate::session::RESUMING;
@@ -304,11 +304,16 @@ impl Hub {
         }
         // Who is catching up is told how far it is: what follows comes behind that.
         let cursor = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
-        let position = match cursor.filter(|_| !page.is_past || !page.is_recovered) {
-            Some(cursor) => (cursor.epoch, cursor.offset),
-            None => (page.epoch, page.offset),
-        };
-        self.say_subscribed(conn, id, channel, (page, position), fx);
+        match cursor.filter(|_| !page.is_past || !page.is_recovered) {
+            Some(cursor) => {
+                // The latest messages come on the way: none comes twice.
+                let found = page.messages.map_or(0, |it| it.count);
+                let messages = page.messages.map(|_| Messages { count: 0, bytes: &[] });
+                let page = Page { has_more: page.has_more || found > 0, messages, ..*page };
+                self.say_subscribed(conn, id, channel, (&page, (cursor.epoch, cursor.offset)), fx);
+            }
+            None => self.say_subscribed(conn, id, channel, (page, (page.epoch, page.offset)), fx),
+        }
         self.begin_watching(conn, channel);
         if !page.is_live || cursor.is_some() {
             fx.list.push(Effect::AwaitRoom { conn });

@@ -372,6 +372,45 @@ fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
     assert_eq!((seen[1]["offset"].as_u64(), rest), (Some(2), (3..=6).map(Some).collect()));
 }
 
+/// It may ask for a position that is lost, and for the latest messages, while an earlier request is still being
+/// answered: those messages come anyway.
+#[test]
+fn who_asks_for_the_latest_while_catching_up_gets_each_message_once() {
+    let mut net = Net::new(2, 7, unlimited());
+    let ann = net.join(0, 0, "ann");
+    let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
+    let payload = "x".repeat(100_000);
+    for _ in 0..6 {
+        net.send(ann, &json!({"type": "publish", "channel": CHANNEL, "payload": payload}).to_string());
+    }
+    net.run();
+    let bob = net.join(1, 1, "bob");
+    net.take(bob);
+    let ask = |net: &mut Net, id: u64, epoch: &str, offset: u64| {
+        let recover = json!({"epoch": epoch, "offset": offset});
+        let message =
+            json!({"type": "subscribe", "id": id, "channel": CHANNEL, "recover": recover, "history": 1});
+        net.send(bob, &message.to_string());
+    };
+    net.holds_room = true;
+    ask(&mut net, 1, &epoch, 0);
+    net.run();
+    assert_eq!(offsets(&net.take(bob)[0]["messages"]), [1, 2]);
+    ask(&mut net, 2, "00000000", 1);
+    ask(&mut net, 3, &epoch, 2);
+    net.run();
+    let seen = net.take(bob);
+    assert_eq!((&seen[0]["id"], &seen[0]["recovered"]), (&json!(2), &json!(false)));
+    assert_eq!(seen[0]["offset"], json!(2), "where it stands");
+    assert_eq!((&seen[0]["messages"], &seen[0]["more"]), (&json!([]), &json!(true)));
+    assert_eq!((&seen[1]["id"], offsets(&seen[1]["messages"])), (&json!(3), vec![3, 4]));
+    net.holds_room = false;
+    net.give_room();
+    net.run();
+    let later = net.take(bob).iter().filter_map(|it| it["offset"].as_u64()).collect::<Vec<_>>();
+    assert_eq!(later, [5, 6]);
+}
+
 /// A channel that is published to faster than its subscriber reads keeps no other one in the past.
 #[test]
 fn channels_catch_up_in_turn() {

@@ -105,7 +105,7 @@ impl Oracle {
         }
         view.renewed(channel, Some((epoch, offset - began.carried)), self.clock);
         // Until they were read, what came with it comes from what is kept.
-        view.falls_behind(channel, began.carried > 0, self.clock);
+        view.falls_behind(channel, began.carried > 0 || stays, self.clock);
         Ok(false)
     }
 
