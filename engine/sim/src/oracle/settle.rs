@@ -80,8 +80,9 @@ impl Oracle {
             let last = published.last();
             let seen = view.last(channel, *publisher);
             let owed = match seen {
-                // It may have come when it was sent once more, long after those behind it.
-                Some(seen) if truth.is_repeated((*publisher, seen)) => {
+                // It may have come when it was sent once more, long after those behind it; or it waited in an inbox
+                // until somebody came, and those behind it were refused.
+                Some(seen) if truth.class == Class::Inbox || truth.is_repeated((*publisher, seen)) => {
                     let later = (seen + 1..=last).filter(|n| truth.is_written_after((*publisher, *n), since));
                     view.owed(serial, channel, *publisher, later, truth)
                 }

@@ -6,7 +6,7 @@ use crate::Map;
 
 use super::channel::{At, Truth};
 use super::{Check, Checked, Failure, Serial};
-use crate::names::{ChannelIndex, Names};
+use crate::names::{ChannelIndex, Class, Names};
 
 /// One connection's side of the promises.
 #[derive(Clone, Debug)]
@@ -268,6 +268,11 @@ impl View {
             Some(last) if last >= from.1 => {
                 let what = format!("message {} of connection {} comes behind {last}", from.1, from.0);
                 Err(Failure::new(Check::Order, what))
+            }
+            // It waited in an inbox until somebody came, and those behind it may have been refused.
+            Some(last) if truth.class == Class::Inbox => {
+                let later = (last + 1..from.1).filter(|n| truth.is_written_after((from.0, *n), since));
+                Ok(self.owed(serial, channel, from.0, later, truth))
             }
             Some(last) => Ok(self.owed(serial, channel, from.0, last + 1..from.1, truth)),
             // The first one: those before it that were written behind the subscription were lost.
