@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::buffers::Batch;
 use crate::leases::LeasePool;
+use crate::pace;
 use crate::sys::notify;
 use conn::Slot;
 
@@ -25,9 +26,6 @@ pub use crate::leases::Lease;
 
 /// Readiness events taken at once.
 const EVENTS_MAX: usize = 1024;
-
-/// Connections accepted per tick.
-const ACCEPTS_PER_TICK: usize = 8;
 
 /// How long accepting rests when the kernel refuses.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -65,6 +63,8 @@ pub struct EpollIo {
     peers: Vec<WakeHandle>,
     wake_failures: Vec<ShardId>,
     now: Instant,
+    /// Connections that may be taken in this turn.
+    pace: usize,
     unix_ms: u64,
     stats: IoStats,
 }
@@ -101,6 +101,7 @@ impl Epoll {
             peers: Vec::new(),
             wake_failures: Vec::new(),
             now: Instant::now(),
+            pace: 0,
             unix_ms: 0,
             stats: IoStats::default(),
         };
@@ -126,7 +127,9 @@ impl Driver for Epoll {
     fn run<S: Shard<EpollIo>>(mut self, mut shard: S) -> io::Result<S> {
         let io = &mut self.io;
         loop {
-            io.now = Instant::now();
+            let now = Instant::now();
+            io.pace = pace::connections(now.saturating_duration_since(io.now));
+            io.now = now;
             io.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
             match shard.tick(io) {
                 Next::Stop => return Ok(shard),
@@ -184,7 +187,7 @@ impl EpollIo {
     }
 
     fn accept(&mut self) {
-        for _ in 0..ACCEPTS_PER_TICK {
+        for _ in 0..self.pace {
             let (Some(listener), Some(index)) = (&self.listener, self.free.last().copied()) else { return };
             self.stats.enters += 1;
             match listener.accept() {

@@ -11,6 +11,7 @@ pub mod glommio;
 mod leases;
 pub mod limits;
 pub mod listener;
+pub mod pace;
 mod sys;
 pub mod uring;
 

@@ -23,6 +23,7 @@ use crate::api::{
     Close, ConnId, Driver, DriverConfig, Event, Io, IoStats, Next, Shard, ShardId, WakeHandle, Waker,
 };
 use crate::buffers::Batch;
+use crate::pace;
 use accept::Accepts;
 use buffers::RecvBuffers;
 use conn::{Gather, Slot};
@@ -33,9 +34,6 @@ pub use probe::{Probe, probe};
 
 /// How long a stopping driver waits for the kernel to let go of its memory.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Connections closed per turn: thousands that end at once are no reason to keep the others waiting.
-const CLOSES_PER_TURN: usize = 16;
 
 /// The io_uring driver of one shard. Built and run on the shard's own thread.
 #[derive(Debug)]
@@ -62,6 +60,8 @@ pub struct UringIo {
     /// Slots that are to be closed, and how many may be in this turn.
     ending: VecDeque<u32>,
     closes_left: usize,
+    /// Connections that may be taken, and closed, in this turn.
+    pace: usize,
     #[expect(clippy::vec_box, reason = "the kernel has their addresses while they are in use")]
     gathers: Vec<Box<Gather>>,
     peers: Vec<WakeHandle>,
@@ -103,7 +103,8 @@ impl Uring {
             starved: Vec::new(),
             pausing: Vec::new(),
             ending: VecDeque::new(),
-            closes_left: CLOSES_PER_TURN,
+            closes_left: 0,
+            pace: 0,
             gathers: Vec::new(),
             peers: Vec::new(),
             wake_failures: Vec::new(),
@@ -185,7 +186,9 @@ impl UringIo {
     }
 
     fn read_clocks(&mut self) {
-        self.now = Instant::now();
+        let now = Instant::now();
+        self.pace = pace::connections(now.saturating_duration_since(self.now));
+        self.now = now;
         self.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
     }
 
@@ -194,7 +197,7 @@ impl UringIo {
         self.answer_pauses();
         self.feed_starved();
         self.arm_accepts();
-        self.end_some(CLOSES_PER_TURN);
+        self.end_some(self.pace);
         let has_more = !self.events.is_empty() || !self.ending.is_empty();
         let wait = if has_more { Some(Duration::ZERO) } else { wait };
         let wait = [wait, self.accepts.rest(self.now)].into_iter().flatten().min();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId};
+use corecast_driver::{ConnId, Event, Io, Next, Shard, ShardId, pace};
 use corecast_hub::canary::{self, Canary};
 use corecast_hub::state::State;
 use corecast_hub::{Class, Fate, Hub, Idle, ShardSet};
@@ -29,12 +29,10 @@ use crate::rings::{Inbox, Links};
 /// Records of one class acted on per tick: sockets must not wait for ever for other shards.
 const RECORDS_PER_TICK: usize = 4096;
 
-/// Connections let go of per tick because their peers have ended: when thousands do at once, others don't wait for
-/// all of them.
-const ENDS_PER_TICK: usize = 16;
-
-/// Things told to homes per tick.
-const SETTLE_PER_TICK: usize = 256;
+/// Things told to homes per tick, and of what waits one in so many, whatever came: it must not grow faster than it is
+/// done.
+const SETTLE_PER_TICK: usize = 32;
+const SETTLE_SHARE: usize = 32;
 
 /// Buffers of unfinished messages: 64 KiB each, this many kept.
 const ASSEMBLY_BUFFER_BYTES: usize = 64 << 10;
@@ -52,6 +50,8 @@ pub struct ShardLoop<L> {
     expired: Vec<u32>,
     /// Connections whose peers will say no more, to be looked at.
     ended: VecDeque<ConnId>,
+    /// When the last tick began, in the driver's time.
+    last_tick: Instant,
     heir: Option<Sender<State>>,
 }
 
@@ -75,6 +75,7 @@ impl<L> ShardLoop<L> {
             requests: Inbox::default(),
             expired: Vec::new(),
             ended: VecDeque::new(),
+            last_tick: now,
             heir: None,
         }
     }
@@ -190,7 +191,10 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
             }
         }
         self.events = events;
-        for conn in self.ended.drain(..self.ended.len().min(ENDS_PER_TICK)) {
+        let now = io.now();
+        let pace = pace::connections(now.saturating_duration_since(self.last_tick));
+        self.last_tick = now;
+        for conn in self.ended.drain(..self.ended.len().min(pace)) {
             self.core.half_closed(conn, io);
         }
     }
@@ -284,8 +288,7 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
             return false;
         }
         let now = self.core.hub_now();
-        // A quarter of what waits, whatever came: otherwise it could grow faster than it is done.
-        let mut left = SETTLE_PER_TICK + self.core.hub.to_do() / 4;
+        let mut left = SETTLE_PER_TICK + self.core.hub.to_do() / SETTLE_SHARE;
         loop {
             self.core.hub.settle(now, SETTLE_PER_TICK, &mut self.core.fx);
             self.core.carry_out();

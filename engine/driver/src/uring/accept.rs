@@ -15,10 +15,7 @@ use io_uring::{cqueue, opcode};
 use super::UringIo;
 use super::ring::{Done, Op, Token};
 use crate::api::{Close, ConnId, Event};
-
-/// Accepts armed at once at most, and so what one turn lets in: each costs its shard some 50 us until it is served, and
-/// everybody else waits for that.
-const ACCEPTS_MAX: usize = 8;
+use crate::pace::CONNECTIONS_MAX;
 
 /// Between accepts while the kernel is short of descriptors or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -49,7 +46,7 @@ impl std::fmt::Debug for Place {
 
 impl Accepts {
     pub(super) fn new(listener: Option<TcpListener>) -> Self {
-        let count = if listener.is_some() { ACCEPTS_MAX } else { 0 };
+        let count = if listener.is_some() { CONNECTIONS_MAX } else { 0 };
         // SAFETY: a socket address of zeros is one of no family.
         let place = || Place { slot: 0, address: unsafe { std::mem::zeroed() }, length: 0 };
         Self {
@@ -85,14 +82,16 @@ impl Accepts {
 }
 
 impl UringIo {
-    /// Arms as many accepts as there are free slots and places.
+    /// Arms as many accepts as this turn may begin, and as there are free slots.
     pub(super) fn arm_accepts(&mut self) {
         if !self.accepts.is_on || self.accepts.rests_until.is_some_and(|until| self.now < until) {
             return;
         }
         self.accepts.rests_until = None;
         let Some(listener) = self.accepts.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
-        while let Some(&slot) = self.free.last() {
+        while self.accepts.armed() < self.pace
+            && let Some(&slot) = self.free.last()
+        {
             let Some(index) = self.accepts.idle.pop() else { return };
             let place = &mut self.accepts.places[index as usize];
             let target = DestinationSlot::try_from_slot_target(slot).expect("tables are far smaller");
