@@ -18,7 +18,7 @@ use corecast_hub::state::State;
 /// If it can't be read or is no state. Nothing is changed then: whoever starts without it moves it away.
 pub(crate) fn take(path: &Path) -> Result<Option<State>> {
     check_folder(path)?;
-    let bytes = match fs::read(path) {
+    let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| refusal(path)),
@@ -68,6 +68,14 @@ fn check_folder(path: &Path) -> Result<()> {
     fs::File::create(&new)
         .and_then(|_| fs::remove_file(&new))
         .with_context(|| format!("state.file: nothing can be written beside {}", path.display()))
+}
+
+/// Reads a file that has an end: a device may have none.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    fs::read(path)
 }
 
 fn refusal(path: &Path) -> String {

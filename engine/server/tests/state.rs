@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ on_both_drivers!(
     a_restart_loses_no_history,
     who_is_killed_leaves_nothing_to_be_given_out_twice,
     what_is_no_state_is_named_and_left_alone,
+    what_is_no_file_is_not_read,
     a_start_that_fails_leaves_the_state_to_the_next_one,
 );
 
@@ -82,6 +84,17 @@ fn what_is_no_state_is_named_and_left_alone(start: Start) {
     let log = failed.log.join("\n");
     assert!(log.contains("move it away to start without it"), "{log}");
     assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("{}"));
+}
+
+/// A device may have no end.
+fn what_is_no_file_is_not_read(start: Start) {
+    let path = file("socket", &start);
+    let _socket = UnixListener::bind(&path).expect("the folder can be written");
+    let failed = start.set("state.file", path.display()).try_start().err().expect("it does not start");
+    assert_eq!(failed.status.code(), Some(1));
+    let log = failed.log.join("\n");
+    assert!(log.contains("it is no regular file"), "{log}");
+    assert!(path.exists(), "it is left alone");
 }
 
 fn a_start_that_fails_leaves_the_state_to_the_next_one(start: Start) {
