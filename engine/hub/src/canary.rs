@@ -52,9 +52,9 @@ canaries! {
     StoredMessageForgotten("stored-message-forgotten", every 5):
         "What was kept for who was away is not sent on return." => "tests: delivery, stored, and not delivered on return",
     FilterIgnored("filter-ignored", every 20):
-        "A subscriber gets an event that its filter leaves out." => "tests: filters, an event that was not asked for",
+        "A subscriber gets an event that its filter leaves out." => "filters: an event that was not asked for",
     SkippedForgotten("skipped-forgotten", every 20):
-        "A message that a filter leaves out is not counted." => "tests: filters, fewer received and skipped than published",
+        "A message that a filter leaves out is not counted." => "filters: fewer are said to be left out than were",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     LiveTooEarly("live-too-early", every 2):

@@ -58,11 +58,13 @@ pub enum Fault {
     Presence,
     /// Sessions wait for a while, and a peer resumes one; with its stream go all choices about it.
     Resume,
+    /// A peer wants only some events, or only so many messages per second; with its stream go all choices about it.
+    Filters,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -89,6 +91,7 @@ impl Fault {
         Self::Repetition,
         Self::Presence,
         Self::Resume,
+        Self::Filters,
     ];
 
     /// Its name in reports.
@@ -120,6 +123,7 @@ impl Fault {
             Self::Repetition => "repetition",
             Self::Presence => "presence",
             Self::Resume => "resume",
+            Self::Filters => "filters",
         }
     }
 }

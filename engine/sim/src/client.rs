@@ -9,6 +9,7 @@ mod connect;
 mod content;
 pub mod deeds;
 mod deflate;
+mod filters;
 mod hear;
 mod inflate;
 mod leave;

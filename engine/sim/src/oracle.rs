@@ -5,6 +5,7 @@
 //! message.
 
 mod channel;
+mod filters;
 mod history;
 mod inbox;
 mod latest;
@@ -20,6 +21,7 @@ use crate::Map;
 
 use crate::names::{ChannelIndex, Class, Keeps, Names};
 use channel::{Truth, Written};
+pub use filters::{Sieve, Subject};
 pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
 use session::Sessions;
@@ -62,6 +64,8 @@ pub enum Check {
     Presence,
     /// A session is its client's, as it was, for as long as it waits.
     Sessions,
+    /// Who asks for less than all gets that, and is told how much was left out.
+    Filters,
     /// Nothing panics.
     Panic,
 }
@@ -95,8 +99,12 @@ pub struct Seen<'a> {
     pub from: (Serial, u32),
     /// What it is about.
     pub event: &'a str,
+    /// How many are said to be left out before it.
+    pub skipped: u64,
     /// It has no offset of its own.
     pub is_ephemeral: bool,
+    /// It came with `subscribed`.
+    pub is_carried: bool,
     /// Whether an answer is due that says where the channel goes on: until then its position is nobody's.
     pub is_unsure: bool,
 }
@@ -120,6 +128,8 @@ pub struct Oracle {
     is_forgetful: bool,
     /// Virtual time, in microseconds.
     pub now_us: u64,
+    /// The same without what a shard may take for its absence: its own time has passed at least as fast.
+    sure_us: u64,
     /// Messages missed on channels that may drop, since the last settling.
     missed: u64,
     /// Subscriptions and connections that began or ended since then: what was dropped for them can't be seen.
@@ -155,6 +165,7 @@ impl Oracle {
             ever: (u64::MAX, 0),
             is_forgetful,
             now_us: 0,
+            sure_us: 0,
             missed: 0,
             changes: 0,
             delivered: 0,
@@ -165,7 +176,7 @@ impl Oracle {
     /// A connection past its handshake, of this participant if others know its name.
     pub fn established(&mut self, serial: Serial, participant: Option<usize>, name: &str) {
         self.clock += 1;
-        let mut view = View::new(self.names.channels.len(), self.names.prefixes.len(), name);
+        let mut view = View::new(&self.names, name);
         // Everybody has these without asking.
         self.changes += 1;
         view.subscribed(self.names.system(), self.clock);
@@ -206,7 +217,7 @@ impl Oracle {
     ) -> u32 {
         self.clock += 1;
         let event = latest::event_of(event);
-        let written = Written { clock: self.clock, at_us: self.now_us, event, is_ephemeral };
+        let written = Written { clock: self.clock, at: self.moment(), event, is_ephemeral };
         let number = self.truths[usize::from(channel)].published(serial, written);
         if !echoes && let Some(view) = self.views.get_mut(&serial) {
             view.unechoed(channel, number);
@@ -252,18 +263,21 @@ impl Oracle {
         let Some(view) = self.views.get_mut(&serial) else { return Ok(()) };
         self.changes += 1;
         let may_be_new = self.is_forgetful || view.is_by_pattern(&self.names, channel);
-        view.subscribed(channel, clock);
         let truth = &mut self.truths[usize::from(channel)];
         if matches!(truth.class, Class::Dropping | Class::Conflating) {
+            view.subscribed(channel, clock);
             return Ok(());
         }
         let at = truth.at(position);
         if may_be_new && view.at(channel).is_some_and(|(epoch, _)| epoch != at.0) {
             // The answer is the announcement.
             view.moved(channel, at);
+            view.subscribed(channel, clock);
             return Ok(());
         }
+        // What came before did so by what was subscribed to before.
         let checked = view.positioned(serial, channel, at, truth);
+        view.subscribed(channel, clock);
         checked.map_err(|failure| self.on(channel, failure))
     }
 
@@ -282,6 +296,7 @@ impl Oracle {
         self.changes += 1;
         if let Some(view) = self.views.get_mut(&serial) {
             view.unsubscribed(&names, channel, self.clock);
+            self.unsieved(serial, Subject::Channel(channel));
         }
     }
 
@@ -291,6 +306,7 @@ impl Oracle {
         self.changes += 1;
         if let Some(view) = self.views.get_mut(&serial) {
             view.pattern_unsubscribed(&names, prefix);
+            self.unsieved(serial, Subject::Prefix(prefix));
         }
     }
 
@@ -305,6 +321,7 @@ impl Oracle {
     }
 
     fn check_message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
+        let now = self.moment();
         let Some(view) = self.views.get_mut(&serial) else {
             return Err(Failure::new(Check::Steps, "a message before connection_established"));
         };
@@ -326,6 +343,7 @@ impl Oracle {
         if may_lack {
             view.forget_position(seen.channel);
         }
+        let mut passed = None;
         if matches!(truth.class, Class::Numbered | Class::Inbox) {
             if !seen.is_ephemeral {
                 truth.note(seen.position, seen.from, is_behind)?;
@@ -334,9 +352,10 @@ impl Oracle {
             if seen.is_unsure {
                 view.forget_position(seen.channel);
             } else {
-                view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
+                passed = view.message_at(serial, seen.channel, at, seen.is_ephemeral, truth)?;
             }
         }
+        view.check_sieve(seen, passed.as_ref(), truth, now)?;
         if truth.class == Class::Conflating {
             view.saw_event(seen.channel, latest::event_of(seen.event), seen.from);
         }

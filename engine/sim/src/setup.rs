@@ -1,6 +1,7 @@
 //! What a seed decides before the first tick: sizes, rates, and who takes part. Parts can be left out, which is how
 //! a failure is made smaller.
 
+mod delivery;
 mod memory;
 mod waiting;
 
@@ -87,6 +88,7 @@ impl Setup {
         let (one_in, waiting) = Waiting::of(seed);
         setup.one_in[Fault::Resume as usize] = one_in;
         setup.keep_sessions(waiting);
+        delivery::of(seed, &mut setup.one_in);
         setup
     }
 
@@ -223,7 +225,9 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
         let rng = match fault {
-            Fault::Recovery | Fault::Repetition | Fault::Presence | Fault::Resume => continue,
+            Fault::Recovery | Fault::Repetition | Fault::Presence | Fault::Resume | Fault::Filters => {
+                continue;
+            }
             Fault::Deflate | Fault::BadDeflate => &mut *apart,
             _ => &mut *rng,
         };

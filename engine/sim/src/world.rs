@@ -191,7 +191,8 @@ impl World {
     fn step(&mut self) -> Result<bool, Failure> {
         self.town.now_us += self.rng.u64(1..40);
         self.disturb();
-        self.town.oracle.now_us = self.town.now_us;
+        let is_sure = !self.hosts.iter().any(|host| self.tick < host.stalled_until);
+        self.town.oracle.time_passes(self.town.now_us, is_sure);
         let mut has_moved = false;
         // On the way to rest everybody gets a turn: that is shorter, and shows when nothing moves.
         let is_settling = self.town.is_settling || self.town.is_draining;

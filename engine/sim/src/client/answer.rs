@@ -2,13 +2,15 @@
 
 use super::content::{message, seen};
 use super::deeds::Deed;
+use super::filters::holds;
 use super::hear::Heard;
 use super::ledger::{Ask, Topic, id_of};
 use super::session::Session;
 use super::{Town, presence, resume};
+use crate::chaos::Fault;
 use crate::names::ChannelIndex;
 use crate::names::{Class, Names};
-use crate::oracle::{Began, Check, Checked, Failure, HistoryQuery, Wanted};
+use crate::oracle::{Began, Check, Checked, Failure, HistoryQuery, Sieve, Wanted};
 
 fn wrong(what: impl Into<String>) -> Checked {
     Err(Failure::new(Check::Answers, what))
@@ -33,7 +35,7 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
     let is_about =
         |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
     let id = id(heard)?;
-    let Some(Ask::Subscribe { topic, order, past }) = session.ledger.take(id, is_about) else {
+    let Some(Ask::Subscribe { topic, order, past, sieve }) = session.ledger.take(id, is_about) else {
         return match id {
             Some(_) => wrong("subscribed to what was not asked for"),
             None => announced(session, town, heard),
@@ -41,13 +43,14 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
     };
     session.ledger.begins(topic, order)?;
     let serial = session.serial;
-    match (topic, heard.epoch, heard.offset) {
+    let has_past = past.is_some();
+    let checked = match (topic, heard.epoch, heard.offset) {
         (Topic::Channel(channel), Some(epoch), Some(offset)) => {
             if id.is_none() && town.names.channels[usize::from(channel)].class != Class::Dropping {
                 town.deeds.did(Deed::PathSubscribed);
             }
             match past {
-                Some(wanted) => began(session, town, heard, channel, &wanted),
+                Some(wanted) => began(session, town, heard, (channel, sieve.as_deref()), &wanted),
                 None if heard.messages.is_some() => wrong("messages that nobody asked for"),
                 None if session.ledger.awaits_past(channel) => {
                     town.oracle.subscribed_between(serial, channel);
@@ -62,7 +65,11 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
             Ok(())
         }
         (Topic::Prefix(_), _, _) => wrong("a pattern has no position"),
+    };
+    if !has_past {
+        holds(session, town, topic, sieve.as_deref());
     }
+    checked
 }
 
 /// `subscribed`, and perhaps what was wanted of the past.
@@ -70,7 +77,7 @@ fn began(
     session: &Session,
     town: &mut Town,
     heard: &Heard<'_>,
-    channel: ChannelIndex,
+    (channel, sieve): (ChannelIndex, Option<&Sieve>),
     wanted: &Wanted,
 ) -> Checked {
     let (Some(epoch), Some(offset)) = (heard.epoch, heard.offset) else { return Ok(()) };
@@ -80,8 +87,11 @@ fn began(
         recovered: heard.recovered,
         carried: messages.len() as u64,
         has_more: heard.more,
+        is_filtered: town.chaos.is_on(Fault::Filters)
+            && (sieve.is_some() || session.ledger.is_due(Topic::Channel(channel))),
     };
     let is_recovered = town.oracle.subscribed_from(session.serial, channel, wanted, &began)?;
+    holds(session, town, Topic::Channel(channel), sieve);
     for carried in messages {
         message(session, town, carried, true)?;
     }
@@ -204,6 +214,9 @@ fn history(
     for message in messages {
         let seen = seen(session, town, message)?;
         town.oracle.kept(&seen)?;
+        if seen.skipped > 0 {
+            return wrong("a page says that something was left out");
+        }
         if seen.channel != channel || seen.position.0 != position.0 {
             return wrong("a message of another channel or epoch");
         }

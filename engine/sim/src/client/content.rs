@@ -81,7 +81,11 @@ fn check_time_in(
 /// A message was read, by itself or with `subscribed`.
 pub(super) fn message(session: &Session, town: &mut Town, heard: &Heard<'_>, is_carried: bool) -> Checked {
     let mut seen = seen(session, town, heard)?;
+    seen.is_carried = is_carried;
     seen.is_unsure = !is_carried && session.ledger.awaits_past(seen.channel);
+    if seen.skipped > 0 {
+        town.deeds.did(Deed::SkippedTold);
+    }
     town.oracle.message(session.serial, &seen)
 }
 
@@ -132,6 +136,9 @@ pub(super) fn seen<'a>(
             Some(prefix.ok_or_else(|| Failure::new(Check::Subscription, "a pattern that nobody knows"))?)
         }
     };
+    if heard.skipped == Some(0) {
+        return Err(Failure::new(Check::Filters, "it is said that nothing was left out"));
+    }
     Ok(Seen {
         channel,
         pattern,
@@ -139,6 +146,8 @@ pub(super) fn seen<'a>(
         from: (payload.by, number),
         event: heard.event.unwrap_or_default(),
         is_ephemeral: payload.e,
+        skipped: heard.skipped.unwrap_or(0),
+        is_carried: false,
         is_unsure: false,
     })
 }

@@ -31,6 +31,7 @@ pub(super) struct Heard<'a> {
     pub(super) timestamp: Option<&'a RawValue>,
     pub(super) epoch: Option<&'a str>,
     pub(super) offset: Option<u64>,
+    pub(super) skipped: Option<u64>,
     pub(super) recovered: Option<bool>,
     #[serde(borrow)]
     pub(super) messages: Option<Vec<Self>>,

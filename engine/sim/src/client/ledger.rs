@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::names::{ChannelIndex, Names};
-use crate::oracle::{Check, Failure, HistoryQuery, Serial, Wanted};
+use crate::oracle::{Check, Failure, HistoryQuery, Serial, Sieve, Wanted};
 
 /// What can be subscribed to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -39,6 +39,8 @@ pub(super) enum Ask {
         order: u64,
         /// What of its past is wanted.
         past: Option<Box<Wanted>>,
+        /// What alone is wanted of it.
+        sieve: Option<Box<Sieve>>,
     },
     Unsubscribe {
         topic: Topic,
@@ -187,7 +189,7 @@ impl Ledger {
             self.held.push(topic);
         }
         self.orders += 1;
-        Ask::Subscribe { topic, order: self.orders, past: None }
+        Ask::Subscribe { topic, order: self.orders, past: None, sieve: None }
     }
 
     /// A request to unsubscribe is sent now: what it must be answered.

@@ -62,6 +62,7 @@ impl Client {
         forget(&topics, session);
         let mut asks: Vec<Ask> = topics.iter().map(|topic| asked(*topic, session, town)).collect();
         asks.iter_mut().for_each(|ask| session.ledger.want_past(ask, &wanted));
+        let filter = self.filter(&topics, &mut asks, town);
         let id = session.ledger.ask(asks);
         let past = match &wanted.position {
             Some((epoch, offset)) => {
@@ -75,7 +76,7 @@ impl Client {
             _ => past,
         };
         Some(format!(
-            r#"{{"type":"subscribe","id":{},{past},{}}}"#,
+            r#"{{"type":"subscribe","id":{},{past},{filter}{}}}"#,
             noted(id, town),
             self.listed(&topics, town)
         ))

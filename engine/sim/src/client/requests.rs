@@ -73,9 +73,10 @@ impl Client {
         } else {
             ""
         };
+        let filter = if watched.is_none() { self.filter(&topics, &mut asks, town) } else { String::new() };
         let id = session.ledger.ask(asks);
         let listed = self.listed(&topics, town);
-        format!(r#"{{"type":"subscribe","id":{},{presence}{listed}}}"#, noted(id, town))
+        format!(r#"{{"type":"subscribe","id":{},{presence}{filter}{listed}}}"#, noted(id, town))
     }
 
     pub(super) fn unsubscribe(&mut self, session: &mut Session, town: &mut Town) -> String {

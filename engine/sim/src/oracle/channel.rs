@@ -2,6 +2,7 @@
 
 use crate::Map;
 
+use super::times::Moment;
 use super::{Check, Checked, Failure, Serial};
 use crate::names::{Class, Keeps};
 
@@ -24,6 +25,8 @@ pub(super) struct Truth {
     repeated: Map<(Serial, u32), Option<At>>,
     /// How many messages those published whose connections have ended: the server may act on some of them later.
     gone: Map<Serial, u32>,
+    /// Messages without an offset, ever; and those that everybody has seen who was to.
+    ephemerals: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -39,10 +42,12 @@ struct Epoch {
 
 /// A message whose offset is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Noted {
-    from: (Serial, u32),
-    /// Virtual microseconds when it was written, where that is known: it was kept since then at the earliest.
-    written_us: Option<u64>,
+pub(super) struct Noted {
+    pub(super) from: (Serial, u32),
+    /// What it is about, where that is known.
+    pub(super) event: Option<u32>,
+    /// When it was written, where that is known: it was kept since then at the earliest.
+    pub(super) written: Option<Moment>,
 }
 
 /// A message that is not settled yet.
@@ -50,8 +55,8 @@ struct Noted {
 pub(super) struct Written {
     /// The clock then.
     pub(super) clock: u64,
-    /// The same in virtual microseconds.
-    pub(super) at_us: u64,
+    /// The same in virtual time.
+    pub(super) at: Moment,
     pub(super) event: u32,
     /// It has no offset of its own, and is not kept.
     pub(super) is_ephemeral: bool,
@@ -81,10 +86,12 @@ impl Truth {
             publishers: Map::default(),
             repeated: Map::default(),
             gone: Map::default(),
+            ephemerals: (0, 0),
         }
     }
 
     pub(super) fn published(&mut self, serial: Serial, written: Written) -> u32 {
+        self.ephemerals.0 += u64::from(written.is_ephemeral);
         let published = self.publishers.entry(serial).or_default();
         published.count += 1;
         published.written.push(written);
@@ -122,9 +129,19 @@ impl Truth {
         }
     }
 
-    /// Which message has this offset, as far as anybody has seen or was told.
-    pub(super) fn message_at(&self, (epoch, offset): At) -> Option<(Serial, u32)> {
-        self.epochs[epoch as usize].messages.get(&offset).map(|it| it.from)
+    /// All that is known of the message at a position.
+    pub(super) fn noted(&self, (epoch, offset): At) -> Option<&Noted> {
+        self.epochs[epoch as usize].messages.get(&offset)
+    }
+
+    /// Messages without an offset that were published so far.
+    pub(super) fn ephemerals(&self) -> u64 {
+        self.ephemerals.0
+    }
+
+    /// Those of them that can't come any more.
+    pub(super) fn settled_ephemerals(&self) -> u64 {
+        self.ephemerals.1
     }
 
     /// How many epochs it has had.
@@ -173,8 +190,8 @@ impl Truth {
         // No message is older than those before it.
         let messages = &self.epochs[epoch as usize].messages;
         let is_young = |offset: u64| {
-            let written_us = messages.get(&offset).and_then(|it| it.written_us);
-            written_us.is_some_and(|at_us| now_us.saturating_sub(at_us) <= self.keeps.age_us)
+            let written = messages.get(&offset).and_then(|it| it.written);
+            written.is_some_and(|at| now_us.saturating_sub(at.us) <= self.keeps.age_us)
         };
         offset < last
             && last - offset <= self.keeps.messages
@@ -189,7 +206,8 @@ impl Truth {
     /// Somebody saw this message at this position; `is_old` if it may have come from what is kept.
     pub(super) fn note(&mut self, position: (&str, u64), from: (Serial, u32), is_old: bool) -> Checked {
         let (index, offset) = self.at(position);
-        let written_us = self.written(from).map(|it| it.at_us);
+        let written = self.written(from);
+        let (written, event) = (written.map(|it| it.at), written.map(|it| it.event));
         if let Some(place) = self.repeated.get_mut(&from)
             && *place.get_or_insert((index, offset)) != (index, offset)
         {
@@ -201,7 +219,7 @@ impl Truth {
             let what = format!("offset {offset} comes again: all up to {} was settled", epoch.settled);
             return Err(Failure::new(Check::Offsets, what));
         }
-        let known = epoch.messages.entry(offset).or_insert(Noted { from, written_us }).from;
+        let known = epoch.messages.entry(offset).or_insert(Noted { from, event, written }).from;
         if known != from {
             let what = format!(
                 "offset {offset} is message {} of connection {} and message {} of connection {}",
@@ -236,6 +254,9 @@ impl Truth {
         for epoch in &mut self.epochs {
             epoch.settled = epoch.highest;
         }
+        // What those wrote who have gone may be acted on later.
+        let live = self.publishers.values().filter(|it| !it.has_ended).flat_map(|it| &it.written);
+        self.ephemerals.1 += live.filter(|it| it.is_ephemeral).count() as u64;
         let gone = &mut self.gone;
         self.publishers.retain(|serial, published| {
             if published.has_ended {

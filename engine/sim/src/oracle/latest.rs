@@ -45,6 +45,9 @@ impl Oracle {
         let mut voters = Vec::new();
         for (serial, view) in &self.views {
             let Some(since) = view.active_since(&self.names, channel) else { continue };
+            if view.lacking(channel).is_some_and(|lacking| lacking.allows(Some(event))) {
+                continue;
+            }
             let got = view.latest(channel, event);
             if got.is_some() || last.iter().any(|(_, written)| *written > since) {
                 voters.push((*serial, got));

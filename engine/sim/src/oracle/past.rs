@@ -26,6 +26,8 @@ pub struct Began<'a> {
     pub carried: u64,
     /// Whether more are to come, or there were.
     pub has_more: Option<bool>,
+    /// Some may have been left out of them.
+    pub is_filtered: bool,
 }
 
 impl Oracle {
@@ -72,7 +74,7 @@ impl Oracle {
         let start = known.map(|(_, offset)| *offset);
         let is_recovered = began.recovered.unwrap_or(start == offset.checked_sub(began.carried));
         if let Some(start) = start.filter(|_| is_recovered) {
-            if start + began.carried != offset {
+            if start + began.carried > offset || start + began.carried < offset && !began.is_filtered {
                 return wrong(format!(
                     "recovered from {start} with {} messages up to {offset}",
                     began.carried
@@ -96,14 +98,15 @@ impl Oracle {
         if began.carried > wanted.latest.min(offset) {
             return wrong(format!("{} messages came, at most {} were wanted", began.carried, wanted.latest));
         }
-        let may_be_short = began.recovered.is_none() || began.has_more == Some(true);
+        let may_be_short = began.is_filtered || began.recovered.is_none() || began.has_more == Some(true);
         let due = wanted.latest.min(offset);
         let is_kept = || truth.keeps_since((epoch, offset - due), offset, self.now_us);
         if began.carried < due && !may_be_short && is_kept() {
             let what = format!("{} of {due} messages came, and all of them are kept", began.carried);
             return Err(Failure::new(Check::Delivery, what));
         }
-        view.renewed(channel, Some((epoch, offset - began.carried)), self.clock);
+        let start = (epoch, offset - began.carried);
+        view.renewed(channel, Some(start).filter(|_| !began.is_filtered), self.clock);
         // Until they were read, what came with it comes from what is kept.
         view.falls_behind(channel, began.carried > 0 || stays, self.clock);
         Ok(false)
@@ -126,7 +129,14 @@ impl Oracle {
             return Ok(());
         }
         let at = truth.at(began.position);
-        if view.at(channel) != Some(at) {
+        if began.is_filtered {
+            // What was left out behind the last one that came is counted no more.
+            let checked = view.positioned(serial, channel, at, truth);
+            view.counts_anew(channel, truth.settled_ephemerals());
+            if let Err(failure) = checked.or_else(|failure| if is_unsure { Ok(()) } else { Err(failure) }) {
+                return Err(self.on(channel, failure));
+            }
+        } else if view.at(channel) != Some(at) {
             let what = format!("{} messages came, and not up to the position {}", began.carried, at.1);
             return Err(self.on(channel, Failure::new(Check::Offsets, what)));
         }
@@ -194,6 +204,7 @@ impl Oracle {
             view.falls_behind(channel, false, self.clock);
         }
         view.moved(channel, at);
+        view.loses_count(channel);
         if is_unsure {
             view.forget_position(channel);
         }

@@ -8,6 +8,9 @@ use crate::names::ChannelIndex;
 /// Times that are further apart are not one stretch.
 const STRETCH_MS_MAX: u64 = 100;
 
+/// What is longer at once may count less for a shard.
+const STEP_US_MAX: u64 = 1_000;
+
 /// A while in which the wall clock did not jump.
 #[derive(Debug)]
 pub(super) struct Stretch {
@@ -17,7 +20,34 @@ pub(super) struct Stretch {
     last_ms: u64,
 }
 
+/// A moment of virtual time, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Moment {
+    pub(super) us: u64,
+    /// The same in the time that no shard can have lost.
+    pub(super) sure_us: u64,
+}
+
+impl Moment {
+    /// The later one, each in its own time.
+    pub(super) fn latest(self, other: Option<Self>) -> Self {
+        let other = other.unwrap_or(self);
+        Self { us: self.us.max(other.us), sure_us: self.sure_us.max(other.sure_us) }
+    }
+}
+
 impl Oracle {
+    /// Time has passed; `is_sure` if no shard can have been kept from its work.
+    pub fn time_passes(&mut self, now_us: u64, is_sure: bool) {
+        let step_us = now_us - self.now_us;
+        self.sure_us += if is_sure && step_us <= STEP_US_MAX { step_us } else { 0 };
+        self.now_us = now_us;
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment { us: self.now_us, sure_us: self.sure_us }
+    }
+
     /// A shard was shown this time.
     pub fn wall_clock(&mut self, unix_ms: u64) {
         self.ever = (unix_ms.min(self.ever.0), unix_ms.max(self.ever.1));

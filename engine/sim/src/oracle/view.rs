@@ -1,10 +1,12 @@
 //! What one connection is subscribed to, and what it has seen.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::Map;
 
 use super::channel::{At, Truth};
+use super::filters::{Lacking, Sieves};
 use super::{Check, Checked, Failure, Serial};
 use crate::names::{ChannelIndex, Class, Names};
 
@@ -13,6 +15,7 @@ use crate::names::{ChannelIndex, Class, Names};
 pub struct View {
     /// Whose it is.
     pub(super) name: String,
+    pub(super) names: Rc<Names>,
     channels: Vec<Channel>,
     /// Since when each prefix is subscribed to.
     prefixes: Vec<Option<u64>>,
@@ -22,6 +25,18 @@ pub struct View {
     latest: Map<(ChannelIndex, u32), (Serial, u32)>,
     /// Own messages that must not come, since the last settling.
     silent: Vec<(ChannelIndex, u32)>,
+    /// What it does not want of them.
+    pub(super) sieves: Sieves,
+}
+
+/// Offsets that were passed over.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Passed {
+    pub(super) epoch: u32,
+    pub(super) offsets: Range<u64>,
+    /// Of these, a filter has left out so many for certain, and so many perhaps.
+    pub(super) left_out: u64,
+    pub(super) unclear: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -41,14 +56,16 @@ struct Channel {
 }
 
 impl View {
-    pub(super) fn new(channels: usize, prefixes: usize, name: &str) -> Self {
+    pub(super) fn new(names: &Rc<Names>, name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            channels: vec![Channel::default(); channels],
-            prefixes: vec![None; prefixes],
+            names: Rc::clone(names),
+            channels: vec![Channel::default(); names.channels.len()],
+            prefixes: vec![None; names.prefixes.len()],
             last: Map::default(),
             latest: Map::default(),
             silent: Vec::new(),
+            sieves: Sieves::default(),
         }
     }
 
@@ -98,6 +115,10 @@ impl View {
 
     /// It may be catching up from here on, or certainly is not.
     pub(super) fn falls_behind(&mut self, channel: ChannelIndex, is_behind: bool, clock: u64) {
+        if self.is_behind(channel) && !is_behind && self.is_sieved(channel) {
+            // What a filter left out so far, a pattern may want from here on.
+            self.renewed(channel, self.at(channel), clock);
+        }
         let own = &mut self.channels[usize::from(channel)];
         own.is_behind = is_behind;
         own.renewed = own.renewed.max(clock);
@@ -145,6 +166,13 @@ impl View {
     fn covered_since(&self, names: &Names, channel: ChannelIndex) -> Option<u64> {
         let covering = |prefix: &usize| names.covers(*prefix, channel);
         (0..self.prefixes.len()).filter(covering).filter_map(|prefix| self.prefixes[prefix]).min()
+    }
+
+    /// The prefixes by which it may come.
+    pub(super) fn covering(&self, channel: ChannelIndex) -> impl Iterator<Item = usize> {
+        let is_there = |(_, since): &(usize, &Option<u64>)| since.is_some();
+        let there = self.prefixes.iter().enumerate().filter(is_there).map(|(prefix, _)| prefix);
+        there.filter(move |prefix| self.names.covers(*prefix, channel))
     }
 
     /// Since when the channel's messages must come, whichever way.
@@ -200,7 +228,7 @@ impl View {
         at: At,
         truth: &Truth,
     ) -> Checked {
-        self.advance((serial, channel), at, at.1, truth)
+        self.advance((serial, channel), at, at.1, truth).map(|_| ())
     }
 
     /// A new epoch begins.
@@ -216,30 +244,30 @@ impl View {
         at: At,
         is_ephemeral: bool,
         truth: &Truth,
-    ) -> Checked {
+    ) -> Result<Option<Passed>, Failure> {
         let expected = if is_ephemeral { at.1 } else { at.1.saturating_sub(1) };
         self.advance((serial, channel), at, expected, truth)
     }
 
-    /// Moves on to `to`, which is right if the position so far is `expected`.
+    /// Moves on to `to`, which is right if the position so far is `expected`: what was passed over, where it was.
     fn advance(
         &mut self,
         (serial, channel): (Serial, ChannelIndex),
         to: At,
         expected: u64,
         truth: &Truth,
-    ) -> Checked {
+    ) -> Result<Option<Passed>, Failure> {
+        let lacking = self.lacking(channel);
         let channel = &mut self.channels[usize::from(channel)];
-        let Some((epoch, offset)) = channel.at.replace(to) else { return Ok(()) };
+        let Some((epoch, offset)) = channel.at.replace(to) else { return Ok(None) };
         if epoch != to.0 {
             return Err(Failure::new(Check::Offsets, "the epoch changed without an announcement"));
         }
-        if offset == expected {
-            return Ok(());
-        }
         let unechoed = channel.unechoed.len();
-        if expected > offset && channel.passes(serial, epoch, offset..expected, truth) {
-            return Ok(());
+        if expected >= offset
+            && let Some(passed) = channel.passes(serial, (epoch, offset..expected), truth, lacking.as_ref())
+        {
+            return Ok(Some(passed));
         }
         let what = format!(
             "position {expected} was expected, and it was {offset} ({unechoed} own messages without echo)"
@@ -293,9 +321,11 @@ impl View {
         numbers: impl Iterator<Item = u32>,
         truth: &Truth,
     ) -> u32 {
+        let lacking = self.lacking(channel);
         let own = &self.channels[usize::from(channel)];
         let is_silent = |number: u32| publisher == serial && self.wants_no_echo(channel, number);
         let may_lack = |number: u32| match truth.written((publisher, number)) {
+            Some(it) if lacking.as_ref().is_some_and(|lacking| lacking.allows(Some(it.event))) => true,
             Some(it) => it.is_ephemeral && (own.is_behind || it.clock <= own.renewed),
             None => true,
         };
@@ -334,9 +364,11 @@ impl View {
         (epoch, highest): At,
         truth: &Truth,
     ) -> bool {
+        let lacking = self.lacking(channel);
         let mut channel = self.channels[usize::from(channel)].clone();
         let Some((_, offset)) = channel.at else { return true };
-        offset >= highest || channel.passes(serial, epoch, offset..highest, truth)
+        offset >= highest
+            || channel.passes(serial, (epoch, offset..highest), truth, lacking.as_ref()).is_some()
     }
 
     /// Everything so far was delivered or accounted for, up to `clock`.
@@ -344,20 +376,25 @@ impl View {
         self.last.clear();
         self.latest.clear();
         self.silent.clear();
-        for (channel, truth) in self.channels.iter_mut().zip(truths) {
+        for (index, truth) in (0..).zip(truths) {
+            let lacking = self.lacking(index);
+            let channel = &mut self.channels[usize::from(index)];
             // All that it waited for has come.
             channel.is_behind = false;
+            if let Some(since) = &mut channel.since {
+                *since = clock;
+            }
             match channel.at {
                 // What is left of those without an echo has offsets that nobody was told of yet.
                 Some((epoch, offset)) => {
                     let highest = truth.highest(epoch);
-                    channel.passes(serial, epoch, offset..highest, truth);
+                    let passed = channel.passes(serial, (epoch, offset..highest), truth, lacking.as_ref());
                     channel.at = Some((epoch, highest));
+                    if let Some(passed) = passed.filter(|_| lacking.is_some()) {
+                        self.settle_sieve(index, &passed);
+                    }
                 }
                 None => channel.unechoed.clear(),
-            }
-            if let Some(since) = &mut channel.since {
-                *since = clock;
             }
         }
         for since in self.prefixes.iter_mut().flatten() {
@@ -367,19 +404,40 @@ impl View {
 }
 
 impl Channel {
-    /// Passes over the offsets behind each of `missed`: whether they can all be own messages that were not to be
-    /// echoed. Where somebody knows which message it is, it must be one of them; the others are as many at most.
-    fn passes(&mut self, serial: Serial, epoch: u32, missed: Range<u64>, truth: &Truth) -> bool {
-        for offset in missed {
-            let at = match truth.message_at((epoch, offset + 1)) {
-                Some((by, _)) if by != serial => return false,
-                Some((_, number)) => self.unechoed.iter().position(|it| *it == number),
+    /// Passes over the offsets behind each of `missed`, if they can all be own messages that were not to be echoed, or
+    /// such as a filter leaves out. Where somebody knows which message it is, it must be one of them; the others are as
+    /// many at most.
+    fn passes(
+        &mut self,
+        serial: Serial,
+        (epoch, missed): (u32, Range<u64>),
+        truth: &Truth,
+        lacking: Option<&Lacking>,
+    ) -> Option<Passed> {
+        let offsets = missed.start + 1..missed.end + 1;
+        let mut passed = Passed { epoch, offsets: offsets.clone(), ..Passed::default() };
+        for offset in offsets {
+            let known = truth.noted((epoch, offset));
+            let at = match known.map(|it| it.from) {
+                Some((by, number)) if by == serial => self.unechoed.iter().position(|it| *it == number),
+                Some(_) => None,
                 None => Some(0).filter(|_| !self.unechoed.is_empty()),
             };
-            let Some(at) = at else { return false };
-            // In order: those before it were passed already, or have no offset here.
-            self.unechoed.drain(..=at);
+            match (at, lacking) {
+                // In order: those before it were passed already, or have no offset here.
+                (Some(at), None) => drop(self.unechoed.drain(..=at)),
+                (Some(at), Some(_)) => {
+                    passed.unclear += 1;
+                    if known.is_some() {
+                        self.unechoed.drain(..=at);
+                    }
+                }
+                (None, Some(lacking)) if lacking.allows(known.and_then(|it| it.event)) => {
+                    passed.left_out += 1
+                }
+                (None, _) => return None,
+            }
         }
-        true
+        Some(passed)
     }
 }
