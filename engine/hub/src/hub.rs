@@ -1,13 +1,12 @@
 //! One shard's hub: its state, and the one dispatch of commands and of records from other shards.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use corecast_protocol::envelope::command::{Command, OwnedRequestId, Request, RequestId};
 use corecast_protocol::envelope::{NAMES_MAX, Rejection, event, name};
 use corecast_protocol::{CloseCode, ErrorCode};
-use hashbrown::HashMap;
 
 use crate::admission::Todo;
 use crate::alarm::Alarms;
@@ -62,7 +61,7 @@ pub struct Hub {
     /// What homes are still to be told or asked.
     pub(crate) todo: VecDeque<Todo>,
     /// Homes that have not yet answered the request of this serial for a pattern.
-    pub(crate) awaited: HashMap<(ConnKey, u32), u16, foldhash::fast::FixedState>,
+    pub(crate) awaited: BTreeMap<(ConnKey, u32), u16>,
     /// Members that want times as ISO 8601: while there are none, nobody is asked.
     pub(crate) iso_members: usize,
     /// Those, and live subscriptions with a filter: while there are none, a delivery copies a list and is done.
@@ -148,7 +147,7 @@ impl Hub {
             home_sessions: HomeSessions::new(&hasher, &config.secret.0, config.shard),
             resumed: 0,
             todo: VecDeque::new(),
-            awaited: HashMap::with_hasher(hasher.0.clone()),
+            awaited: BTreeMap::new(),
             iso_members: 0,
             special: 0,
             filter_in_hand: None,

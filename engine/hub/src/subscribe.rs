@@ -95,8 +95,10 @@ impl Hub {
         let known = self.channels.find(hash, stem, is_pattern);
         let own = known.and_then(|index| member.subscriptions.iter().find(|it| it.channel == index));
         let limit = self.config.limits.subscriptions_per_connection as usize;
+        let awaits_homes = self.awaited.range((conn, 0)..=(conn, u32::MAX)).next().is_some();
         let serial = match own.map(|own| (own.channel, own.serial, own.place.is_some())) {
-            Some((index, _, true)) if is_pattern => {
+            // Behind an answer that is under way: the last one says which filter holds.
+            Some((index, _, true)) if is_pattern && !awaits_homes => {
                 return self.subscribe_pattern_again(conn, id, (index, text), fx);
             }
             Some((index, serial, _)) => {

@@ -154,6 +154,33 @@ fn subscribing_again_replaces_the_filter() {
 }
 
 #[test]
+fn the_filter_of_a_pattern_is_the_one_that_was_answered_last() {
+    for seed in 1..=200 {
+        let mut random = Random(seed * 7919);
+        let mut net = Net::new(3, seed, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let bob = net.join(2, 1, "bob");
+        net.take(bob);
+        for (id, events) in [(1, json!(["x"])), (2, json!(["y"])), (3, json!(["z"]))] {
+            let message =
+                json!({"type": "subscribe", "id": id, "channel": "conversation:*", "events": events});
+            net.send(bob, &message.to_string());
+            for _ in 0..random.below(8) {
+                net.step(&mut random);
+            }
+        }
+        net.run();
+        let answers: Vec<Value> = net.take(bob).iter().map(|it| it["id"].clone()).collect();
+        assert_eq!(answers, [json!(1), json!(2), json!(3)], "seed {seed}");
+        for event in ["x", "y", "z"] {
+            publish(&mut net, ann, event);
+        }
+        net.run();
+        assert_eq!(seen(&mut net, bob), list(&[("z", 2)]), "seed {seed}");
+    }
+}
+
+#[test]
 fn what_is_left_out_by_name_may_come_by_a_pattern_and_is_not_missing_then() {
     for shards in 1..=4 {
         let mut net = Net::new(shards, 7, unlimited());
