@@ -164,10 +164,12 @@ impl Client {
             },
         };
         self.ask_session(&mut session, town);
+        self.resume(&mut session, town);
         let mut has_moved = session.write(town, &mut self.rng);
         has_moved |= session.read(town, &mut self.rng);
         let mut end = self.hear(&mut session, town)?;
         let may_act = session.stage == Stage::Open && !town.is_settling && !town.is_draining;
+        let may_act = may_act && session.plan.is_none();
         if end.is_none() && may_act && session.has_room() && self.rng.u32(..town.habits.idle) == 0 {
             end = self.act(&mut session, town);
             has_moved = true;
@@ -177,7 +179,12 @@ impl Client {
             end = session.end_of_stream(town);
         }
         match end {
-            None => self.state = State::Up(session),
+            None => {
+                if session.stage != Stage::Open {
+                    town.oracle.session_wavers(session.serial);
+                }
+                self.state = State::Up(session);
+            }
             Some(end) => {
                 has_moved = true;
                 self.ended(&session, &end, town)?;
@@ -264,7 +271,7 @@ impl Client {
         town.trace.note("end", &[u64::from(session.serial), code]);
         let is_sent_away = session.is_sent_away(end) && !session.is_unheard;
         self.remember_places(session, town);
-        resume::lost(session, end, town);
+        resume::lost(session, end, town)?;
         town.oracle.ended(session.serial, is_sent_away, session.ledger.awaited_pasts());
         self.close_book(session, end, town);
         let link: LinkId = session.link;
@@ -278,6 +285,7 @@ impl Client {
             End::Refused(status) if session.status_due == Some(*status) => {
                 town.deeds.did(Deed::RefusedForCause);
             }
+            End::Closed(4502) => town.deeds.did(Deed::TakenOver),
             End::Refused(200) => town.deeds.did(Deed::Probe),
             End::Refused(429) => town.deeds.did(Deed::ConnectionLimit),
             _ => {}

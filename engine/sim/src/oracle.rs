@@ -10,6 +10,7 @@ mod history;
 mod inbox;
 mod latest;
 mod past;
+mod resume;
 mod session;
 mod settle;
 mod times;
@@ -24,6 +25,7 @@ use channel::{Truth, Written};
 pub use filters::{Sieve, Subject};
 pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
+pub use resume::{Choice, Places, Ticket};
 use session::Sessions;
 pub use session::{Doubts, Fate};
 pub use view::View;
@@ -362,6 +364,9 @@ impl Oracle {
         let missed = view.message_from(serial, seen.channel, seen.from, truth, since)?;
         if seen.is_ephemeral && is_behind {
             // It is not kept: only who is live gets it.
+            if may_lack {
+                view.renewed(seen.channel, view.at(seen.channel), self.clock);
+            }
             view.falls_behind(seen.channel, false, self.clock);
         }
         let missed = if seen.is_unsure || may_lack { 0 } else { missed };

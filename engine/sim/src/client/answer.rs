@@ -17,7 +17,7 @@ fn wrong(what: impl Into<String>) -> Checked {
 }
 
 /// The id of an answer; a failure if it has one that was never sent.
-fn id(heard: &Heard<'_>) -> Result<Option<u64>, Failure> {
+pub(super) fn id(heard: &Heard<'_>) -> Result<Option<u64>, Failure> {
     let Some(raw) = heard.id else { return Ok(None) };
     match id_of(raw.get()) {
         None => Err(Failure::new(Check::Answers, format!("the id {raw} was never sent"))),
@@ -114,7 +114,10 @@ fn announced(session: &Session, town: &mut Town, heard: &Heard<'_>) -> Checked {
     } else {
         book.copies += 1;
     }
-    let channel = heard.channel.as_deref().and_then(|name| town.names.find(name));
+    let channel = heard.channel.as_deref().and_then(|name| match name {
+        "@me" => session.participant.map(|participant| town.names.inbox(participant)),
+        name => town.names.find(name),
+    });
     match (channel, heard.epoch, heard.offset) {
         (Some(channel), Some(epoch), Some(offset)) if heard.recovered != Some(true) => {
             let is_unsure = session.ledger.awaits_past(channel);
@@ -243,6 +246,9 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
             _ => {}
         }
         return Ok(());
+    }
+    if code == "UNRECOVERABLE" && session.ledger.take(id, |ask| *ask == Ask::Resume).is_some() {
+        return resume::refused(session, town);
     }
     // Direct messages to who is not there: of a list, only the last one has the id.
     let is_direct = |ask: &Ask| matches!(ask, Ask::Publish { channel, .. } if town.names.channels[usize::from(*channel)].class == Class::Inbox);

@@ -62,7 +62,7 @@ impl Client {
         };
         self.options(&mut path, session, town);
         self.request(&path, session, town);
-        if self.rng.u32(..8) == 0 && kind.is_named && !kind.is_echo {
+        if self.rng.u32(..8) == 0 && kind.is_named && !kind.is_echo && session.plan.is_none() {
             self.send_early(session, town);
         }
     }
@@ -149,6 +149,7 @@ impl Client {
             town.deeds.did(Deed::PingMessages);
             options.push("heartbeat=message".to_owned());
         }
+        options.extend(self.plan_resumption(session, town));
         self.rng.shuffle(&mut options);
         path.push('?');
         path.push_str(&options.join("&"));

@@ -10,7 +10,7 @@ use super::connect::KEY;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, answer, packed, presence, wire};
+use super::{Client, End, Town, answer, packed, presence, resume, wire};
 use crate::oracle::{Check, Checked, Failure};
 
 /// Any message of the server.
@@ -48,8 +48,23 @@ pub(super) struct Heard<'a> {
     pub(super) code: Option<&'a str>,
     #[serde(borrow)]
     pub(super) message: Option<Cow<'a, str>>,
+    /// Of a session that begins or goes on.
+    pub(super) resume_token: Option<&'a str>,
+    #[serde(borrow)]
+    pub(super) subscriptions: Option<Vec<Resumed<'a>>>,
     participant: Option<&'a str>,
+    resume_window_ms: Option<u64>,
     max_message_bytes: Option<usize>,
+}
+
+/// A subscription of a session that goes on.
+#[derive(Debug, Deserialize)]
+pub(super) struct Resumed<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Cow<'a, str>,
+    pub(super) epoch: Option<&'a str>,
+    pub(super) offset: Option<u64>,
+    pub(super) recovered: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -230,6 +245,7 @@ impl Client {
                 Ok(())
             }
             "subscribed" => answer::subscribed(session, town, &heard),
+            "resumed" => resume::resumed(session, town, &heard),
             "unsubscribed" => answer::unsubscribed(session, town, &heard),
             "response" => answer::response(session, town, &heard),
             "pong" => {
@@ -310,6 +326,10 @@ fn established(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -> Che
     if session.stage == Stage::Opening {
         session.stage = Stage::Open;
     }
+    if heard.resume_window_ms != Some(town.habits.sessions.window_ms) {
+        return Err(Failure::new(Check::Content, "connection_established with another window"));
+    }
+    town.oracle.session_begins(session.serial, &session.name, heard.resume_token.unwrap_or_default())?;
     if session.stage != Stage::Silent {
         town.oracle.established(session.serial, session.participant, &session.name);
     }

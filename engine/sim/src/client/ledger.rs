@@ -64,6 +64,8 @@ pub(super) enum Ask {
     },
     /// What its session is, while all rests.
     Session,
+    /// To go on with a session.
+    Resume,
     Ping,
     /// Must be refused with this code, and this channel named.
     Refused {
@@ -190,6 +192,13 @@ impl Ledger {
         }
         self.orders += 1;
         Ask::Subscribe { topic, order: self.orders, past: None, sieve: None }
+    }
+
+    /// A topic came back with a session.
+    pub(super) fn resumes(&mut self, topic: Topic) {
+        if !self.held.contains(&topic) {
+            self.held.push(topic);
+        }
     }
 
     /// A request to unsubscribe is sent now: what it must be answered.

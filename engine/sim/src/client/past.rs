@@ -20,7 +20,7 @@ pub(super) struct Places {
 }
 
 /// Epochs that are none.
-const NO_EPOCHS: [&str; 4] = ["", "00000000", "what?", "0123456789abcdef0123456789abcdef"];
+pub(super) const NO_EPOCHS: [&str; 4] = ["", "00000000", "what?", "0123456789abcdef0123456789abcdef"];
 
 impl Client {
     /// Its connection is over: where it was in each channel.

@@ -36,9 +36,12 @@ fn wrong(what: String) -> Checked {
 
 /// Channels of which it is known who is there.
 fn rooms(town: &Town) -> Vec<ChannelIndex> {
-    let is_known =
-        |it: &ChannelIndex| town.names.channels[usize::from(*it)].name.starts_with("conversation:");
-    (0..town.names.open as ChannelIndex).filter(is_known).collect()
+    (0..town.names.open as ChannelIndex).filter(|it| is_attended(*it, town)).collect()
+}
+
+/// Whether it is known who is in a channel.
+pub(super) fn is_attended(channel: ChannelIndex, town: &Town) -> bool {
+    town.names.channels[usize::from(channel)].name.starts_with("conversation:")
 }
 
 /// Whether a request to subscribe asks for presence too.
@@ -47,6 +50,16 @@ pub(super) fn watch(topics: &[Topic], asks: &[Ask], session: &mut Session, town:
     town.deeds.did(Deed::Watching);
     session.watched.insert(*channel, Watch { is_told: true, ..Watch::default() });
     true
+}
+
+/// Channels of which what changes is certainly told.
+pub(super) fn watched(session: &Session) -> Vec<ChannelIndex> {
+    session.watched.iter().filter(|(_, watch)| watch.is_told).map(|(channel, _)| *channel).collect()
+}
+
+/// A session goes on: what changes is told from here on, and for certain if it was before.
+pub(super) fn watch_on(channel: ChannelIndex, is_told: bool, session: &mut Session) {
+    session.watched.insert(channel, Watch { is_told, ..Watch::default() });
 }
 
 /// Something changes of a subscription: what is told from here on is nobody's to foresee.

@@ -9,6 +9,7 @@ use super::deeds::Deed;
 use super::deflate::Deflate;
 use super::ledger::Ledger;
 use super::presence::Watch;
+use super::resume::Plan;
 use super::{End, Town, packed, wire};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Who};
@@ -112,6 +113,8 @@ pub(super) struct Session {
     pub(super) farewell_is_due: bool,
     /// `reconnect` was read.
     pub(super) was_told_to_go: bool,
+    /// The session that it asks for, until it is answered.
+    pub(super) plan: Option<Box<Plan>>,
     /// The rest at which it asked last what its session is.
     pub(super) described_at: u64,
     /// Channels of which it wants to know who comes and goes.
@@ -250,6 +253,7 @@ impl Session {
 
     /// A message, now and then in pieces with pings between them.
     pub(super) fn data(&mut self, town: &mut Town, opcode: u8, bytes: &[u8], rng: &mut fastrand::Rng) {
+        town.oracle.session_speaks(self.serial);
         let packed = self.packed(bytes, town);
         let (opcode, bytes) = match &packed {
             Some(packed) => (opcode | wire::PACKED, packed.as_slice()),

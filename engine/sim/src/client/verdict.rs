@@ -18,10 +18,17 @@ impl Session {
 
     /// Whether it got what a drain owed it when it began: `reconnect`, and a close frame that says why.
     pub(super) fn is_farewell(&self, end: &End, town: &Town) -> bool {
-        // Before it was told it may have been given up, as at any other time.
-        let is_given_up = matches!(end, End::Closed(4000 | 4001));
+        // Before it was told it may have been given up or taken over, as at any other time.
+        let is_given_up = matches!(end, End::Closed(4000 | 4001 | 4502));
         let is_told = self.is_sent_away(end) && (self.was_told_to_go || self.kind.is_echo);
         !self.farewell_is_due || is_told || is_given_up || town.is_overdue()
+    }
+
+    /// Whether there was nothing for which the server could have ended it.
+    pub(super) fn may_not_be_ended(&self, town: &Town) -> bool {
+        let habits = &town.habits;
+        let is_patient_enough = !self.was_slow && !self.is_byte_by_byte && !habits.jumps;
+        is_patient_enough && !habits.has_small_outboxes && !self.was_away(town) && !town.is_draining
     }
 
     /// Whether the server may end this connection like that.
@@ -39,6 +46,7 @@ impl Session {
             End::Refused(status) if self.status_due == Some(status) => true,
             End::Closed(1001) => town.is_draining && self.is_sent_away(end),
             End::Closed(4000) => self.was_slow || habits.has_small_outboxes,
+            End::Closed(4502) => habits.sessions.window_ms > 0 && self.kind.is_named,
             End::Closed(4001) => !is_patient_enough,
             // Browsers can't read statuses.
             End::Closed(1013) => self.kind.is_browser && !self.is_established && is_full,

@@ -148,6 +148,16 @@ impl View {
         self.channels[usize::from(channel)].since.is_some()
     }
 
+    /// Whether a pattern is subscribed to.
+    pub(super) fn has_pattern(&self, prefix: usize) -> bool {
+        self.prefixes[prefix].is_some()
+    }
+
+    /// How many patterns are.
+    pub(super) fn patterns(&self) -> usize {
+        self.prefixes.iter().flatten().count()
+    }
+
     /// Nothing is known of the position for the time being.
     pub(super) fn forget_position(&mut self, channel: ChannelIndex) {
         self.channels[usize::from(channel)].at = None;

@@ -54,7 +54,8 @@ impl World {
     fn take_attendance(&mut self) -> Checked {
         let is_patient = self.clients.len() <= PATIENT_MAX && self.town.chaos.below(Fault::Presence, 2) == 0;
         let were_known = self.all_are_known();
-        self.town.nobody_waits = self.sessions_waiting() == 0;
+        self.town.nobody_waits =
+            self.sessions_waiting() == 0 && self.town.oracle.lingers_until_us().is_none();
         self.town.nobody_types = is_patient;
         if is_patient {
             for client in self.clients.iter_mut().take(TYPISTS) {
@@ -172,6 +173,14 @@ impl World {
         if took_us > most_us {
             let what = format!("the last session ended after {took_us} us, and may wait for {most_us}");
             return Err(Failure::new(Check::Sessions, what));
+        }
+        // Nor is anybody seen any more whose session went on.
+        let until_us = self.town.oracle.lingers_until_us().unwrap_or_default();
+        while self.town.now_us < until_us {
+            if !self.pass_deadline() {
+                self.town.now_us = until_us;
+            }
+            self.come_to_rest()?;
         }
         Ok(())
     }

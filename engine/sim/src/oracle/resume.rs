@@ -1,0 +1,295 @@
+//! Sessions that go on: whether a token may work, or must, and whether what was resumed is what the client had.
+
+use super::session::{Doubts, Fate, Former, Place};
+use super::{Check, Checked, Failure, Oracle, Serial, View};
+use crate::names::{ChannelIndex, Class};
+
+/// Sessions of one participant that may wait on a shard, if they are bounded at all.
+const OWN_MAX: usize = 10;
+
+/// A token that is going to be presented.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// What is presented.
+    pub token: String,
+    /// The session that it is or was a token of.
+    pub of: Option<Serial>,
+}
+
+/// Channels, and how far somebody is there.
+pub type Places = Vec<(ChannelIndex, Option<(String, u64)>)>;
+
+/// What kind of token a client looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// The latest one of a session whose connection is gone.
+    OfLost,
+    /// The latest one of a session that somebody has.
+    OfLiving,
+    /// One that was the latest once, or is of a session that is over.
+    Old,
+    /// One of another participant.
+    OfOther,
+}
+
+/// A token that was presented and not answered yet.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    ticket: Ticket,
+    /// Why it can't work.
+    fails: Option<&'static str>,
+    /// Whether the session was certainly to be had.
+    was_certain: bool,
+    /// Somebody else got the session meanwhile, or got it from here.
+    is_contended: bool,
+    /// Whether something was said behind it already.
+    pub(super) has_spoken: bool,
+}
+
+fn wrong(what: String) -> Checked {
+    Err(Failure::new(Check::Sessions, what))
+}
+
+impl Oracle {
+    /// A token for a client of this name; `below` draws.
+    pub fn ticket(
+        &mut self,
+        name: &str,
+        choice: Choice,
+        mut below: impl FnMut(usize) -> usize,
+    ) -> Option<Ticket> {
+        let is_it = |record: &super::session::Record| match choice {
+            Choice::OfLost => record.name == name && matches!(record.place, Place::Lost(_)),
+            Choice::OfLiving => record.name == name && matches!(record.place, Place::Live(..)),
+            Choice::Old => record.name == name && (record.former.is_some() || record.place == Place::Over),
+            Choice::OfOther => record.name != name && record.place != Place::Over,
+        };
+        let mut found = self.sessions.records.iter().filter(|(_, record)| is_it(record));
+        let count = found.clone().count();
+        // The latest ones, mostly.
+        let most = if below(2) == 0 { 2 } else { count };
+        let back = below(most).min(count.checked_sub(1)?);
+        let (id, record) = found.nth(count - 1 - back)?;
+        let former = record.former.as_ref().filter(|_| choice == Choice::Old && record.place != Place::Over);
+        let token = former.map_or(&record.token, |former| &former.token).clone();
+        Some(Ticket { token, of: Some(*id) })
+    }
+
+    /// Which channels and patterns the session of a ticket may have, as far as anybody knows, and how far it is there.
+    pub fn resumable(&mut self, ticket: &Ticket) -> (Places, usize) {
+        let Some(place) = ticket.of.and_then(|id| self.sessions.record(id)).map(|it| it.place) else {
+            return (Vec::new(), 0);
+        };
+        let (view, unsure) = match place {
+            Place::Live(serial, _) => (self.views.get(&serial), None),
+            Place::Lost(serial) => match self.sessions.lost.get(&serial) {
+                Some(lost) => (lost.view.as_ref(), Some(&lost.doubts.positions)),
+                None => (None, None),
+            },
+            Place::Over => (None, None),
+        };
+        let Some(view) = view else { return (Vec::new(), 0) };
+        let is_sure = |channel: &ChannelIndex| unsure.is_none_or(|unsure| !unsure.contains(channel));
+        let position = |channel: ChannelIndex| {
+            let at = view.at(channel).filter(|_| is_sure(&channel))?;
+            Some(self.truths[usize::from(channel)].text_of(at))
+        };
+        let channels = (0..self.truths.len() as ChannelIndex).filter(|it| view.is_by_name(*it));
+        (channels.map(|it| (it, position(it))).collect(), view.patterns())
+    }
+
+    /// A connection of this name presents a token. Sessions may have to end earlier than in time (`is_bounded`).
+    pub fn presents(&mut self, serial: Serial, name: &str, ticket: &Ticket, is_bounded: bool) {
+        let has_resumed = self.sessions.of.get(&serial).is_some_and(|id| *id != serial);
+        let own =
+            self.sessions.lost.values().filter(|lost| lost.name == name || lost.name.is_empty()).count();
+        let record = ticket.of.and_then(|id| self.sessions.record(id));
+        let mut was_certain = !is_bounded && own <= OWN_MAX;
+        let mut fails = has_resumed.then_some("the connection had resumed a session before");
+        match record {
+            None => fails = fails.or(Some("nobody was ever told this token")),
+            Some(record) => {
+                let former = record.former.as_ref().filter(|it| it.token == ticket.token);
+                let is_spoken = former.is_some_and(|it| it.has_spoken);
+                let is_dead = former.map_or(record.token != ticket.token, |it| it.is_used_up);
+                if record.name != name {
+                    fails = fails.or(Some("it is another participant's"));
+                } else if record.place == Place::Over && !record.is_muddled {
+                    fails = fails.or(Some("the session was over"));
+                } else if is_dead && !record.is_muddled {
+                    fails = fails.or(Some("it was used up"));
+                }
+                was_certain &= !record.is_muddled && !is_spoken && record.asked_by.is_empty();
+                was_certain &= matches!(record.place, Place::Live(_, false) | Place::Lost(_));
+                if fails.is_none() {
+                    record.asked_by.push(serial);
+                }
+            }
+        }
+        was_certain &= fails.is_none();
+        let attempt =
+            Attempt { ticket: ticket.clone(), fails, was_certain, is_contended: false, has_spoken: false };
+        self.sessions.attempts.insert(serial, attempt);
+        self.session_wavers(serial);
+    }
+
+    /// A token was refused.
+    ///
+    /// # Errors
+    /// If it had to work.
+    pub fn resume_refused(&mut self, serial: Serial) -> Checked {
+        let Some(attempt) = self.sessions.attempts.remove(&serial) else { return Ok(()) };
+        let (now_us, window_us) = (self.now_us, self.sessions.window_us);
+        if let Some(own) = self.sessions.record_of(serial)
+            && own.place == Place::Live(serial, true)
+        {
+            own.place = Place::Live(serial, false);
+        }
+        let Some(record) = attempt.ticket.of.and_then(|id| self.sessions.record(id)) else { return Ok(()) };
+        let is_alone = record.asked_by == [serial];
+        record.asked_by.retain(|it| *it != serial);
+        let is_certain = attempt.was_certain && is_alone && !record.is_muddled;
+        let place = record.place;
+        let is_there = match place {
+            Place::Live(_, wavers) => !wavers,
+            Place::Lost(lost) => self.sessions.lost.get(&lost).is_some_and(|lost| {
+                lost.fate == Fate::Waits && now_us < lost.since_us + window_us && lost.view.is_some()
+            }),
+            Place::Over => false,
+        };
+        if is_certain && is_there {
+            return wrong(format!("a token was refused although its session was there: {place:?}"));
+        }
+        Ok(())
+    }
+
+    /// A connection ended without an answer to the token that it presented: what becomes of its own session.
+    pub(super) fn attempt_lost(&mut self, serial: Serial, fate: Fate) -> Fate {
+        let Some(attempt) = self.sessions.attempts.remove(&serial) else { return fate };
+        // Its own session was given up for the other one, or not yet.
+        let own = if matches!(fate, Fate::Ends | Fate::Never) { fate } else { Fate::Unclear };
+        let Some(record) = attempt.ticket.of.and_then(|id| self.sessions.record(id)) else { return own };
+        record.asked_by.retain(|it| *it != serial);
+        let name = record.name.clone();
+        if attempt.fails.is_some() || fate == Fate::Never {
+            return own;
+        }
+        record.is_mixed = true;
+        // It may have gone on there: the token works all the same, unless more was said behind it.
+        if attempt.has_spoken || fate != Fate::Waits {
+            record.is_muddled = true;
+        }
+        match record.place {
+            Place::Lost(lost) => self.unnotice(lost),
+            Place::Live(..) => record.is_muddled = true,
+            Place::Over => {}
+        }
+        self.moves(&name);
+        own
+    }
+
+    /// A session goes on in a connection, with a new token and these subscriptions, as they are written. The channels
+    /// of which its client is told who comes and goes, and the patterns and channels by number.
+    ///
+    /// # Errors
+    /// If the token must not have worked, or something of the session is missing.
+    pub fn resumed(
+        &mut self,
+        serial: Serial,
+        name: &str,
+        token: &str,
+        listed: Vec<String>,
+    ) -> Result<Vec<ChannelIndex>, Failure> {
+        let attempt = self.sessions.attempts.remove(&serial);
+        let Some(attempt) = attempt else { return Err(Failure::new(Check::Sessions, "nobody asked for it")) };
+        if let Some(why) = attempt.fails {
+            return Err(Failure::new(Check::Sessions, format!("a token worked, and {why}")));
+        }
+        let id = attempt.ticket.of.expect("who has none fails");
+        self.sessions.note_token(token, id)?;
+        self.moves(name);
+        self.clock += 1;
+        let clock = self.clock;
+        let sessions = &mut self.sessions;
+        // The session that the connection had so far is over.
+        if let Some(own) = sessions.record_of(serial) {
+            own.place = Place::Over;
+        }
+        sessions.of.insert(serial, id);
+        let record = sessions.record(id).expect("tickets are of records");
+        debug_assert_eq!(record.name, name, "who is another fails");
+        record.asked_by.retain(|it| *it != serial);
+        let before = std::mem::replace(&mut record.place, Place::Live(serial, false));
+        record.token = token.to_owned();
+        let has_spoken = attempt.has_spoken;
+        record.former = Some(Former { token: attempt.ticket.token, has_spoken, is_used_up: false });
+        // Who else asks gets it later, or had it before: nobody can tell which.
+        record.is_muddled &= matches!(before, Place::Live(..));
+        record.is_muddled |= !record.asked_by.is_empty() || attempt.is_contended;
+        let others = record.asked_by.clone();
+        let is_muddled = record.is_muddled;
+        let is_mixed = std::mem::replace(&mut record.is_mixed, false) || is_muddled;
+        for other in others {
+            if let Some(attempt) = sessions.attempts.get_mut(&other) {
+                attempt.is_contended = true;
+            }
+        }
+        match before {
+            _ if attempt.is_contended => Ok(Vec::new()),
+            Place::Lost(lost) => {
+                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Vec::new()) };
+                if let Some(view) = &lost.view {
+                    self.check_listed(&listed, view, &lost.doubts, is_mixed)?;
+                }
+                Ok(lost.doubts.watched)
+            }
+            Place::Live(other, _) if other != serial && !is_mixed => {
+                sessions.taken.insert(other, clock);
+                sessions.unchecked.insert(other, listed);
+                Ok(Vec::new())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// A channel of a session that goes on is not live yet.
+    pub fn catches_up(&mut self, serial: Serial, channel: ChannelIndex) {
+        if let Some(view) = self.views.get_mut(&serial)
+            && matches!(self.truths[usize::from(channel)].class, Class::Numbered | Class::Inbox)
+        {
+            view.falls_behind(channel, true, self.clock);
+        }
+    }
+
+    /// Whether a session has everything that its client had, and nothing else unless it `is_mixed` with another.
+    pub(super) fn check_listed(
+        &self,
+        listed: &[String],
+        view: &View,
+        doubts: &Doubts,
+        is_mixed: bool,
+    ) -> Checked {
+        let names = &self.names;
+        let text = |channel: ChannelIndex| names.channels[usize::from(channel)].name.clone();
+        let channels = (0..names.open as ChannelIndex)
+            .filter(|it| view.is_by_name(*it) && !doubts.channels.contains(it))
+            .map(text);
+        let patterns = (0..names.prefixes.len())
+            .filter(|it| view.has_pattern(*it) && !doubts.prefixes.contains(it))
+            .map(|it| format!("{}*", names.prefixes[it]));
+        let certain: Vec<String> = channels.chain(patterns).collect();
+        if let Some(missing) = certain.iter().find(|it| !listed.contains(it)) {
+            return wrong(format!("{missing} is not resumed: {listed:?}"));
+        }
+        let is_doubtful = |name: &String| {
+            let channel = doubts.channels.iter().any(|it| text(*it) == *name);
+            channel || doubts.prefixes.iter().any(|it| format!("{}*", names.prefixes[*it]) == *name)
+        };
+        let more =
+            |name: &&String| !is_mixed && *name != "@me" && !certain.contains(name) && !is_doubtful(name);
+        if let Some(more) = listed.iter().find(more) {
+            return wrong(format!("{more} is resumed, and was none of {certain:?}"));
+        }
+        Ok(())
+    }
+}
