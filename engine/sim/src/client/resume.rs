@@ -130,7 +130,8 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     let known = plan.positions.iter().find(|(known, _)| *known == channel);
     let wanted = Wanted { position: known.map(|(_, position)| position.clone()), latest: 0 };
     let recovered = Some(it.recovered);
-    let began = Began { position: (epoch, offset), recovered, carried: 0, has_more: None };
+    let position = (epoch, offset);
+    let began = Began { position, recovered, carried: 0, has_more: None, is_filtered: false };
     town.oracle.subscribed_from(session.serial, channel, &wanted, &began)?;
     // Even where nothing is recovered it is live only a moment later: until then it may lack what is not kept.
     town.oracle.catches_up(session.serial, channel);
