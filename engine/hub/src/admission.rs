@@ -317,7 +317,8 @@ impl Hub {
     pub fn settle(&mut self, now: Now, budget: usize, fx: &mut Effects) -> bool {
         self.begin_at(now);
         for _ in 0..budget {
-            if let Some(todo) = self.todo.pop_front() {
+            if self.read_on(now, fx) {
+            } else if let Some(todo) = self.todo.pop_front() {
                 self.act_on(now, todo, fx);
             } else if self.ring(now, fx) {
             } else if let Some(settled) = self.channels.settle_one() {
@@ -343,6 +344,7 @@ impl Hub {
     /// Whether [`settle`](Self::settle) has something to do.
     pub fn has_to_settle(&self, now: Now) -> bool {
         !self.todo.is_empty()
+            || !self.readings.is_empty()
             || !self.channels.dirty.is_empty()
             || self.presence.local.has_news()
             || self.deadline().is_some_and(|deadline| deadline <= now.instant)

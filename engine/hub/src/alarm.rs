@@ -104,6 +104,8 @@ impl Hub {
         );
         if are_channels_left || are_inboxes_left {
             self.sweep_later(now);
+        } else {
+            self.transcoder.forget();
         }
     }
 }

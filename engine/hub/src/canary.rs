@@ -57,6 +57,8 @@ canaries! {
         "A message that a filter leaves out is not counted." => "filters: fewer are said to be left out than were",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
+    TurnUnbounded("turn-unbounded", every 1):
+        "However much of the past is asked for at once, all of it is read in one turn." => "tests: reading, more than a bounded part in one turn",
     LiveTooEarly("live-too-early", every 2):
         "A subscription is live before all that it missed has come." => "delivery: recovered, but a message is missing",
     LiveNever("live-never", every 1):

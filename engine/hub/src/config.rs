@@ -74,6 +74,8 @@ pub struct ReplayLimits {
     pub bytes: usize,
     /// Bytes of the messages in one answer, likewise.
     pub answer_bytes: usize,
+    /// Bytes that are transcoded in one turn of a shard before the rest waits for the next; one answer may go beyond it.
+    pub turn_bytes: usize,
 }
 
 impl ReplayLimits {
@@ -83,6 +85,8 @@ impl ReplayLimits {
             messages: (messages / 4).clamp(1, 100),
             bytes: (bytes / 16).min(64 << 10),
             answer_bytes: (bytes / 8).min(256 << 10),
+            // Half a millisecond.
+            turn_bytes: 64 << 10,
         }
     }
 }

@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use corecast_protocol::envelope;
 use corecast_protocol::envelope::command::Priority;
 use corecast_protocol::envelope::event::{self, Message, Seams};
 
 use crate::format::Format;
+use crate::reading::Transcoder;
 use crate::remote::Epoch;
 
 /// How much of a channel is kept.
@@ -180,6 +180,8 @@ pub(crate) struct Address<'a> {
     pub(crate) channel: &'a str,
     /// Whom it was sent to, in an inbox.
     pub(crate) to: Option<&'a str>,
+    /// Of the channel, or of the participant.
+    pub(crate) hash: u64,
     pub(crate) epoch: Epoch,
 }
 
@@ -194,12 +196,18 @@ impl Record<'_> {
     }
 
     /// About what it takes in this encoding.
-    pub(crate) fn len_in(&self, format: Format) -> usize {
+    pub(crate) fn len_in(
+        &self,
+        format: Format,
+        to: &Address<'_>,
+        offset: u64,
+        transcoder: &mut Transcoder,
+    ) -> usize {
         let Kept { format: own, payload, .. } = self.0;
         if own == format {
             return self.len();
         }
-        self.len() - payload.len() + envelope::transcoded_len(own, payload)
+        self.len() - payload.len() + transcoder.len((to.hash, to.epoch, offset), (own, payload))
     }
 
     /// Appends the message as it was delivered, in this encoding.
@@ -209,15 +217,13 @@ impl Record<'_> {
         format: Format,
         to: &Address<'_>,
         offset: u64,
-        transcoded: &mut Vec<u8>,
+        transcoder: &mut Transcoder,
     ) -> Seams {
         let Kept { event, publisher, format: own, payload, priority, timestamp } = self.0;
         let payload = if own == format {
             payload
         } else {
-            transcoded.clear();
-            envelope::transcode(own, payload, transcoded);
-            transcoded
+            transcoder.payload((to.hash, to.epoch, offset), (own, payload))
         };
         let message = Message {
             channel: to.channel,
@@ -237,6 +243,7 @@ impl Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Hasher;
 
     const BOUNDS: Bounds = Bounds { messages: 3, age: Duration::from_secs(10) };
 
@@ -299,15 +306,15 @@ mod tests {
     fn it_is_written_in_either_encoding() {
         let (start, mut history) = (Instant::now(), History::new(0));
         history.push(&Kept { event: Some("e"), ..kept(br#"{"a":1}"#) }, start, BOUNDS);
-        let to = Address { channel: "agent:1", to: None, epoch: Epoch::new(5) };
+        let to = Address { channel: "agent:1", to: None, hash: 1, epoch: Epoch::new(5) };
         let (offset, record) = history.since(0).and_then(|mut it| it.next()).expect("there is one");
-        let (mut out, mut transcoded) = (Vec::new(), Vec::new());
-        record.write(&mut out, Format::Json, &to, offset, &mut transcoded);
+        let (mut out, mut transcoder) = (Vec::new(), Transcoder::new(&Hasher::new(5), 1 << 20));
+        record.write(&mut out, Format::Json, &to, offset, &mut transcoder);
         let text = String::from_utf8(out).expect("JSON is text");
         assert!(text.contains(r#""event":"e","payload":{"a":1},"publisher":"ann""#), "{text}");
         assert!(text.contains(r#""offset":1,"timestamp":7"#), "{text}");
         let mut out = Vec::new();
-        record.write(&mut out, Format::MessagePack, &to, offset, &mut transcoded);
+        record.write(&mut out, Format::MessagePack, &to, offset, &mut transcoder);
         assert!(out.windows(9).any(|it| it == [b"\xa7payload\x81".as_slice()].concat()), "{out:?}");
     }
 }

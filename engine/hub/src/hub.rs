@@ -24,6 +24,7 @@ use crate::member::Members;
 use crate::participant::Participants;
 use crate::presence::Presence;
 use crate::publish::Buffers;
+use crate::reading::{Readings, Transcoder};
 use crate::receipt::{Parts, Receipts};
 use crate::remote::{FromHome, Receipt, ToHome, Written};
 use crate::session::{HandOver, HomeSessions, SessionCounts, Suspended};
@@ -90,9 +91,11 @@ pub struct Hub {
     pub(crate) alarms: Alarms,
     /// An alarm is set to look for histories that are too old.
     pub(crate) is_sweeping: bool,
-    /// For pages of histories in the making, and for payloads in them.
+    /// For pages of histories in the making.
     pub(crate) page_scratch: Vec<u8>,
-    pub(crate) transcode_scratch: Vec<u8>,
+    /// For payloads in them, and who waits for some.
+    pub(crate) transcoder: Transcoder,
+    pub(crate) readings: Readings,
     /// Who is where.
     pub(crate) presence: Presence,
     /// Records that could not be read: a defect of ours.
@@ -162,7 +165,8 @@ impl Hub {
             alarms: Alarms::default(),
             is_sweeping: false,
             page_scratch: Vec::new(),
-            transcode_scratch: Vec::new(),
+            transcoder: Transcoder::new(&hasher, history_bytes),
+            readings: Readings::new(&hasher),
             deliver_scratch: Scratch::default(),
             others: Vec::new(),
             presence: Presence::new(&hasher),
@@ -325,9 +329,9 @@ impl Hub {
         self.replayed
     }
 
-    /// Bytes that the histories and inboxes take whose home is here.
+    /// Bytes that the histories and inboxes take whose home is here, with what is kept of them in the other encoding.
     pub fn history_bytes(&self) -> usize {
-        self.homes.history_bytes() + self.participants.inbox_bytes()
+        self.homes.history_bytes() + self.participants.inbox_bytes() + self.transcoder.bytes()
     }
 
     /// Publishes whose key was known here, and which were delivered to nobody, since the start.
@@ -377,6 +381,7 @@ impl Hub {
             && self.todo.is_empty()
             && self.awaited.is_empty()
             && self.receipts.is_empty()
+            && self.readings.is_empty()
             && self.parts.is_empty()
             && self.presence.is_empty()
             && self.suspended.len() == 0
@@ -436,7 +441,10 @@ impl Hub {
                 self.participants.release(self.hasher.of(participant), participant, (from, format));
             }
             ToHome::Fetch { conn, serial, channel, format, epoch, after, limit } => {
-                self.fetch(now, from, (conn, serial, channel, format), (epoch, after, limit), fx);
+                self.join_at_home(channel, (from, format));
+                if !self.reading_waits(from, record) {
+                    self.fetch(now, from, (conn, serial, channel, format), (epoch, after, limit), fx);
+                }
             }
             ToHome::Present { channel, participant, before, connections } => {
                 self.present_at_home(now, (channel, participant), (before, connections));
@@ -447,6 +455,7 @@ impl Hub {
             ToHome::Presence { conn, id, channel, ref ask } => {
                 self.presence_at_home(now, from, (conn, id, channel), ask, fx);
             }
+            ToHome::History { .. } if self.reading_waits(from, record) => {}
             ToHome::History { conn, id, channel, format, ref extent } => {
                 self.history_page(now, from, (conn, id, channel, format), extent, fx);
             }
@@ -459,6 +468,7 @@ impl Hub {
             ToHome::Fence { number } => self.fence_at_home(now, from, number, fx),
             ToHome::SessionEnded { participant, tokens } => self.session_ended_at_home(participant, tokens),
             ToHome::TokenUsedUp { token } => self.token_used_up(token),
+            ToHome::Inbox(ref ask) if self.inbox_waits(from, ask) => {}
             ToHome::Inbox(ref ask) => self.inbox_at_home(now, from, ask, fx),
         }
     }

@@ -23,6 +23,7 @@ use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
 use crate::history::{Address, Bounds};
 use crate::hub::Hub;
+use crate::reading::Transcoder;
 use crate::remote::{Epoch, Extent, FromHome, InboxAnswer, InboxAsk, Page, Past, Published, Reader, ToHome};
 use crate::replay::Source;
 use crate::session::RESUMING;
@@ -401,15 +402,15 @@ impl Hub {
     ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         let limits = self.config.replay;
-        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoder| {
             // Of what is gone by now, the rest is sent at least.
             let first = source.history.map_or(source.offset + 1, |history| history.first());
-            let page = source.next_page((epoch, after.max(first - 1)), limits, out, transcoded);
+            let page = source.next_page((epoch, after.max(first - 1)), limits, out, transcoder);
             Page { is_recovered: page.is_recovered && after + 1 >= first, ..page }
         });
         let conn = reader.conn;
         self.answer_to(now, from, &FromHome::Inbox(InboxAnswer::Replay { conn, serial, page }), fx);
-        self.page_scratch = out;
+        self.page_written(out);
     }
 
     /// Where an inbox is, and how its past begins.
@@ -423,12 +424,12 @@ impl Hub {
     ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         let limits = self.config.replay;
-        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
-            source.first_page(past, limits, out, transcoded)
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoder| {
+            source.first_page(past, limits, out, transcoder)
         });
         let conn = reader.conn;
         self.answer_to(now, from, &FromHome::Inbox(InboxAnswer::Subscribed { conn, id, page }), fx);
-        self.page_scratch = out;
+        self.page_written(out);
     }
 
     /// A part of what is kept, for a query.
@@ -442,12 +443,12 @@ impl Hub {
     ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         let limits = self.config.replay;
-        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoded| {
-            source.part(extent, limits, out, transcoded)
+        let page = self.read_inbox(now, reader, &mut out, |source, out, transcoder| {
+            source.part(extent, limits, out, transcoder)
         });
         let (conn, channel) = (reader.conn, name::INBOX);
         self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
-        self.page_scratch = out;
+        self.page_written(out);
     }
 
     /// Reads in the inbox of whoever is connected, and so is known here.
@@ -456,16 +457,17 @@ impl Hub {
         now: Now,
         reader: Reader<'_>,
         out: &'b mut Vec<u8>,
-        read: impl FnOnce(&Source<'_>, &'b mut Vec<u8>, &mut Vec<u8>) -> Page<'b>,
+        read: impl FnOnce(&Source<'_>, &'b mut Vec<u8>, &mut Transcoder) -> Page<'b>,
     ) -> Page<'b> {
         out.clear();
         let Reader { participant, format, .. } = reader;
-        let found = self.participants.find_at_home(self.hasher.of(participant), participant, now.instant);
+        let hash = self.hasher.of(participant);
+        let found = self.participants.find_at_home(hash, participant, now.instant);
         let found = found.map(|slot| self.participants.get_at_home(slot));
         let (epoch, offset) = found.map_or((Epoch::new(0), 0), |it| (it.epoch, it.offset));
-        let to = Address { channel: name::INBOX, to: Some(participant), epoch };
+        let to = Address { channel: name::INBOX, to: Some(participant), hash, epoch };
         let source = Source { offset, history: found.and_then(|it| it.inbox()), to, format };
-        read(&source, out, &mut self.transcode_scratch)
+        read(&source, out, &mut self.transcoder)
     }
 
     /// Channels and inboxes share one bound: what was used longest ago goes first.

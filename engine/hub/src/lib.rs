@@ -26,6 +26,7 @@ mod participant;
 mod presence;
 mod publish;
 mod query;
+mod reading;
 mod receipt;
 mod refused;
 mod registry;

@@ -20,6 +20,7 @@ use crate::format::Format;
 use crate::history::{Address, History, Record};
 use crate::hub::Hub;
 use crate::member::{Cursor, Extra};
+use crate::reading::Transcoder;
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
 
 /// Answers with messages that one connection may wait for at once.
@@ -52,7 +53,7 @@ impl Source<'_> {
         past: &Past,
         limits: ReplayLimits,
         out: &'b mut Vec<u8>,
-        transcoded: &mut Vec<u8>,
+        transcoder: &mut Transcoder,
     ) -> Page<'b> {
         let Self { offset, history, to, format } = *self;
         let is_live = !past.is_held;
@@ -67,7 +68,7 @@ impl Source<'_> {
             && is_whole(history, offset, after)
         {
             let selection = Selection { after, messages: ANSWER_MESSAGES_MAX, bytes };
-            let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+            let (count, end) = write(history, &selection, (format, &to), out, transcoder);
             let has_more = end < offset;
             let is_live = is_live && !has_more;
             let messages = Messages { count, bytes: out };
@@ -79,9 +80,9 @@ impl Source<'_> {
         }
         // The latest of them that fit.
         let wanted = (past.latest as usize).min(ANSWER_MESSAGES_MAX);
-        let (after, has_more) = latest(history, offset, wanted, (bytes, format));
+        let (after, has_more) = latest(history, offset, (wanted, bytes), (format, &to), transcoder);
         let selection = Selection { after, messages: usize::MAX, bytes: usize::MAX };
-        let (count, _) = write(history, &selection, (format, &to), out, transcoded);
+        let (count, _) = write(history, &selection, (format, &to), out, transcoder);
         Page { has_more, messages: Some(Messages { count, bytes: out }), ..now_on }
     }
 
@@ -91,7 +92,7 @@ impl Source<'_> {
         (theirs, after): (Epoch, u64),
         limits: ReplayLimits,
         out: &'b mut Vec<u8>,
-        transcoded: &mut Vec<u8>,
+        transcoder: &mut Transcoder,
     ) -> Page<'b> {
         let Self { offset, history, to, format } = *self;
         let lost = Page { is_live: true, ..Page::at(to.epoch, offset) };
@@ -99,7 +100,7 @@ impl Source<'_> {
             return lost;
         }
         let selection = Selection { after, messages: limits.messages, bytes: limits.bytes };
-        let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+        let (count, end) = write(history, &selection, (format, &to), out, transcoder);
         let has_more = end < offset;
         let messages = Some(Messages { count, bytes: out });
         Page { offset: end, is_recovered: true, is_live: !has_more, has_more, messages, ..lost }
@@ -111,15 +112,15 @@ impl Source<'_> {
         (theirs, after): (Epoch, u64),
         limits: ReplayLimits,
         out: &'b mut Vec<u8>,
-        transcoded: &mut Vec<u8>,
+        transcoder: &mut Transcoder,
     ) -> Page<'b> {
         let is_known = theirs == self.to.epoch;
         if is_known && is_whole(self.history, self.offset, after) {
-            return self.next_page((theirs, after), limits, out, transcoded);
+            return self.next_page((theirs, after), limits, out, transcoder);
         }
         let first = self.history.map_or(self.offset + 1, History::first);
         let from = if is_known { after.max(first - 1) } else { first - 1 };
-        let rest = self.next_page((self.to.epoch, from), limits, out, transcoded);
+        let rest = self.next_page((self.to.epoch, from), limits, out, transcoder);
         Page { is_recovered: false, ..rest }
     }
 
@@ -129,7 +130,7 @@ impl Source<'_> {
         extent: &Extent,
         limits: ReplayLimits,
         out: &'b mut Vec<u8>,
-        transcoded: &mut Vec<u8>,
+        transcoder: &mut Transcoder,
     ) -> Page<'b> {
         let Self { offset, history, to, format } = *self;
         let first = history.map_or(offset + 1, History::first);
@@ -148,10 +149,10 @@ impl Source<'_> {
         };
         let Some(after) = after else { return Page { is_recovered: false, ..page } };
         let (count, has_more) = if extent.is_backward {
-            write_back(history, (until, messages, bytes), (format, &to), out, transcoded)
+            write_back(history, (until, messages, bytes), (format, &to), out, transcoder)
         } else {
             let selection = Selection { after, messages, bytes };
-            let (count, end) = write(history, &selection, (format, &to), out, transcoded);
+            let (count, end) = write(history, &selection, (format, &to), out, transcoder);
             (count, end < offset)
         };
         Page { has_more, messages: Some(Messages { count, bytes: out }), ..page }
@@ -163,19 +164,21 @@ impl Hub {
     pub(crate) fn first_page<'b>(
         &mut self,
         now: Now,
-        slot: u32,
         (channel, format): (&str, Format),
         past: &Past,
         out: &'b mut Vec<u8>,
     ) -> Page<'b> {
-        let (epoch, offset) = self.homes.position(slot);
-        let history = if past.is_wanted() { self.homes.history(slot, now.instant) } else { None };
-        let to = Address { channel, to: None, epoch };
+        let hash = self.hasher.of(channel);
+        let slot = self.homes.find(hash, channel);
+        let (epoch, offset) = self.position_at_home(hash, slot);
+        let wanted = slot.filter(|_| past.is_wanted());
+        let history = wanted.and_then(|slot| self.homes.history(slot, now.instant));
+        let to = Address { channel, to: None, hash, epoch };
         let source = Source { offset, history, to, format };
-        source.first_page(past, self.config.replay, out, &mut self.transcode_scratch)
+        source.first_page(past, self.config.replay, out, &mut self.transcoder)
     }
 
-    /// At the home: what follows a position, as much as one page holds.
+    /// At the home, where the shard is known to want the channel: what follows a position, as much as one page holds.
     pub(crate) fn fetch(
         &mut self,
         now: Now,
@@ -187,20 +190,21 @@ impl Hub {
         let position = (epoch, after);
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
-        let slot = self.join_at_home(channel, (from, format));
-        let (epoch, offset) = self.homes.position(slot);
-        let history = self.homes.history(slot, now.instant);
-        let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
+        let hash = self.hasher.of(channel);
+        let slot = self.homes.find(hash, channel);
+        let (epoch, offset) = self.position_at_home(hash, slot);
+        let history = slot.and_then(|slot| self.homes.history(slot, now.instant));
+        let source = Source { offset, history, to: Address { channel, to: None, hash, epoch }, format };
         let messages = self.config.replay.messages.min(limit as usize);
         let limits = ReplayLimits { messages, ..self.config.replay };
         // Only who acknowledges has a bound of its own.
         let page = if limit == u32::MAX {
-            source.next_page(position, limits, &mut out, &mut self.transcode_scratch)
+            source.next_page(position, limits, &mut out, &mut self.transcoder)
         } else {
-            source.next_page_of_rest(position, limits, &mut out, &mut self.transcode_scratch)
+            source.next_page_of_rest(position, limits, &mut out, &mut self.transcoder)
         };
         self.answer_to(now, from, &FromHome::Replay { conn, serial, channel, page }, fx);
-        self.page_scratch = out;
+        self.page_written(out);
     }
 
     /// At the home: a part of what is kept, for a query.
@@ -216,15 +220,26 @@ impl Hub {
         out.clear();
         let hash = self.hasher.of(channel);
         let slot = self.homes.find(hash, channel);
-        let (epoch, offset) = match slot {
+        let (epoch, offset) = self.position_at_home(hash, slot);
+        let history = slot.and_then(|slot| self.homes.history(slot, now.instant));
+        let source = Source { offset, history, to: Address { channel, to: None, hash, epoch }, format };
+        let page = source.part(extent, self.config.replay, &mut out, &mut self.transcoder);
+        self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
+        self.page_written(out);
+    }
+
+    /// Where a channel is now that may not be remembered.
+    pub(crate) fn position_at_home(&self, hash: u64, slot: Option<u32>) -> (Epoch, u64) {
+        match slot {
             Some(slot) => self.homes.position(slot),
             None => self.homes.position_of_unknown(hash),
-        };
-        let history = slot.and_then(|slot| self.homes.history(slot, now.instant));
-        let source = Source { offset, history, to: Address { channel, to: None, epoch }, format };
-        let page = source.part(extent, self.config.replay, &mut out, &mut self.transcode_scratch);
-        self.answer_to(now, from, &FromHome::HistoryPage { conn, id, channel, page }, fx);
-        self.page_scratch = out;
+        }
+    }
+
+    /// A page was answered: its memory is for the next one.
+    pub(crate) fn page_written(&mut self, page: Vec<u8>) {
+        self.transcoder.copied(page.len());
+        self.page_scratch = page;
     }
 
     /// Whether the connection may wait for one more answer with messages; counted if so.
@@ -404,14 +419,15 @@ fn is_whole(history: Option<&History>, offset: u64, after: u64) -> bool {
 fn latest(
     history: Option<&History>,
     offset: u64,
-    messages: usize,
-    (bytes, format): (usize, Format),
+    (messages, bytes): (usize, usize),
+    (format, to): (Format, &Address<'_>),
+    transcoder: &mut Transcoder,
 ) -> (u64, bool) {
     let Some(history) = history else { return (offset, false) };
     let all = history.since(history.first() - 1).into_iter().flatten();
     let (mut after, mut room) = (offset, bytes);
     for (at, record) in all.rev().take(messages) {
-        let len = record.len_in(format);
+        let len = record.len_in(format, to, at, transcoder);
         if len > room && after < offset {
             return (after, true);
         }
@@ -428,7 +444,7 @@ fn write(
     selection: &Selection,
     (format, to): (Format, &Address<'_>),
     out: &mut Vec<u8>,
-    transcoded: &mut Vec<u8>,
+    transcoder: &mut Transcoder,
 ) -> (u32, u64) {
     let (mut count, mut end) = (0, selection.after);
     let all = history.and_then(|history| history.since(selection.after)).into_iter().flatten();
@@ -437,7 +453,7 @@ fn write(
         if is_full && (count > 0 || selection.bytes == 0) {
             break;
         }
-        write_one(out, (offset, &record), (format, to), transcoded);
+        write_one(out, (offset, &record), (format, to), transcoder);
         (count, end) = (count + 1, offset);
     }
     (count, end)
@@ -449,7 +465,7 @@ fn write_back(
     (until, messages, bytes): (u64, usize, usize),
     (format, to): (Format, &Address<'_>),
     out: &mut Vec<u8>,
-    transcoded: &mut Vec<u8>,
+    transcoder: &mut Transcoder,
 ) -> (u32, bool) {
     let mut count = 0;
     let Some(history) = history else { return (0, false) };
@@ -458,7 +474,7 @@ fn write_back(
         if count as usize == messages || count > 0 && out.len() + record.len() > bytes {
             return (count, true);
         }
-        write_one(out, (offset, &record), (format, to), transcoded);
+        write_one(out, (offset, &record), (format, to), transcoder);
         count += 1;
     }
     (count, false)
@@ -468,10 +484,10 @@ fn write_one(
     out: &mut Vec<u8>,
     (offset, record): (u64, &Record<'_>),
     (format, to): (Format, &Address<'_>),
-    transcoded: &mut Vec<u8>,
+    transcoder: &mut Transcoder,
 ) {
     let Record(kept) = record;
-    Messages::push(out, kept.event, kept.timestamp, |out| record.write(out, format, to, offset, transcoded));
+    Messages::push(out, kept.event, kept.timestamp, |out| record.write(out, format, to, offset, transcoder));
 }
 
 /// Messages of one answer, as its reader wants them.

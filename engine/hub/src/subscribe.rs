@@ -267,15 +267,30 @@ impl Hub {
         if format == Format::MessagePack && canary::strikes(Canary::EncodingForgotten) {
             format = Format::Json;
         }
-        let slot = self.join_at_home(channel, (from, format));
+        self.join_at_home(channel, (from, format));
         if past.is_watching {
             self.presence.home.watch(self.hasher.of(channel), channel, from);
         }
+        let record = ToHome::Subscribe { conn, serial, channel, id, format, past: *past };
+        if !self.subscription_waits(from, conn, past, &record) {
+            self.answer_subscription(now, from, (conn, serial, channel, id, format), past, fx);
+        }
+    }
+
+    /// What a new subscriber is told, now or when it is its turn: its shard may have left the channel meanwhile.
+    pub(crate) fn answer_subscription(
+        &mut self,
+        now: Now,
+        from: u16,
+        (conn, serial, channel, id, format): (ConnKey, u32, &str, Option<RequestId<'_>>, Format),
+        past: &Past,
+        fx: &mut Effects,
+    ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
-        let page = self.first_page(now, slot, (channel, format), past, &mut out);
+        let page = self.first_page(now, (channel, format), past, &mut out);
         self.answer_to(now, from, &FromHome::Subscribed { conn, serial, channel, id, page }, fx);
-        self.page_scratch = out;
+        self.page_written(out);
     }
 
     /// The channel's slot, wanted by a shard.

@@ -121,6 +121,7 @@ impl<I: Io> Shard<I> for ShardLoop<I::Lease> {
         if order == Order::Stop {
             return self.end();
         }
+        self.core.hub.begin_turn();
         self.core.inflated_until = self.assembly.inflated_bytes() + INFLATED_PER_TICK;
         self.take_events(io);
         let has_more_records = self.take_records();

@@ -20,6 +20,9 @@ use corecast_hub::{
 use corecast_protocol::envelope::{Scanner, parse, parse_msgpack};
 use serde_json::{Value, json};
 
+/// What one turn of a hub transcodes before readers wait.
+pub(crate) const TURN_BYTES: usize = 1_000;
+
 /// A connection anywhere on the node: its shard and its key there.
 pub(crate) type Client = (u16, ConnKey);
 
@@ -121,7 +124,8 @@ impl Net {
             namespaces: namespaces.clone(),
             heartbeat_interval_ms: 30_000,
             message_bytes,
-            replay: ReplayLimits::for_outbox(1_000, 4 << 20),
+            // So little that readers wait for each other in all tests.
+            replay: ReplayLimits { turn_bytes: TURN_BYTES, ..ReplayLimits::for_outbox(1_000, 4 << 20) },
         };
         Self {
             hubs: (0..shards).map(|shard| Hub::new(config(shard))).collect(),
@@ -309,6 +313,7 @@ impl Net {
 
     pub(crate) fn settle(&mut self, shard: u16, budget: usize) -> bool {
         let now = self.now();
+        self.hubs[usize::from(shard)].begin_turn();
         self.hubs[usize::from(shard)].settle(now, budget, &mut self.fx);
         self.carry_out(shard, Cause::Call);
         self.go_on();

@@ -27,10 +27,13 @@ impl Memory {
             messages: if rng.bool() { rng.u64(1..12) } else { rng.u64(1..200) },
             age_us: [5_000, 60_000, 2_000_000, 3_600_000_000][rng.usize(..4)],
         };
+        let messages = rng.usize(1..8);
         let replay = ReplayLimits {
-            messages: rng.usize(1..8),
+            messages,
             bytes: rng.usize(0..2_000),
             answer_bytes: rng.usize(0..3_000),
+            // So little that readers wait for each other.
+            turn_bytes: messages * 50,
         };
         let bytes = rng.u64(300..20_000) * shards as u64;
         let mut sometimes = |chances: u32| rng.u32(..chances) == 0;
