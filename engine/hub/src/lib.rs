@@ -38,6 +38,7 @@ mod session;
 mod size;
 pub mod state;
 mod subscribe;
+mod unsubscribe;
 
 pub use config::{HubConfig, HubLimits, Now, ReplayLimits, Secret};
 pub use effect::{
