@@ -4,9 +4,8 @@
 //! Everything costs O(log n) for n members, but answers and events, whose size is bounded. Nothing here knows how
 //! events are written.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-
-use hashbrown::HashMap;
 
 use crate::effect::ShardSet;
 use crate::presence::changes::Changes;
@@ -36,8 +35,10 @@ struct Channel {
 /// What few channels have.
 #[derive(Debug, Default)]
 struct Extras {
-    /// Members beyond the limit: by hash, for whom nothing but their number is to be known.
-    unlisted: HashMap<u64, u8, foldhash::fast::FixedState>,
+    /// Members beyond the limit, by hash: they are only counted until somebody listed leaves.
+    unlisted: BTreeMap<u64, (u8, Box<str>)>,
+    /// The limit, as it was told with the last of them.
+    listed_max: usize,
     /// Shards with watchers.
     watchers: ShardSet,
     /// Empty while there are no watchers.
@@ -166,6 +167,7 @@ impl Home {
         let due = crossed.and_then(|kept| channel.changed(it, kept, now));
         if crossed.is_some() && it.connections == 0 {
             self.clear_typing(slot, it.participant);
+            self.promote_unless_watched(slot);
         }
         self.forget_if_empty(slot);
         due.map(|at| (slot, at))
@@ -187,6 +189,7 @@ impl Home {
                 extras.flush_at = None;
             }
         }
+        self.promote_unless_watched(slot);
         self.forget_if_empty(slot);
     }
 
@@ -198,9 +201,6 @@ impl Home {
         extras.flush_at.take_if(|at| *at <= now)?;
         let mut told = Told { shards: extras.watchers, ..Told::default() };
         let changes = std::mem::take(&mut extras.changes);
-        if changes.is_empty() {
-            return None;
-        }
         let (mut joined, mut left) = (0, 0);
         let is_short = || changes.listed().map(str::len).sum::<usize>() <= NAMED_BYTES_MAX;
         let is_listed = changes.unlisted().len() == 0 && changes.listed().len() <= NAMED_MAX && is_short();
@@ -217,10 +217,26 @@ impl Home {
             let is_member = extras.unlisted.contains_key(&who);
             *(if is_member { &mut joined } else { &mut left }) += 1;
         }
+        // They were members before: they are named, and not counted again.
+        let promoted = channel.promote();
+        if changes.is_empty() && promoted.is_empty() {
+            return None;
+        }
+        if is_listed {
+            promoted.iter().for_each(|name| Names::push(&mut told.joined, name));
+        }
         told.counts = (!is_listed).then_some((joined, left));
         told.count = channel.count();
         told.channel = (&*channel.name).into();
         Some(told)
+    }
+
+    /// Who is only counted is listed where there is room now. Watchers hear of it with what made the room.
+    fn promote_unless_watched(&mut self, slot: u32) {
+        let channel = self.at(slot);
+        if channel.extras.as_ref().is_some_and(|extras| extras.watchers.is_empty()) {
+            channel.promote();
+        }
     }
 
     /// Members behind `after`: at most so many, and no more when their names have so many bytes. And who types.
@@ -350,7 +366,7 @@ impl Channel {
             *shards += 1;
             return None;
         }
-        if let Some(shards) = self.extras.as_mut().and_then(|extras| extras.unlisted.get_mut(&it.who)) {
+        if let Some((shards, _)) = self.extras.as_mut().and_then(|extras| extras.unlisted.get_mut(&it.who)) {
             *shards += 1;
             return None;
         }
@@ -358,7 +374,9 @@ impl Channel {
             self.members.insert(it.participant);
             return Some(Kept::Name);
         }
-        self.extras().unlisted.insert(it.who, 1);
+        let extras = self.extras();
+        extras.unlisted.insert(it.who, (1, it.participant.into()));
+        extras.listed_max = listed_max;
         Some(Kept::Hash)
     }
 
@@ -373,13 +391,27 @@ impl Channel {
             return Some(Kept::Name);
         }
         let extras = self.extras.as_mut()?;
-        let shards = extras.unlisted.get_mut(&it.who)?;
+        let (shards, _) = extras.unlisted.get_mut(&it.who)?;
         *shards -= 1;
         if *shards > 0 {
             return None;
         }
         extras.unlisted.remove(&it.who);
         Some(Kept::Hash)
+    }
+
+    /// Lists members that were only counted, as many as there is room for: their names.
+    fn promote(&mut self) -> Vec<Box<str>> {
+        let mut promoted = Vec::new();
+        let Some(extras) = &mut self.extras else { return promoted };
+        while self.members.len() < extras.listed_max
+            && let Some((_, (shards, name))) = extras.unlisted.pop_first()
+        {
+            self.members.insert(&name);
+            *self.members.find_mut(&name).expect("it was inserted") = shards;
+            promoted.push(name);
+        }
+        promoted
     }
 
     /// Notes a change for the watchers. When they are to be told, if nobody knows that yet.

@@ -179,6 +179,43 @@ fn beyond_the_limit_members_are_counted_and_many_changes_too() {
 }
 
 #[test]
+fn who_was_only_counted_is_listed_when_there_is_room() {
+    let (mut home, now) = (Home::new(), Instant::now());
+    let limited = |home: &mut Home, participant: &str, before, connections| {
+        let it = Change { channel: CHANNEL, participant, who: who(participant), before, connections };
+        home.change(HASH, &it, 2, now)
+    };
+    let listed = |home: &mut Home| {
+        let page = home.page(HASH, CHANNEL, None, (10, 32_768));
+        (page.count, names(&page.members))
+    };
+    for name in ["ann", "bob", "cid"] {
+        limited(&mut home, name, 0, 1);
+    }
+    limited(&mut home, "cid", 0, 1);
+    limited(&mut home, "ann", 1, 0);
+    assert_eq!(listed(&mut home), (2, vec!["bob".to_owned(), "cid".to_owned()]));
+    limited(&mut home, "cid", 1, 0);
+    assert_eq!(listed(&mut home).0, 2, "it is on two shards");
+    limited(&mut home, "dan", 0, 1);
+    // Watchers are told with what made the room, and no number counts it twice.
+    home.watch(HASH, CHANNEL, 0);
+    let (slot, at) = limited(&mut home, "bob", 1, 0).expect("watchers are to be told");
+    assert_eq!(listed(&mut home), (2, vec!["cid".to_owned()]));
+    let told = home.flush(slot, at).expect("members changed");
+    assert_eq!((told.count, told.counts), (2, None));
+    assert_eq!((names(&told.joined), names(&told.left)), (vec!["dan".to_owned()], vec!["bob".to_owned()]));
+    assert_eq!(listed(&mut home), (2, vec!["cid".to_owned(), "dan".to_owned()]));
+    limited(&mut home, "eve", 0, 1);
+    home.unwatch(HASH, CHANNEL, 0);
+    limited(&mut home, "dan", 1, 0);
+    assert_eq!(listed(&mut home), (2, vec!["cid".to_owned(), "eve".to_owned()]));
+    limited(&mut home, "cid", 1, 0);
+    limited(&mut home, "eve", 1, 0);
+    assert!(home.is_empty());
+}
+
+#[test]
 fn an_answer_is_bounded_in_bytes_and_goes_on_behind_its_last_name() {
     let (mut home, now) = (Home::new(), Instant::now());
     for number in 0..1000 {
