@@ -364,7 +364,10 @@ impl Hub {
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
             Todo::CatchUp(conn) => self.catch_up(now, conn, fx),
             Todo::TimeAcks(conn, serial) => self.begin_time(now, conn, serial),
-            Todo::Idle(conn, idle) => self.resend_all(now, conn, idle, fx),
+            Todo::Idle(conn, idle) => {
+                self.resend_all(now, conn, idle, fx);
+                self.inbox_written(now, conn, idle, fx);
+            }
             Todo::Patience(tracking) => self.be_patient(now, tracking),
             Todo::Report(Report { home, serial, count }) => {
                 self.ask(now, home, &ToHome::Report { serial, count }, fx);

@@ -3,8 +3,8 @@
 //! Everybody is live in its inbox without asking. A connection that catches up is not: it is not among its participant's
 //! connections here, and reads pages from the home until one of them says that nothing follows (see `replay`). What came
 //! while nobody was connected comes first to whoever comes, before anything else of the inbox; it counts as seen
-//! once a connection that got all of it acknowledged it, said goodbye, or was still there after `ack_timeout_ms`. Until then the next
-//! connection gets it as well: rather twice, with the same offsets, than never.
+//! once a connection that got all of it acknowledged it, said goodbye, or was still there `ack_timeout_ms` after nothing of it
+//! waited in the outbox. Until then the next connection gets it as well: rather twice, with the same offsets, than never.
 //!
 //! For those who build on it:
 //! - `subscribe_inbox(now, conn, id, past, fx)` is `subscribe` on `@me`: the home answers, and
@@ -20,7 +20,7 @@ use crate::admission::Todo;
 use crate::alarm::Alarm;
 use crate::canary::{self, Canary};
 use crate::config::Now;
-use crate::effect::{ConnKey, Effect, Effects};
+use crate::effect::{ConnKey, Effect, Effects, Idle};
 use crate::history::{Address, Bounds};
 use crate::hub::Hub;
 use crate::reading::Transcoder;
@@ -54,6 +54,8 @@ pub(crate) struct Reading {
     progress: Progress,
     /// It reads what nobody is known to have got.
     is_unseen: bool,
+    /// It is to be told when nothing of that waits in the outbox.
+    awaits_idle: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +141,7 @@ impl Hub {
     ) {
         let Some(member) = self.members.find_mut(conn) else { return };
         let serial = member.next_serial();
-        let reading = Reading { epoch, offset, serial, progress, is_unseen };
+        let reading = Reading { epoch, offset, serial, progress, is_unseen, awaits_idle: false };
         let before = member.reading.replace(Box::new(reading));
         if before.is_none_or(|it| it.is_live()) {
             member.behind += 1;
@@ -220,20 +222,41 @@ impl Hub {
         let (serial, is_unseen) = (reading.serial, reading.is_unseen);
         member.behind -= 1;
         if is_unseen {
-            let after = std::time::Duration::from_millis(self.config.limits.ack_timeout_ms);
-            self.alarms.set(now.instant + after, Alarm::InboxSeen(conn, serial));
+            self.inbox_seen_later(now, conn, serial);
         } else {
             member.reading = None;
         }
         self.enter_inbox(conn);
     }
 
-    /// A connection that got what was unseen is still there.
-    pub(crate) fn inbox_seen(&mut self, now: Now, conn: ConnKey, serial: u32, fx: &mut Effects) {
-        let Some(reading) = self.members.find(conn).and_then(|it| it.reading.as_deref()) else { return };
+    fn inbox_seen_later(&mut self, now: Now, conn: ConnKey, serial: u32) {
+        let after = std::time::Duration::from_millis(self.config.limits.ack_timeout_ms);
+        self.alarms.set(now.instant + after, Alarm::InboxSeen(conn, serial));
+    }
+
+    /// A connection for which what was unseen was queued is still there: it has got that if nothing waits any more.
+    pub(crate) fn inbox_seen(&mut self, conn: ConnKey, serial: u32, fx: &mut Effects) {
+        let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
+            return;
+        };
         if reading.serial == serial && reading.is_live() {
-            let (epoch, offset) = (reading.epoch, reading.offset);
-            self.inbox_acked(now, conn, (epoch, offset), fx);
+            reading.awaits_idle = true;
+            fx.list.push(Effect::AwaitIdle { conn });
+        }
+    }
+
+    /// Nothing waits for the connection. What was written only now has its time from now on: it may be lost on its way.
+    pub(crate) fn inbox_written(&mut self, now: Now, conn: ConnKey, idle: Idle, fx: &mut Effects) {
+        let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
+            return;
+        };
+        if !std::mem::take(&mut reading.awaits_idle) || !reading.is_live() {
+            return;
+        }
+        let (position, serial) = (reading.position(), reading.serial);
+        match idle {
+            Idle::Before => self.inbox_acked(now, conn, position, fx),
+            Idle::Now => self.inbox_seen_later(now, conn, serial),
         }
     }
 

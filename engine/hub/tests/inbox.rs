@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::Duration;
 
-use corecast_hub::{Format, HubLimits};
+use corecast_hub::{Format, HubLimits, Idle};
 use harness::{Client, Net, Random, binary, development, unlimited};
 use serde_json::{Value, json};
 
@@ -123,6 +123,38 @@ fn it_comes_again_until_somebody_is_known_to_have_got_it() {
         net.close(bob);
         let (_, seen) = come(&mut net, 0, 1, Format::Json);
         assert_eq!(offsets(&seen), [] as [u64; 0], "who stays has got it");
+    }
+}
+
+#[test]
+fn what_waits_in_an_outbox_is_not_seen() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 11, unlimited());
+        let ann = net.join(0, 0, "ann");
+        (1..=3).for_each(|number| drop(store(&mut net, ann, number)));
+        let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3]);
+        let timeout = Duration::from_millis(HubLimits::default().ack_timeout_ms);
+        net.busy.insert(bob);
+        pass(&mut net, 10 * timeout);
+        net.close(bob);
+        net.run();
+        net.busy.clear();
+        let (bob, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3], "{shards} shards: it may have died with them in its outbox");
+        net.busy.insert(bob);
+        pass(&mut net, timeout);
+        assert!(net.awaited.remove(&bob));
+        net.busy.clear();
+        net.hubs[usize::from(bob.0)].idle(bob.1, Idle::Now);
+        pass(&mut net, timeout - Duration::from_millis(1));
+        net.close(bob);
+        let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3], "it was written just now");
+        pass(&mut net, timeout);
+        net.close(bob);
+        let (_, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [] as [u64; 0]);
     }
 }
 

@@ -10,6 +10,7 @@ on_all_layouts!(
     a_recipient_that_dies_while_reading_loses_nothing,
     an_inbox_is_recovered_after_a_drop,
     goodbye_confirms_what_was_sent,
+    what_was_queued_and_never_written_comes_again,
 );
 
 /// What one message of the larger ones takes; two make a page.
@@ -98,6 +99,28 @@ fn a_recipient_that_dies_while_reading_loses_nothing(start: Start) {
     store(&mut ann, "bob", &json!("live"));
     assert_eq!(bob.expect("message")["payload"], "live");
     bob.assert_quiet();
+}
+
+/// All of it was queued for a recipient that reads nothing, long before it dies.
+fn what_was_queued_and_never_written_comes_again(start: Start) {
+    const MESSAGES: u64 = 60;
+    let server = development(start.set("limits.ack_timeout_ms", 50).set("limits.resume_window_ms", 0));
+    let mut ann = server.connect("/ws/dev?as=ann");
+    let payload = json!("x".repeat(LARGE));
+    for _ in 0..MESSAGES {
+        store(&mut ann, "bob", &payload);
+    }
+    let mut bob = server.to("/ws/dev?as=bob").receive_buffer(16 << 10).open();
+    // It is live when this comes back to it, behind everything: by then all was queued.
+    bob.send_json(&json!({"type": "publish", "to": "ann", "payload": "queued"}));
+    assert_eq!(ann.expect("message")["payload"], "queued");
+    Monitor::new(server.admin).wait_for("replayed_total", |count| count >= MESSAGES);
+    // Twenty times as long as it takes until they would count as seen.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    drop(bob);
+    gone(&server, 1);
+    let mut bob = server.connect("/ws/dev?as=bob");
+    assert_eq!(read(&mut bob, MESSAGES)[0], 1);
 }
 
 fn an_inbox_is_recovered_after_a_drop(start: Start) {
