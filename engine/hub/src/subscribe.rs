@@ -55,6 +55,11 @@ impl Hub {
         self.filter_in_hand = filter;
         for channel in names {
             match &**channel {
+                channel if subscribe.unsupported.is_some() => {
+                    let field = subscribe.unsupported.unwrap_or_default();
+                    let why = format!("this server has no `{field}` for subscriptions: subscribe without it");
+                    self.error(fx, conn, id, Some(channel), ErrorCode::InvalidMessage, &why);
+                }
                 name::INBOX if self.filter_in_hand.is_some() => {
                     let why = "everybody gets all of `@me`: subscribe to it without `events` and `max_rate`";
                     self.error(fx, conn, id, Some(channel), ErrorCode::InvalidMessage, why);
@@ -75,7 +80,7 @@ impl Hub {
         (text, mut past): (&str, Past),
         fx: &mut Effects,
     ) {
-        let (rule, stem, is_pattern) = match self.may_have(conn, text, past.wants_ack) {
+        let (rule, stem, is_pattern) = match self.may_have(conn, text, &past) {
             Ok(found) => found,
             Err(denied) if id == Some(RESUMING) => return self.not_restored(conn, text, denied, fx),
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
@@ -138,12 +143,17 @@ impl Hub {
         &self,
         conn: ConnKey,
         text: &'t str,
-        wants_ack: bool,
+        &Past { wants_ack, is_watching, .. }: &Past,
     ) -> Result<(u16, &'t str, bool), Refused> {
         let (rule, stem, is_pattern) = self.may_subscribe(conn, text)?;
         let invalid = |why: &'static str| Err(Refused::new(ErrorCode::InvalidMessage, why));
         if wants_ack && (is_pattern || self.config.namespaces.at(rule).mode != Mode::Reliable) {
             return invalid("`ack` is for channels of reliable namespaces, by their full names");
+        }
+        if is_watching && is_pattern {
+            return invalid(
+                "`presence` is for channels by their full names: a pattern makes nobody a member",
+            );
         }
         if self.filter_in_hand.is_none() {
             return Ok((rule, stem, is_pattern));

@@ -479,6 +479,29 @@ impl Storm {
 }
 
 /// How many messages were left out and how many were seen before the probe.
+/// What nobody acts on is refused, channel by channel: better than being sent what was not asked for.
+#[test]
+fn what_is_not_there_yet_is_refused() {
+    for shards in 1..=2 {
+        let mut net = Net::new(shards, 5, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let asked =
+            |more: &str| format!(r#"{{"type":"subscribe","id":1,"channels":["agent:1","agent:*"],{more}}}"#);
+        for (field, value) in [("filter", r#"{"a":1}"#), ("delta", "true"), ("group", r#""g""#)] {
+            let seen = net.ask(ann, &asked(&format!(r#""{field}":{value}"#)));
+            let told: Vec<_> = seen.iter().map(|it| (&it["code"], &it["channel"], &it["id"])).collect();
+            let (code, id) = (json!("INVALID_MESSAGE"), json!(1));
+            assert_eq!(told, [(&code, &json!("agent:1"), &id), (&code, &json!("agent:*"), &id)]);
+            assert!(seen[0]["message"].as_str().is_some_and(|it| it.contains(field)), "{seen:?}");
+        }
+        net.ask(ann, r#"{"type":"publish","channel":"agent:1","payload":1}"#);
+        for off in [r#""filter":null"#, r#""delta":false"#, r#""group":null"#] {
+            let seen = net.ask(ann, &asked(off));
+            assert!(seen.len() == 2 && seen.iter().all(|it| it["type"] == "subscribed"), "{seen:?}");
+        }
+    }
+}
+
 fn storm(seed: u64) -> (u64, usize) {
     let mut random = Random(seed * 7919);
     let shards = 1 + random.below(4) as u16;

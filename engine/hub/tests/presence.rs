@@ -242,6 +242,23 @@ fn typing_expires_unless_something_is_written() {
 }
 
 #[test]
+fn a_pattern_makes_nobody_a_member_and_says_so() {
+    for mut net in nodes() {
+        let ann = net.join(0, 1, "ann");
+        let message =
+            r#"{"type":"subscribe","id":1,"channels":["conversation:*","conversation:1"],"presence":true}"#;
+        let seen = net.ask(ann, message);
+        let errors: Vec<_> = seen.iter().filter(|it| it["type"] == "error").collect();
+        assert_eq!((errors.len(), &errors[0]["code"]), (1, &json!("INVALID_MESSAGE")), "{seen:?}");
+        assert_eq!(errors[0]["channel"], "conversation:*");
+        assert!(
+            seen.iter().any(|it| it["type"] == "subscribed" && it["channel"] == "conversation:1"),
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
 fn a_namespace_without_presence_keeps_and_tells_nothing() {
     for mut net in nodes() {
         let (ann, bob) = (net.join(0, 1, "ann"), net.open_with(net.last_shard(), 2, demo(Some("bob"))));

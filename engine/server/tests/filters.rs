@@ -13,6 +13,7 @@ on_all_layouts!(
     a_busy_channel_is_thinned_out,
     a_publisher_that_is_killed_leaves_nothing_uncounted,
     what_was_missed_is_filtered_too,
+    what_is_not_there_yet_is_refused,
 );
 
 const CHANNEL: &str = "conversation:build";
@@ -151,4 +152,18 @@ fn what_was_missed_is_filtered_too(start: Start) {
         assert_eq!((offset, &answer["offset"]), (37, &json!(41)));
         client.close();
     }
+}
+
+fn what_is_not_there_yet_is_refused(start: Start) {
+    let server = start.start();
+    let mut ann = server.connect("/ws/demo?as=ann");
+    for (field, value) in [("filter", json!({"a": 1})), ("delta", json!(true)), ("group", json!("g"))] {
+        let mut message = json!({"type": "subscribe", "id": field, "channel": CHANNEL});
+        message[field] = value;
+        ann.send_json(&message);
+        let refused = ann.expect_error("INVALID_MESSAGE");
+        assert_eq!((&refused["id"], &refused["channel"]), (&json!(field), &json!(CHANNEL)));
+    }
+    ann.send_json(&json!({"type": "subscribe", "id": 1, "channel": "conversation:*", "presence": true}));
+    assert_eq!(ann.expect_error("INVALID_MESSAGE")["channel"], "conversation:*");
 }

@@ -178,6 +178,8 @@ pub struct Subscribe<'a> {
     pub ack: bool,
     /// Messages per second at most, 1 to 1000; `None` for all.
     pub max_rate: Option<u32>,
+    /// What else it asks for by a field that is understood and that nobody acts on yet: `filter`, `delta` or `group`.
+    pub unsupported: Option<&'static str>,
 }
 
 /// `publish` and its short forms.

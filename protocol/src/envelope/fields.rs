@@ -368,7 +368,16 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             presence: self.flag(Key::Presence)?.unwrap_or(false),
             ack: self.flag(Key::Ack)?.unwrap_or(false),
             max_rate: self.max_rate()?,
+            unsupported: [Key::Filter, Key::Delta, Key::Group]
+                .into_iter()
+                .find_map(|key| self.asked_for(key)),
         })
+    }
+
+    /// The name of a field that asks for something: `null` and `false` don't.
+    fn asked_for(&self, key: Key) -> Option<&'static str> {
+        let value = self.find(key)?;
+        (value.kind != Kind::False).then(|| key.name())
     }
 
     fn max_rate(&self) -> Result<Option<u32>, Refused> {
