@@ -91,6 +91,10 @@ impl ReplayLimits {
     }
 }
 
+/// Seven eighths of a power of two, and so of each shard's part where their number is one: tables are full then, and a key
+/// takes 65 bytes. They are remembered for five minutes at up to 3,000 new ones a second.
+const IDEMPOTENCY_KEYS: u32 = 917_504;
+
 /// Bounds that the hub enforces; 0 switches one off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HubLimits {
@@ -108,6 +112,8 @@ pub struct HubLimits {
     pub inbox_messages: u32,
     /// For how long one is kept, in milliseconds.
     pub inbox_age_ms: u64,
+    /// Idempotency keys that the node remembers for five minutes, a shard its part of them; at least 1.
+    pub idempotency_keys: u32,
     /// Sessions of the node that wait for their client.
     pub sessions: u32,
     /// For how long one waits, in milliseconds; with 0 none waits at all.
@@ -128,6 +134,7 @@ impl Default for HubLimits {
             history_bytes: 1 << 30,
             inbox_messages: 100,
             inbox_age_ms: 86_400_000,
+            idempotency_keys: IDEMPOTENCY_KEYS,
             sessions: 100_000,
             resume_window_ms: 60_000,
             ack_timeout_ms: 5_000,

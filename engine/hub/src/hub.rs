@@ -139,7 +139,10 @@ impl Hub {
             channels: LocalChannels::new(),
             homes,
             participants: Participants::new(&hasher, random("epochs of inboxes")),
-            repetitions: Repetitions::new(config.seed),
+            repetitions: Repetitions::new(
+                config.seed,
+                config.limits.idempotency_keys.div_ceil(config.shards.into()) as usize,
+            ),
             receipts: Receipts::default(),
             parts: Parts::default(),
             redelivered: 0,
@@ -339,6 +342,11 @@ impl Hub {
         self.repetitions.suppressed()
     }
 
+    /// Idempotency keys that are known here, and how many were forgotten early since the start.
+    pub fn idempotency_keys(&self) -> (usize, u64) {
+        self.repetitions.keys()
+    }
+
     /// Sessions, now and since the start.
     pub fn sessions(&self) -> SessionCounts {
         SessionCounts {
@@ -503,6 +511,9 @@ impl Hub {
             FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
             FromHome::Repeated(ref receipt) => self.repeated(receipt, fx),
             FromHome::Counted { ref receipt, channel, count } => self.counted(receipt, channel, count, fx),
+            FromHome::NoReceipt { conn, id, target, is_direct } => {
+                self.receipt_refused(conn, id, (target, is_direct), fx);
+            }
             FromHome::Nobody { conn, id, participant } => {
                 let why = format!("nobody is connected as {participant}");
                 self.error(fx, conn, id, None, ErrorCode::NotFound, &why);

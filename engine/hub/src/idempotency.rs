@@ -20,9 +20,6 @@ use crate::state::{PositionState, PublishState, PublishesState, text_of};
 /// A key is known for so long.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
-/// Keys that one home remembers at most, the latest: about 100 bytes each, so 6 MB.
-const KEYS_MAX: usize = 65_536;
-
 /// What makes two publishes the same.
 #[derive(Clone, Copy, Hash, Debug)]
 pub(crate) struct Key<'a> {
@@ -33,7 +30,7 @@ pub(crate) struct Key<'a> {
     pub(crate) key: &'a str,
 }
 
-/// A [`Key`], hashed: with 128 bits under a secret seed, two of 65,536 are alike once in 10^29 nodes.
+/// A [`Key`], hashed: with 128 bits under a secret seed, two of a million are alike once in 10^26 nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct KeyHash(u128);
 
@@ -45,13 +42,17 @@ pub(crate) struct Repetitions {
     positions: HashMap<KeyHash, (Epoch, u64), foldhash::fast::FixedState>,
     /// In the order in which they came, which is the order in which they are forgotten.
     order: VecDeque<(Instant, KeyHash)>,
+    /// How many are remembered at most, the latest: up to 100 bytes each, a power of two's 7/8 only 65.
+    keys_max: usize,
     /// Since the start.
     suppressed: u64,
+    /// Before their time was over, for lack of room, since the start.
+    forgotten: u64,
 }
 
 impl Repetitions {
     /// Nothing is known yet. The seed is the node's.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, keys_max: usize) -> Self {
         Self {
             seed,
             // Independent of each other and of the tables: what one of them collides on tells nothing of the other.
@@ -59,7 +60,9 @@ impl Repetitions {
                 .map(|purpose: u64| FixedState::with_seed(seed.rotate_left(32) ^ purpose)),
             positions: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
             order: VecDeque::new(),
+            keys_max,
             suppressed: 0,
+            forgotten: 0,
         }
     }
 
@@ -81,14 +84,18 @@ impl Repetitions {
 
     /// Remembers an accepted publish, which was not found.
     pub(crate) fn insert(&mut self, now: Instant, key: KeyHash, position: (Epoch, u64)) {
-        if self.positions.insert(key, position).is_none() {
-            self.order.push_back((now, key));
+        if self.positions.contains_key(&key) {
+            return;
         }
-        if self.order.len() > KEYS_MAX
+        // First, so that no table grows for one more.
+        if self.order.len() >= self.keys_max
             && let Some((_, oldest)) = self.order.pop_front()
         {
             self.positions.remove(&oldest);
+            self.forgotten += 1;
         }
+        self.positions.insert(key, position);
+        self.order.push_back((now, key));
     }
 
     fn forget(&mut self, now: Instant) {
@@ -118,7 +125,7 @@ impl Repetitions {
         if state.made.is_empty() {
             return;
         }
-        *self = Self::new(state.seed);
+        *self = Self::new(state.seed, self.keys_max);
         let mut made: Vec<_> = state.made.iter().collect();
         made.sort_by_key(|it| std::cmp::Reverse(it.age_ms));
         for it in made {
@@ -127,6 +134,11 @@ impl Repetitions {
             let since = now.checked_sub(Duration::from_millis(it.age_ms)).unwrap_or(now);
             self.insert(since, KeyHash(u128::from_be_bytes(hash)), (epoch, it.position.offset));
         }
+    }
+
+    /// How many keys are known, and how many were forgotten early since the start.
+    pub(crate) fn keys(&self) -> (usize, u64) {
+        (self.order.len(), self.forgotten)
     }
 
     /// Repetitions that were not delivered, since the start.
@@ -174,6 +186,7 @@ impl Hub {
 mod tests {
     use super::*;
 
+    const KEYS_MAX: usize = 1_000;
     const KEY: Key<'_> = Key { publisher: "ann", target: "room", is_direct: false, key: "k" };
 
     fn position(offset: u64) -> (Epoch, u64) {
@@ -182,7 +195,7 @@ mod tests {
 
     #[test]
     fn whatever_differs_makes_another_key() {
-        let known = Repetitions::new(1);
+        let known = Repetitions::new(1, KEYS_MAX);
         let others = [
             Key { publisher: "annr", target: "oom", ..KEY },
             Key { is_direct: true, ..KEY },
@@ -192,15 +205,19 @@ mod tests {
         for other in others {
             assert_ne!(known.hash(other), known.hash(KEY), "{other:?}");
         }
-        assert_eq!(known.hash(KEY), Repetitions::new(1).hash(KEY));
+        assert_eq!(known.hash(KEY), Repetitions::new(1, KEYS_MAX).hash(KEY));
         let KeyHash(hash) = known.hash(KEY);
         assert_ne!((hash >> 64) as u64, hash as u64, "two hashes, not one twice");
-        assert_ne!(Repetitions::new(2).hash(KEY), known.hash(KEY), "nobody can compute it in advance");
+        assert_ne!(
+            Repetitions::new(2, KEYS_MAX).hash(KEY),
+            known.hash(KEY),
+            "nobody can compute it in advance"
+        );
     }
 
     #[test]
     fn a_key_is_known_for_five_minutes_and_not_longer() {
-        let (mut known, start) = (Repetitions::new(1), Instant::now());
+        let (mut known, start) = (Repetitions::new(1, KEYS_MAX), Instant::now());
         let key = known.hash(KEY);
         assert_eq!(known.find(start, key), None);
         known.insert(start, key, position(3));
@@ -215,17 +232,21 @@ mod tests {
 
     #[test]
     fn the_oldest_go_when_there_are_too_many() {
-        let (mut known, now) = (Repetitions::new(1), Instant::now());
+        let (mut known, now) = (Repetitions::new(1, KEYS_MAX), Instant::now());
         let keys: Vec<String> = (0..=KEYS_MAX).map(|number| number.to_string()).collect();
         for (offset, key) in (0..).zip(&keys) {
             let hash = known.hash(Key { key, ..KEY });
             known.insert(now, hash, position(offset));
         }
         assert_eq!((known.positions.len(), known.order.len()), (KEYS_MAX, KEYS_MAX));
+        assert_eq!(known.keys(), (KEYS_MAX, 1));
         let mut found = |number: usize| {
             let hash = known.hash(Key { key: &keys[number], ..KEY });
             known.find(now, hash)
         };
-        assert_eq!((found(0), found(1), found(KEYS_MAX)), (None, Some(position(1)), Some(position(65_536))));
+        assert_eq!(
+            (found(0), found(1), found(KEYS_MAX)),
+            (None, Some(position(1)), Some(position(KEYS_MAX as u64)))
+        );
     }
 }

@@ -180,6 +180,9 @@ impl Hub {
         if self.is_repeated(now, from, it, key, fx) {
             return;
         }
+        if it.wants_receipt && self.has_no_receipt(now, from, (it, false), fx) {
+            return;
+        }
         if self.may_be_too_large(it) && self.is_too_large_for_channel(now, from, it, fx) {
             return;
         }
@@ -236,6 +239,9 @@ impl Hub {
     pub(crate) fn direct_at_home(&mut self, now: Now, from: u16, it: &Published<'_>, fx: &mut Effects) {
         let key = self.key_of(it, true);
         if self.is_repeated(now, from, it, key, fx) {
+            return;
+        }
+        if it.wants_receipt && self.has_no_receipt(now, from, (it, true), fx) {
             return;
         }
         if self.may_be_too_large(it) && self.is_too_large_for_participant(now, from, it, fx) {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use corecast_protocol::envelope::command::OwnedRequestId;
+use corecast_protocol::ErrorCode;
+use corecast_protocol::envelope::command::{OwnedRequestId, RequestId};
 use corecast_protocol::envelope::event::{self, ReceiptEvent};
 
 use crate::ack::Outcome;
@@ -23,10 +24,10 @@ use crate::remote::{Count, Epoch, FromHome, Published, Receipt, Written};
 /// A copy that was not written within this time has failed.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Beyond so many things to be told, at one home, no further receipt is begun.
+/// Beyond so many things to be told, at one home, nothing is published that wants a receipt.
 const TOLD_MAX: usize = 16_384;
 
-/// Receipts that one home has open at most; beyond, the oldest is told with what is known. About 250 bytes each.
+/// Receipts that one home has open at most, likewise. About 250 bytes each.
 const OPEN_MAX: usize = 16_384;
 
 /// What a shard tells a home of a message's copies here.
@@ -149,22 +150,41 @@ impl Hub {
         let id = it.id?.to_owned();
         let (conn, channel, count) = (it.conn, channel.map(Into::into), Count::default());
         let open = Open { conn, from, id, channel, epoch, offset, awaited, count };
-        if self.todo.len() >= TOLD_MAX {
-            // Whoever asks for receipts faster than they can be told gets none.
-            return None;
-        }
         if awaited.is_empty() {
             self.todo.push_back(Todo::Receipt(Box::new(open)));
             return None;
         }
         self.receipts.last += 1;
         self.receipts.open.insert(self.receipts.last, open);
-        if self.receipts.open.len() > OPEN_MAX
-            && let Some((_, oldest)) = self.receipts.open.pop_first()
-        {
-            self.todo.push_back(Todo::Receipt(Box::new(oldest)));
-        }
         Some(self.receipts.last)
+    }
+
+    /// Whether this publish wants a receipt that can't be kept: then it is refused as a whole, for a publisher that wants
+    /// to know must not be told something wrong.
+    pub(crate) fn has_no_receipt(
+        &mut self,
+        now: Now,
+        from: u16,
+        (it, is_direct): (&Published<'_>, bool),
+        fx: &mut Effects,
+    ) -> bool {
+        let is_full = self.receipts.open.len() >= OPEN_MAX || self.todo.len() >= TOLD_MAX;
+        if is_full {
+            let refused = FromHome::NoReceipt { conn: it.conn, id: it.id, target: it.target, is_direct };
+            self.answer_to(now, from, &refused, fx);
+        }
+        is_full
+    }
+
+    pub(crate) fn receipt_refused(
+        &self,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        (target, is_direct): (&str, bool),
+        fx: &mut Effects,
+    ) {
+        let why = "too many receipts are open, and nothing was published: publish without `receipt`, or again when some have come";
+        self.error(fx, conn, id, (!is_direct).then_some(target), ErrorCode::Overloaded, why);
     }
 
     /// A shard has told the home of its copies.
@@ -286,6 +306,9 @@ fn leave_to(acking: &[ConnKey], tracking: Tracking, first: usize, fx: &mut Effec
     if acking.is_empty() {
         return;
     }
+    let mut sorted: Vec<(u32, u32)> = acking.iter().map(|it| (it.index, it.generation)).collect();
+    sorted.sort_unstable();
+    let acknowledges = |conn: ConnKey| sorted.binary_search(&(conn.index, conn.generation)).is_ok();
     for at in (first..fx.list.len()).rev() {
         let mut rest = fx.list[at];
         let Effect::Deliver { recipients, tracking: counted, .. } = &mut fx.list[at] else { continue };
@@ -295,7 +318,7 @@ fn leave_to(acking: &[ConnKey], tracking: Tracking, first: usize, fx: &mut Effec
         let (start, end) = *recipients;
         let mut until = start;
         for index in start..end {
-            if !acking.contains(&fx.recipients[index as usize]) {
+            if !acknowledges(fx.recipients[index as usize]) {
                 fx.recipients.swap(index as usize, until as usize);
                 until += 1;
             }

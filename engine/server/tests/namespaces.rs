@@ -79,7 +79,7 @@ fn what_is_configured_is_what_the_hub_is_told() {
                 [namespaces.agent]\nmode = \"best_effort\"\n\
                 [namespaces.user]\nmode = \"best_effort\"\nhistory_size = 0\n\
                 [limits]\nhistory_bytes = 1\ninbox_messages = 2\ninbox_age_ms = 3\nsessions = 4\nresume_window_ms = 5\n\
-                ack_timeout_ms = 6\nack_attempts = 7\n";
+                ack_timeout_ms = 6\nack_attempts = 7\nidempotency_keys = 8\n";
     let configured = loaded(text, "");
     let told = |name: &str| {
         let it = configured.namespaces.named(name).expect("it is configured");
@@ -103,6 +103,7 @@ fn what_is_configured_is_what_the_hub_is_told() {
     };
     assert_eq!(told(configured.hub_limits), (1, 2, 3, 4, 5));
     assert_eq!((configured.hub_limits.ack_timeout_ms, configured.hub_limits.ack_attempts), (6, 7));
+    assert_eq!(configured.hub_limits.idempotency_keys, 8);
     assert_eq!(loaded("", "").hub_limits, HubLimits::default());
     let lifted = loaded("no_limits = true\n", text).hub_limits;
     assert_eq!(told(lifted), (1, 2, 3, 0, 5), "rates and counts are lifted, sizes and time-outs are not");

@@ -77,6 +77,10 @@ counters! {
     history_bytes: "gauge",
     /// Publishes that repeated the idempotency key of an earlier one, and were delivered to nobody.
     duplicates_suppressed: "counter",
+    /// Idempotency keys that are known.
+    idempotency_keys: "gauge",
+    /// Idempotency keys forgotten before their five minutes were over, because limits.idempotency_keys was reached.
+    idempotency_keys_forgotten: "counter",
     /// Sessions without a connection that wait for their client to resume.
     sessions_suspended: "gauge",
     /// Sessions that went on in a new connection, on this shard.

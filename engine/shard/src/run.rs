@@ -347,6 +347,9 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         counters.redelivered.set(core.hub.redelivered());
         counters.unacked_given_up.set(core.hub.unacked_given_up());
         counters.duplicates_suppressed.set(core.hub.duplicates_suppressed());
+        let (keys, forgotten) = core.hub.idempotency_keys();
+        counters.idempotency_keys.set(keys as u64);
+        counters.idempotency_keys_forgotten.set(forgotten);
         let sessions = core.hub.sessions();
         counters.sessions_suspended.set(sessions.suspended);
         counters.sessions_resumed.set(sessions.resumed);

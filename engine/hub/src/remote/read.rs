@@ -144,6 +144,9 @@ impl<'a> FromHome<'a> {
             20 => Self::Replay { conn: it.key()?, serial: it.u32()?, channel: it.text()?, page: it.page()? },
             21 => Self::HistoryPage { conn: it.key()?, id: it.id()?, channel: it.text()?, page: it.page()? },
             50 => Self::Repeated(it.receipt()?),
+            52 => {
+                Self::NoReceipt { conn: it.key()?, id: it.id()?, target: it.text()?, is_direct: it.flag()? }
+            }
             51 => Self::Counted {
                 receipt: it.receipt()?,
                 channel: if it.flag()? { Some(it.text()?) } else { None },

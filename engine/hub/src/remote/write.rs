@@ -111,6 +111,10 @@ impl FromHome<'_> {
             Self::Accepted(ref it) => tagged_receipt(out, 5, it),
             Self::Repeated(ref it) => tagged_receipt(out, 50, it),
             Self::Counted { ref receipt, channel, count } => counted(out, receipt, channel, count),
+            Self::NoReceipt { conn, id, target, is_direct } => {
+                requested(out, 52, (conn, id, target));
+                out.push(u8::from(is_direct));
+            }
             Self::Nobody { conn, id, participant } => requested(out, 6, (conn, id, participant)),
             Self::TooLarge { conn, id, target, is_direct, format, bytes: length } => {
                 requested(out, 9, (conn, id, target));

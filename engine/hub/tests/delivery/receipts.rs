@@ -235,7 +235,7 @@ fn a_receipt_needs_a_name_and_one_target() {
 }
 
 #[test]
-fn open_receipts_are_bounded_and_the_oldest_is_told() {
+fn open_receipts_are_bounded_and_no_wrong_one_is_told() {
     let mut net = Net::new(2, 9, unlimited());
     let (ann, bob) = (net.join(0, 1, "ann"), net.join(1, 1, "bob"));
     net.subscribe(bob, "conversation:1");
@@ -246,7 +246,19 @@ fn open_receipts_are_bounded_and_the_oldest_is_told() {
         net.send(ann, &publish.to_string());
     }
     net.run();
-    let told: Vec<Value> = net.take(ann).into_iter().filter(|it| it["type"] == "event").collect();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0]["id"], 0, "what nobody has told of yet is not known: {}", told[0]);
+    let (receipts, refused): (Vec<Value>, Vec<Value>) =
+        net.take(ann).into_iter().filter(|it| it["type"] != "response").partition(|it| it["type"] == "event");
+    assert_eq!((receipts.len(), refused.len()), (0, 1), "{refused:?}");
+    let told = ["id", "channel", "code"].map(|field| refused[0][field].clone());
+    assert_eq!(told, [json!(16_384), json!("conversation:1"), json!("OVERLOADED")]);
+    assert_eq!(net.payloads(bob).len(), 16_384, "and it was not published");
+    for ((shard, _), tracking, _) in std::mem::take(&mut net.copies) {
+        net.hubs[usize::from(shard)].tracked(tracking, Fate::Written);
+    }
+    net.run();
+    let told = net.take(ann).into_iter().filter(|it| it["delivered"] == 1).count();
+    assert_eq!(told, 16_384);
+    let publish =
+        json!({"type": "publish", "id": 1, "channel": "conversation:1", "payload": 1, "receipt": true});
+    assert_eq!(net.ask(ann, &publish.to_string())[0]["type"], "response", "there is room again");
 }

@@ -186,6 +186,13 @@ pub(crate) const KEYS: &[Key] = &[
         "kept for one participant; 0 for what history_bytes lets",
     ),
     integer("limits.inbox_age_ms", 0, 30 * DAY_MS, "86400000", "for how long each is kept; 0 for no limit"),
+    integer(
+        "limits.idempotency_keys",
+        1,
+        1 << 28,
+        "917504",
+        "remembered for five minutes by this node, up to 100 bytes each; the oldest go first",
+    ),
     integer("limits.sessions", 0, 1 << 24, "100000", "that wait for their client to resume; 0 for no limit"),
     integer("limits.resume_window_ms", 0, DAY_MS, "60000", "for how long each waits; 0: none does"),
     integer(

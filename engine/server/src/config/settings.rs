@@ -414,6 +414,8 @@ impl Reader {
             connections_per_ip: count("limits.connections_per_ip"),
             subscriptions_per_connection: count("limits.subscriptions_per_connection"),
             sessions: count("limits.sessions"),
+            // Memory, as sizes are.
+            idempotency_keys: self.number("limits.idempotency_keys") as u32,
             // What is kept is a size, and how long something waits a time-out: those stay.
             history_bytes: self.number("limits.history_bytes"),
             inbox_messages: self.number("limits.inbox_messages") as u32,

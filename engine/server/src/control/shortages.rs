@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Looks at the counters until the process ends.
 pub(super) async fn watch(running: &Running) {
-    let [mut full, mut full_here, mut refusals] = [(); 3].map(|()| Shortage::default());
+    let [mut full, mut full_here, mut refusals, mut keys] = [(); 4].map(|()| Shortage::default());
     let mut looks = interval(LOOK_EVERY);
     let capacity = &running.capacity;
     let (most, bound) = (capacity.connections, capacity.bound);
@@ -35,6 +35,13 @@ pub(super) async fn watch(running: &Running) {
             tracing::warn!(
                 "shard {shard} is full, the node is not: {count} handshakes were refused with 503; the kernel gave it \
                  more than its share, and it takes {here} connections: raise limits.connections, ulimit -n or memory"
+            );
+        }
+        let counts = values(running, |it| &it.idempotency_keys_forgotten);
+        if let Some(Growth { count, .. }) = keys.grew(&counts, Instant::now()) {
+            tracing::warn!(
+                "{count} idempotency keys were forgotten before their five minutes were over: raise \
+                 limits.idempotency_keys, at up to 100 bytes each"
             );
         }
         let counts = values(running, |it| &it.accept_refusals);
