@@ -89,6 +89,7 @@ impl Hub {
             is_fetching: false,
             fetched_last: u32::MAX,
             bulk: 0,
+            later: None,
             inbox_acked: None,
             reading: None,
         };

@@ -320,12 +320,17 @@ impl Hub {
         mut past: Past,
         fx: &mut Effects,
     ) {
-        past.is_carried = past.is_wanted() && self.takes_bulk(conn);
+        if self.too_many_wait(conn, (id, name::INBOX), fx) {
+            return;
+        }
+        past.is_carried = past.is_wanted();
+        let is_later = self.subscribes_later(conn, &past);
         let Some(member) = self.members.find(conn) else { return };
         let (participant, format) = (member.participant.clone(), member.format);
         let home = self.home(self.hasher.of(&*participant));
         let reader = Reader { conn, participant: &participant, format };
-        self.ask(now, home, &ToHome::Inbox(InboxAsk::Subscribe { reader, id, past }), fx);
+        let record = ToHome::Inbox(InboxAsk::Subscribe { reader, id, past });
+        if is_later { self.ask_later(conn, &record, fx) } else { self.ask(now, home, &record, fx) }
     }
 
     /// The home has answered. Until here the connection stayed where it was: if it was live, everything up to the
@@ -338,8 +343,10 @@ impl Hub {
         page: &Page<'_>,
         fx: &mut Effects,
     ) {
-        let Some(member) = self.members.find_mut(conn) else { return };
-        member.bulk -= u8::from(page.messages.is_some());
+        if page.messages.is_some() {
+            self.bulk_came(conn, fx);
+        }
+        let Some(member) = self.members.find(conn) else { return };
         let is_behind = member.reading.as_ref().is_some_and(|it| !it.is_live());
         self.say_subscribed(conn, id, name::INBOX, (page, (page.epoch, page.offset)), fx);
         if !page.is_past || page.is_live && !(is_behind && page.is_recovered) {

@@ -20,6 +20,7 @@ mod home;
 mod hub;
 mod idempotency;
 mod inbox;
+mod later;
 mod member;
 mod order;
 mod participant;

@@ -9,6 +9,7 @@ use crate::effect::ConnKey;
 use crate::filter::{Filter, Gate, Renewal};
 use crate::format::Format;
 use crate::inbox::Reading;
+use crate::later::Later;
 use crate::remote::Epoch;
 use crate::session::{Resuming, State, Tokens};
 
@@ -88,6 +89,8 @@ pub(crate) struct Member {
     pub(crate) fetched_last: u32,
     /// Answers with messages of the past that it waits for.
     pub(crate) bulk: u8,
+    /// What it is going to ask when some of them have come.
+    pub(crate) later: Option<Box<Later>>,
     /// What it acknowledged last of its inbox.
     pub(crate) inbox_acked: Option<(Epoch, u64)>,
     /// How far it is in its participant's inbox; none where it is simply live.

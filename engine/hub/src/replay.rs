@@ -19,12 +19,12 @@ use crate::filter::Filter;
 use crate::format::Format;
 use crate::history::{Address, History, Record};
 use crate::hub::Hub;
-use crate::member::{Cursor, Extra};
+use crate::member::{Cursor, Extra, Member};
 use crate::reading::Transcoder;
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
 
 /// Answers with messages that one connection may wait for at once.
-const BULK_MAX: u8 = 8;
+pub(crate) const BULK_MAX: u8 = 8;
 
 /// Messages of one answer at most; with small ones, bytes come first.
 const ANSWER_MESSAGES_MAX: usize = 1_000;
@@ -259,8 +259,8 @@ impl Hub {
         page: &Page<'_>,
         fx: &mut Effects,
     ) {
-        let Some(member) = self.members.find_mut(conn) else { return };
-        member.bulk -= 1;
+        self.bulk_came(conn, fx);
+        let Some(member) = self.members.find(conn) else { return };
         let is_time_iso = member.is_time_iso;
         if !page.is_recovered {
             let why = "what follows this position is not kept any more, or it is none: ask without `since`";
@@ -282,15 +282,17 @@ impl Hub {
 
     /// The client has read enough for more to be queued.
     pub fn has_room(&mut self, conn: ConnKey) {
-        if self.members.find(conn).is_some_and(|it| it.behind > 0 && !it.is_fetching) {
+        let has_more = |it: &Member| it.behind > 0 && !it.is_fetching || it.later.is_some();
+        if self.members.find(conn).is_some_and(has_more) {
             self.todo.push_back(crate::admission::Todo::CatchUp(conn));
         }
     }
 
     /// Fetches what the next of the connection's subscriptions missed.
     pub(crate) fn catch_up(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
+        self.ask_at_last(now, conn, fx);
         let Some(member) = self.members.find_mut(conn) else { return };
-        if member.is_fetching {
+        if member.is_fetching || member.behind == 0 {
             return;
         }
         if self.fetch_inbox(now, conn, fx) {

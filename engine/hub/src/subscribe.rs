@@ -86,14 +86,15 @@ impl Hub {
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
         let hash = self.hasher.of(stem);
-        // Beyond what one connection may wait for, the past comes behind the answer.
-        past.is_carried = !past.is_held && !is_pattern && past.is_wanted() && self.takes_bulk(conn);
+        if !is_pattern && self.too_many_wait(conn, (id, stem), fx) {
+            return;
+        }
+        past.is_carried = !past.is_held && !is_pattern && past.is_wanted();
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         if stem == name::SYSTEM {
             // Everybody has it already: only its position is asked for.
-            let record = ToHome::Subscribe { conn, serial: 0, channel: stem, id, format, past };
-            return self.ask(now, self.home(hash), &record, fx);
+            return self.ask_channel(now, (0, stem, id, past), (conn, format), fx);
         }
         past.is_watching &= !is_pattern && self.config.namespaces.at(rule).presence;
         let known = self.channels.find(hash, stem, is_pattern);
@@ -112,8 +113,6 @@ impl Hub {
             }
             // A session that is resumed had its own at its time, and no connection resumes twice.
             None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
-                // No answer with messages will come.
-                member.bulk -= u8::from(past.is_carried);
                 return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &too_many(limit));
             }
             None => self.begin_subscription(conn, (hash, stem, rule, is_pattern)),
@@ -124,18 +123,34 @@ impl Hub {
         if past.wants_ack {
             self.promise_acks(conn, hash, stem);
         }
-        if past.is_wanted() && !is_pattern {
-            self.await_past(conn, hash, stem);
-        }
         if canary::strikes(Canary::EarlyMessages) {
             self.activate(conn, serial, stem, is_pattern);
         }
         if is_pattern {
             self.ask_all_homes(now, (conn, serial, stem, id, format), fx);
         } else {
-            let record = ToHome::Subscribe { conn, serial, channel: stem, id, format, past };
-            self.ask(now, self.home(hash), &record, fx);
+            self.ask_channel(now, (serial, stem, id, past), (conn, format), fx);
         }
+    }
+
+    /// Asks a channel's home, now or when the connection may wait for another answer.
+    fn ask_channel(
+        &mut self,
+        now: Now,
+        (serial, channel, id, past): (u32, &str, Option<RequestId<'_>>, Past),
+        (conn, format): (ConnKey, Format),
+        fx: &mut Effects,
+    ) {
+        let hash = self.hasher.of(channel);
+        let is_later = self.subscribes_later(conn, &past);
+        let record = ToHome::Subscribe { conn, serial, channel, id, format, past };
+        if is_later {
+            return self.ask_later(conn, &record, fx);
+        }
+        if past.is_wanted() && channel != name::SYSTEM {
+            self.await_past(conn, hash, channel);
+        }
+        self.ask(now, self.home(hash), &record, fx);
     }
 
     /// What may be subscribed to, and in the way that it is asked for.
@@ -244,7 +259,7 @@ impl Hub {
 
     /// A subscription's past is going to be asked for: if it is live it is not until the answer, or messages would come
     /// with it that have come already.
-    fn await_past(&mut self, conn: ConnKey, hash: u64, name: &str) {
+    pub(crate) fn await_past(&mut self, conn: ConnKey, hash: u64, name: &str) {
         let Some(index) = self.channels.find(hash, name, false) else { return };
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
@@ -319,8 +334,12 @@ impl Hub {
         page: &Page<'_>,
         fx: &mut Effects,
     ) {
-        let Some(member) = self.members.find_mut(conn) else { return };
-        member.bulk -= u8::from(page.messages.is_some());
+        if self.members.find(conn).is_none() {
+            return;
+        }
+        if page.messages.is_some() {
+            self.bulk_came(conn, fx);
+        }
         if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
             return self.overtaken(fx, conn, id, channel);
         }
@@ -439,7 +458,13 @@ impl Hub {
     }
 
     /// Tells the client that its subscription was taken back before it became active.
-    fn overtaken(&mut self, fx: &mut Effects, conn: ConnKey, id: Option<RequestId<'_>>, text: &str) {
+    pub(crate) fn overtaken(
+        &mut self,
+        fx: &mut Effects,
+        conn: ConnKey,
+        id: Option<RequestId<'_>>,
+        text: &str,
+    ) {
         let why = "it was unsubscribed before it became active";
         if id == Some(RESUMING) {
             self.not_restored(conn, text, Refused::new(ErrorCode::Cancelled, why), fx);
@@ -472,6 +497,11 @@ impl Hub {
     /// A connection's subscription to a channel, if it has one.
     pub(crate) fn subscription_mut(&mut self, conn: ConnKey, index: u32) -> Option<&mut Subscription> {
         self.members.find_mut(conn)?.subscriptions.iter_mut().find(|it| it.channel == index)
+    }
+
+    /// Whether the subscription still exists that the request with this serial asked for.
+    pub(crate) fn is_subscribed(&mut self, conn: ConnKey, serial: u32, channel: &str) -> bool {
+        self.own(conn, serial, channel, false).is_some()
     }
 
     /// The subscription that the request with this serial asked for, if it still exists.

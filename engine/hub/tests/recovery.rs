@@ -245,6 +245,98 @@ fn only_who_may_subscribe_reads_history_and_not_without_end() {
     assert_eq!(net.ask(far, &query.to_string())[0]["error"], Value::Null, "later again");
 }
 
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("conversation:{number}")).collect()
+}
+
+#[test]
+fn a_list_of_channels_brings_the_past_of_all_of_them() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 7, unlimited());
+        let ann = net.join(0, 0, "ann");
+        let channels = names(50);
+        for channel in &channels {
+            for number in 1..=3 {
+                net.send(ann, &json!({"type": "publish", "channel": channel, "payload": number}).to_string());
+            }
+        }
+        net.run();
+        let (bob, eve) = (net.join(shards - 1, 1, "bob"), net.join(0, 2, "eve"));
+        let subscribe = json!({"type": "subscribe", "id": 1, "channels": channels, "history": 2});
+        let mut seen = net.ask(bob, &subscribe.to_string());
+        net.send(ann, r#"{"type":"publish","channel":"conversation:49","payload":4}"#);
+        net.run();
+        seen.extend(net.take(bob));
+        let last = seen.pop().expect("it is live");
+        assert_eq!((&last["type"], &last["payload"]), (&json!("message"), &json!(4)));
+        let mut answered: Vec<String> = seen
+            .iter()
+            .map(|it| {
+                assert_eq!(
+                    (&it["type"], &it["offset"], &it["id"]),
+                    (&json!("subscribed"), &json!(3), &json!(1))
+                );
+                let payloads =
+                    it["messages"].as_array().expect("its past").iter().map(|it| it["payload"].clone());
+                assert_eq!(payloads.collect::<Vec<_>>(), [2, 3], "{it}");
+                it["channel"].as_str().expect("a name").to_owned()
+            })
+            .collect();
+        answered.sort_unstable();
+        let mut expected = channels.clone();
+        expected.sort_unstable();
+        assert_eq!(answered, expected, "{shards} shards");
+        // Who reads nothing is sent nothing more, and may change its mind.
+        net.holds_room = true;
+        net.take(eve);
+        let seen = net.ask(eve, &subscribe.to_string());
+        assert!(seen.len() <= 50, "{}", seen.len());
+        let waits = channels.iter().filter(|name| !seen.iter().any(|it| it["channel"] == name.as_str()));
+        let waits: Vec<_> = waits.cloned().collect();
+        if shards > 1 {
+            assert!(waits.len() >= 20, "those with homes elsewhere: {}", waits.len());
+        }
+        net.ask(eve, &json!({"type": "unsubscribe", "channels": waits}).to_string());
+        net.holds_room = false;
+        net.give_room();
+        net.run();
+        let seen = net.take(eve);
+        assert!(seen.iter().all(|it| it["code"] == "CANCELLED"), "{seen:?}");
+        assert_eq!(seen.len(), waits.len(), "{shards} shards");
+        for client in [ann, bob, eve] {
+            net.close(client);
+        }
+        net.run();
+        assert!(net.is_empty());
+    }
+}
+
+#[test]
+fn what_waits_for_answers_is_bounded_and_nothing_passes_it() {
+    let mut net = Net::new(2, 7, unlimited());
+    let (ann, bob) = (net.join(0, 0, "ann"), net.join(1, 1, "bob"));
+    for channel in names(300) {
+        net.send(ann, &json!({"type": "publish", "channel": channel, "payload": 1}).to_string());
+    }
+    net.run();
+    net.take(bob);
+    net.holds_room = true;
+    for part in names(512).chunks(256) {
+        net.send(bob, &json!({"type": "subscribe", "channels": part, "history": 1}).to_string());
+    }
+    net.send(bob, &json!({"type": "subscribe", "id": "again", "channel": "conversation:200"}).to_string());
+    net.run();
+    let refused = net.take(bob).iter().filter(|it| it["code"] == "OVERLOADED").count();
+    assert!((1..=257).contains(&refused), "{refused}");
+    net.holds_room = false;
+    net.give_room();
+    net.run();
+    let seen = net.take(bob);
+    assert!(seen.len() >= 200 && seen.iter().all(|it| it["type"] == "subscribed"), "{}", seen.len());
+    let first = |it: &&Value| it["channel"] == "conversation:200";
+    assert!(seen.iter().find(first).is_some_and(|it| it["messages"].is_array()), "in the order of asking");
+}
+
 /// What one subscriber has seen since its last `subscribed`.
 #[derive(Default)]
 struct View {

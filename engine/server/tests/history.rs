@@ -10,6 +10,7 @@ on_all_layouts!(
     who_is_cut_off_while_catching_up_misses_nothing,
     the_latest_messages_come_with_the_subscription,
     scrolling_up_and_down,
+    a_list_of_channels_brings_the_past_of_all_of_them,
 );
 
 on_both_drivers!(
@@ -177,4 +178,30 @@ fn without_memory_the_oldest_histories_go_and_subscribers_are_told(start: Start)
         "before the next message"
     );
     assert_eq!(bob.expect("message")["epoch"], back["epoch"]);
+}
+
+fn a_list_of_channels_brings_the_past_of_all_of_them(start: Start) {
+    let server = start.start();
+    let mut ann = server.connect("/ws/demo");
+    let channels: Vec<String> = (0..40).map(|number| format!("conversation:{number}")).collect();
+    for channel in &channels {
+        for text in ["old", "older", "new"] {
+            ann.publish(channel, &json!(text));
+        }
+    }
+    for mut bob in server.connect_on_every_shard("/ws/demo") {
+        bob.send_json(&json!({"type": "subscribe", "id": 1, "channels": channels, "history": 1}));
+        let mut answered: Vec<String> = (0..channels.len())
+            .map(|_| {
+                let answer = bob.expect("subscribed");
+                assert_eq!(answer["messages"][0]["payload"], "new", "{answer}");
+                answer["channel"].as_str().expect("a name").to_owned()
+            })
+            .collect();
+        answered.sort_unstable();
+        answered.dedup();
+        assert_eq!(answered.len(), channels.len());
+        bob.send_json(&json!({"type": "publish", "channel": channels[39], "payload": "live", "store": false}));
+        assert_eq!(bob.next_json("message")["payload"], "live");
+    }
 }
