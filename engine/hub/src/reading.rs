@@ -27,6 +27,10 @@ const KEPT_FROM: usize = 512;
 const KEPT_SHARE: usize = 8;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
+/// Subscriptions of one connection that wait behind an earlier one of it. Who has more under way at once is told positions
+/// in another order than it asked.
+const BEHIND_MAX: u32 = 64;
+
 /// What a kept payload takes beside its bytes, in the table and in the order.
 const KEPT_BYTES_MORE: usize = 96;
 
@@ -166,7 +170,8 @@ impl Hub {
         record: &ToHome<'_>,
     ) -> bool {
         let subscribing = &self.readings.subscribing;
-        let is_behind = !subscribing.is_empty() && subscribing.contains_key(&(from, conn));
+        let behind = if subscribing.is_empty() { None } else { subscribing.get(&(from, conn)) };
+        let is_behind = behind.is_some_and(|count| *count < BEHIND_MAX);
         if !(past.is_carried || is_behind) || !self.reading_waits(from, record) {
             return false;
         }

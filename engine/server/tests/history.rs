@@ -201,7 +201,9 @@ fn a_list_of_channels_brings_the_past_of_all_of_them(start: Start) {
         answered.sort_unstable();
         answered.dedup();
         assert_eq!(answered.len(), channels.len());
-        bob.send_json(&json!({"type": "publish", "channel": channels[39], "payload": "live", "store": false}));
+        bob.send_json(
+            &json!({"type": "publish", "channel": channels[39], "payload": "live", "store": false}),
+        );
         assert_eq!(bob.next_json("message")["payload"], "live");
     }
 }
