@@ -104,7 +104,7 @@ fn only_who_asked_hears_and_nobody_before_it_is_subscribed() {
         assert_eq!(events(&mut net, bob), [event("join", &["bob", "cid"], 3)], "in his encoding too");
         assert_eq!(events(&mut net, ann), []);
         let patterns = net.join(0, 4, "dan");
-        watch(&mut net, patterns, "conversation:*");
+        net.subscribe(patterns, "conversation:*");
         // Subscribing once more adds the wish, and does not make anybody twice a member.
         watch(&mut net, ann, CHANNEL);
         unsubscribe(&mut net, cid);
