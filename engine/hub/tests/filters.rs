@@ -494,7 +494,10 @@ fn what_is_not_there_yet_is_refused() {
             assert_eq!(told, [(&code, &json!("agent:1"), &id), (&code, &json!("agent:*"), &id)]);
             assert!(seen[0]["message"].as_str().is_some_and(|it| it.contains(field)), "{seen:?}");
         }
-        net.ask(ann, r#"{"type":"publish","channel":"agent:1","payload":1}"#);
+        let spaced = r#" { "type" : "subscribe" , "channel" : "agent:1" , "gr\u006fup" : "g" }"#;
+        assert_eq!(net.ask(ann, spaced)[0]["code"], "INVALID_MESSAGE");
+        let packed = net.ask_packed(ann, &json!({"type": "subscribe", "channel": "agent:1", "filter": 1}));
+        assert_eq!(packed[0]["code"], "INVALID_MESSAGE");
         for off in [r#""filter":null"#, r#""delta":false"#, r#""group":null"#] {
             let seen = net.ask(ann, &asked(off));
             assert!(seen.len() == 2 && seen.iter().all(|it| it["type"] == "subscribed"), "{seen:?}");

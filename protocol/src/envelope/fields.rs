@@ -56,6 +56,9 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Messages per second that `max_rate` may ask for at most.
 const MAX_RATE_MAX: u64 = 1000;
 
+/// What a `subscribe` may ask for by the wire contract, and nobody acts on yet.
+const UNSUPPORTED: [&str; 3] = ["filter", "delta", "group"];
+
 /// What few publishes say.
 struct Options<'a> {
     priority: Option<Priority>,
@@ -368,16 +371,19 @@ impl<'a, S: Source<'a>> Fields<'a, S> {
             presence: self.flag(Key::Presence)?.unwrap_or(false),
             ack: self.flag(Key::Ack)?.unwrap_or(false),
             max_rate: self.max_rate()?,
-            unsupported: [Key::Filter, Key::Delta, Key::Group]
-                .into_iter()
-                .find_map(|key| self.asked_for(key)),
+            unsupported: self.unsupported(),
         })
     }
 
-    /// The name of a field that asks for something: `null` and `false` don't.
-    fn asked_for(&self, key: Key) -> Option<&'static str> {
-        let value = self.find(key)?;
-        (value.kind != Kind::False).then(|| key.name())
+    /// A member that asks for what nobody acts on: `null` and `false` don't. Looked for only here, so that no other message
+    /// is compared with these names.
+    fn unsupported(&self) -> Option<&'static str> {
+        if !self.has(Key::Unknown) {
+            return None;
+        }
+        let mut asked =
+            self.source.members().filter(|(_, value)| !matches!(value.kind, Kind::Null | Kind::False));
+        asked.find_map(|(name, _)| UNSUPPORTED.into_iter().find(|it| **it == *name))
     }
 
     fn max_rate(&self) -> Result<Option<u32>, Refused> {

@@ -97,6 +97,7 @@ impl<'a> Source<'a> for &'a str {
 
     fn members(self) -> impl Iterator<Item = (Name<'a>, Value)> {
         let mut cursor = Cursor::new(self);
+        cursor.token();
         cursor.eat(b'{');
         std::iter::from_fn(move || {
             cursor.token();

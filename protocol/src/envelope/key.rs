@@ -68,9 +68,6 @@ keys! {
     Error = b"error",
     Partial = b"partial",
     MaxRate = b"max_rate",
-    Filter = b"filter",
-    Delta = b"delta",
-    Group = b"group",
 }
 
 impl Key {
