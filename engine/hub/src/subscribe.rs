@@ -111,9 +111,13 @@ impl Hub {
                 self.will_filter(conn, index);
                 serial
             }
-            // A session that is resumed had its own at its time, and no connection resumes twice.
-            None if limit > 0 && member.subscriptions.len() >= limit && member.resuming.is_none() => {
-                return self.error(fx, conn, id, Some(text), ErrorCode::SubscriptionLimit, &too_many(limit));
+            // A session brings no more along than a connection may have.
+            None if limit > 0 && member.subscriptions.len() >= limit => {
+                let why = Refused::new(ErrorCode::SubscriptionLimit, too_many(limit));
+                return match id {
+                    Some(RESUMING) => self.not_restored(conn, text, why, fx),
+                    _ => self.error(fx, conn, id, Some(text), why.code, &why.why),
+                };
             }
             None => self.begin_subscription(conn, (hash, stem, rule, is_pattern)),
         };
