@@ -93,6 +93,8 @@ canaries! {
         "A publish whose key is known is delivered again." => "delivery: a repetition that was delivered",
     ResentWhileQueued("resent-while-queued", every 2):
         "What is not acknowledged is sent again although an earlier copy has only just been written." => "tests: delivery, an attempt before its time",
+    AckForgotten("ack-forgotten", every 3):
+        "An acknowledgement is not remembered." => "acks: a message that comes again although it was acknowledged",
     LossUncounted("loss-uncounted", every 3):
         "A copy that was lost is counted as delivered." => "tests: delivery, a receipt that says more than was received",
     MemberRemembered("member-remembered", every 20):
