@@ -58,13 +58,15 @@ pub enum Fault {
     Presence,
     /// Sessions wait for a while, and a peer resumes one; with its stream go all choices about it.
     Resume,
+    /// A peer acknowledges what comes, or does not; with its stream go all choices about it.
+    Acks,
     /// A peer wants only some events, or only so many messages per second; with its stream go all choices about it.
     Filters,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -91,6 +93,7 @@ impl Fault {
         Self::Repetition,
         Self::Presence,
         Self::Resume,
+        Self::Acks,
         Self::Filters,
     ];
 
@@ -123,6 +126,7 @@ impl Fault {
             Self::Repetition => "repetition",
             Self::Presence => "presence",
             Self::Resume => "resume",
+            Self::Acks => "acks",
             Self::Filters => "filters",
         }
     }

@@ -3,6 +3,7 @@
 //! It knows the wire contract and nothing of the server. What it may be told depends on what it did: whoever behaves
 //! is never closed.
 
+mod acks;
 mod act;
 mod answer;
 mod connect;
@@ -172,6 +173,9 @@ impl Client {
         let may_act = may_act && session.plan.is_none();
         if end.is_none() && may_act && session.has_room() && self.rng.u32(..town.habits.idle) == 0 {
             end = self.act(&mut session, town);
+            if end.is_none() && session.stage == Stage::Open {
+                self.acknowledge_late(&mut session, town);
+            }
             has_moved = true;
         }
         // An end by RST or FIN counts once everything before it was read.

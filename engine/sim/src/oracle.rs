@@ -4,6 +4,7 @@
 //! publisher's connection and a number that rises by one per channel; a subscriber that misses a number has lost a
 //! message.
 
+mod acks;
 mod channel;
 mod filters;
 mod history;
@@ -21,6 +22,7 @@ use std::rc::Rc;
 use crate::Map;
 
 use crate::names::{ChannelIndex, Class, Keeps, Names};
+pub use acks::AckLimits;
 use channel::{Truth, Written};
 pub use filters::{Sieve, Subject};
 pub use history::HistoryQuery;
@@ -66,6 +68,8 @@ pub enum Check {
     Presence,
     /// A session is its client's, as it was, for as long as it waits.
     Sessions,
+    /// What is not acknowledged comes again, and nothing else does.
+    Acks,
     /// Who asks for less than all gets that, and is told how much was left out.
     Filters,
     /// Nothing panics.
@@ -101,6 +105,8 @@ pub struct Seen<'a> {
     pub from: (Serial, u32),
     /// What it is about.
     pub event: &'a str,
+    /// Which attempt it is said to be; 0 for the first.
+    pub attempt: u32,
     /// How many are said to be left out before it.
     pub skipped: u64,
     /// It has no offset of its own.
@@ -128,6 +134,7 @@ pub struct Oracle {
     ever: (u64, u64),
     /// Whether channels may be forgotten, or what is kept of them.
     is_forgetful: bool,
+    ack_limits: AckLimits,
     /// Virtual time, in microseconds.
     pub now_us: u64,
     /// The same without what a shard may take for its absence: its own time has passed at least as fast.
@@ -166,6 +173,7 @@ impl Oracle {
             wall: Vec::new(),
             ever: (u64::MAX, 0),
             is_forgetful,
+            ack_limits: AckLimits { timeout_us: 5_000_000, attempts: 5 },
             now_us: 0,
             sure_us: 0,
             missed: 0,
@@ -277,6 +285,11 @@ impl Oracle {
             view.subscribed(channel, clock);
             return Ok(());
         }
+        if view.acking.contains_key(&channel) && view.at(channel).is_some_and(|was| at.1 < was.1) {
+            // What is not acknowledged is being sent again, from there on.
+            view.subscribed(channel, clock);
+            return Ok(());
+        }
         // What came before did so by what was subscribed to before.
         let checked = view.positioned(serial, channel, at, truth);
         view.subscribed(channel, clock);
@@ -298,6 +311,7 @@ impl Oracle {
         self.changes += 1;
         if let Some(view) = self.views.get_mut(&serial) {
             view.unsubscribed(&names, channel, self.clock);
+            view.acking.remove(&channel);
             self.unsieved(serial, Subject::Channel(channel));
         }
     }
@@ -323,6 +337,9 @@ impl Oracle {
     }
 
     fn check_message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
+        if seen.attempt > 0 {
+            return self.redelivered(serial, seen);
+        }
         let now = self.moment();
         let Some(view) = self.views.get_mut(&serial) else {
             return Err(Failure::new(Check::Steps, "a message before connection_established"));
@@ -358,6 +375,7 @@ impl Oracle {
             }
         }
         view.check_sieve(seen, passed.as_ref(), truth, now)?;
+        view.came(seen, truth.written(seen.from).map(|it| it.at), now);
         if truth.class == Class::Conflating {
             view.saw_event(seen.channel, latest::event_of(seen.event), seen.from);
         }

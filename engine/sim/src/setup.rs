@@ -13,6 +13,7 @@ use corecast_shard::{CompressionConfig, CompressionMode, OutboxLimits, ShardLimi
 
 use crate::chaos::Fault;
 use crate::client::{Habits, Temper};
+use crate::oracle::AckLimits;
 pub use memory::Memory;
 pub use waiting::Waiting;
 
@@ -88,7 +89,7 @@ impl Setup {
         let (one_in, waiting) = Waiting::of(seed);
         setup.one_in[Fault::Resume as usize] = one_in;
         setup.keep_sessions(waiting);
-        delivery::of(seed, &mut setup.one_in);
+        delivery::of(seed, &mut setup.one_in, &mut setup.hub_limits);
         setup
     }
 
@@ -185,11 +186,18 @@ impl Setup {
             || self.hub_limits.history_bytes < default.history_bytes
     }
 
+    /// When and how often what is not acknowledged is sent again.
+    pub fn ack_limits(&self) -> AckLimits {
+        let timeout_us = 1_000 * self.hub_limits.ack_timeout_ms;
+        AckLimits { timeout_us, attempts: self.hub_limits.ack_attempts }
+    }
+
     /// The same without a fault.
     pub fn leave_out(&mut self, fault: Fault) {
         self.one_in[fault as usize] = 0;
         match fault {
             Fault::BufferShortage => self.buffers = BUFFERS,
+            Fault::Acks => delivery::without_acks(&mut self.hub_limits),
             Fault::Recovery => self.remember(Memory::default()),
             Fault::Resume => self.keep_sessions(Waiting::default()),
             _ => {}
@@ -225,7 +233,12 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
     let mut one_in = [0; Fault::ALL.len()];
     for fault in Fault::ALL {
         let rng = match fault {
-            Fault::Recovery | Fault::Repetition | Fault::Presence | Fault::Resume | Fault::Filters => {
+            Fault::Recovery
+            | Fault::Repetition
+            | Fault::Presence
+            | Fault::Resume
+            | Fault::Acks
+            | Fault::Filters => {
                 continue;
             }
             Fault::Deflate | Fault::BadDeflate => &mut *apart,

@@ -104,7 +104,8 @@ impl World {
                 setup.memory.keeps,
                 setup.is_forgetful(),
                 setup.habits.sessions.window_us(),
-            ),
+            )
+            .with_acks(setup.ack_limits()),
             trace: Trace::new(lines),
             deeds: DeedCounts::default(),
             names,

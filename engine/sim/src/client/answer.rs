@@ -6,7 +6,7 @@ use super::filters::holds;
 use super::hear::Heard;
 use super::ledger::{Ask, Topic, id_of};
 use super::session::Session;
-use super::{Town, presence, resume};
+use super::{Town, acks, presence, resume};
 use crate::chaos::Fault;
 use crate::names::ChannelIndex;
 use crate::names::{Class, Names};
@@ -35,7 +35,7 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
     let is_about =
         |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));
     let id = id(heard)?;
-    let Some(Ask::Subscribe { topic, order, past, sieve }) = session.ledger.take(id, is_about) else {
+    let Some(Ask::Subscribe { topic, order, past, sieve, acks }) = session.ledger.take(id, is_about) else {
         return match id {
             Some(_) => wrong("subscribed to what was not asked for"),
             None => announced(session, town, heard),
@@ -66,6 +66,7 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
         }
         (Topic::Prefix(_), _, _) => wrong("a pattern has no position"),
     };
+    acks::begins(session, town, topic, acks);
     if !has_past {
         holds(session, town, topic, sieve.as_deref());
     }
@@ -217,7 +218,7 @@ fn history(
     for message in messages {
         let seen = seen(session, town, message)?;
         town.oracle.kept(&seen)?;
-        if seen.skipped > 0 {
+        if seen.skipped > 0 || seen.attempt > 0 {
             return wrong("a page says that something was left out");
         }
         if seen.channel != channel || seen.position.0 != position.0 {
@@ -270,6 +271,9 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
             return wrong("a subscription was cancelled that nobody took back");
         }
         town.deeds.did(Deed::Cancelled);
+        return Ok(());
+    }
+    if code == "INVALID_MESSAGE" && id.is_none() && acks::may_be_late(session, town) {
         return Ok(());
     }
     let why = heard.message.as_deref().unwrap_or_default();

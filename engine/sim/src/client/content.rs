@@ -35,6 +35,12 @@ pub(super) struct Payload<'a> {
     t: Option<u64>,
 }
 
+impl Payload<'_> {
+    pub(super) fn is_ephemeral(&self) -> bool {
+        self.e
+    }
+}
+
 /// The time is there, in the form that was asked for, and one that it was lately.
 pub(super) fn check_time(
     session: &Session,
@@ -136,6 +142,9 @@ pub(super) fn seen<'a>(
             Some(prefix.ok_or_else(|| Failure::new(Check::Subscription, "a pattern that nobody knows"))?)
         }
     };
+    if matches!(heard.attempt, Some(0 | 1)) {
+        return Err(Failure::new(Check::Acks, "a first attempt that is said to be one"));
+    }
     if heard.skipped == Some(0) {
         return Err(Failure::new(Check::Filters, "it is said that nothing was left out"));
     }
@@ -147,6 +156,7 @@ pub(super) fn seen<'a>(
         event: heard.event.unwrap_or_default(),
         is_ephemeral: payload.e,
         skipped: heard.skipped.unwrap_or(0),
+        attempt: heard.attempt.unwrap_or(0),
         is_carried: false,
         is_unsure: false,
     })

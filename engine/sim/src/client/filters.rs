@@ -16,7 +16,13 @@ const RATES: [u64; 6] = [1, 3, 10, 50, 300, 1_000];
 
 impl Client {
     /// The members of a request to subscribe that ask for less than all, now and then; its answers are to follow them.
-    pub(super) fn filter(&self, topics: &[Topic], asks: &mut [Ask], town: &mut Town) -> String {
+    pub(super) fn filter(
+        &self,
+        topics: &[Topic],
+        asks: &mut [Ask],
+        session: &Session,
+        town: &mut Town,
+    ) -> String {
         if !town.chaos.strikes(Fault::Filters) {
             return String::new();
         }
@@ -31,6 +37,12 @@ impl Client {
             if *topic == system {
                 town.deeds.did(Deed::FilterRefused);
                 *ask = Ask::Refused { code: "INVALID_MESSAGE", channel: Some("system".to_owned()) };
+            } else if let (Topic::Channel(channel), Ask::Subscribe { .. }) = (topic, &*ask)
+                && session.acking.contains_key(channel)
+            {
+                // An acknowledgement is of all messages.
+                town.deeds.did(Deed::FilterRefused);
+                *ask = Ask::Refused { code: "INVALID_MESSAGE", channel: Some(topic.text(&town.names)) };
             } else if let Ask::Subscribe { sieve: of, .. } = ask {
                 town.deeds.did(Deed::Filtered);
                 *of = Some(Box::new(sieve.clone()));

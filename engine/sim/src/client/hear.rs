@@ -32,6 +32,7 @@ pub(super) struct Heard<'a> {
     pub(super) epoch: Option<&'a str>,
     pub(super) offset: Option<u64>,
     pub(super) skipped: Option<u64>,
+    pub(super) attempt: Option<u32>,
     pub(super) recovered: Option<bool>,
     #[serde(borrow)]
     pub(super) messages: Option<Vec<Self>>,
@@ -239,6 +240,7 @@ impl Client {
         match heard.kind {
             "message" | "broadcast" => {
                 message(session, town, &heard, false)?;
+                self.acknowledge(session, town, &heard);
                 if let Some(channel) = heard.channel.as_deref().and_then(|it| town.names.find(it)) {
                     presence::typed(session, town, &heard, channel);
                 }

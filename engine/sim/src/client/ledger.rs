@@ -41,6 +41,8 @@ pub(super) enum Ask {
         past: Option<Box<Wanted>>,
         /// What alone is wanted of it.
         sieve: Option<Box<Sieve>>,
+        /// It promises to acknowledge.
+        acks: bool,
     },
     Unsubscribe {
         topic: Topic,
@@ -191,7 +193,7 @@ impl Ledger {
             self.held.push(topic);
         }
         self.orders += 1;
-        Ask::Subscribe { topic, order: self.orders, past: None, sieve: None }
+        Ask::Subscribe { topic, order: self.orders, past: None, sieve: None, acks: false }
     }
 
     /// A topic came back with a session.

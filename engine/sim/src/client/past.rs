@@ -50,6 +50,12 @@ impl Client {
         }
         let held = &session.ledger.held;
         let fresh = topics.iter().filter(|topic| !held.contains(topic)).count();
+        // Who acknowledges goes on from there.
+        let is_acking =
+            |it: &Topic| matches!(it, Topic::Channel(channel) if session.acking.contains_key(channel));
+        if topics.iter().any(is_acking) {
+            return None;
+        }
         let is_unclear =
             session.ledger.awaits_path() && topics.iter().any(|it| matches!(it, Topic::Prefix(_)));
         if is_unclear || held.len() + fresh > town.habits.subscriptions_max {
@@ -62,7 +68,7 @@ impl Client {
         forget(&topics, session);
         let mut asks: Vec<Ask> = topics.iter().map(|topic| asked(*topic, session, town)).collect();
         asks.iter_mut().for_each(|ask| session.ledger.want_past(ask, &wanted));
-        let filter = self.filter(&topics, &mut asks, town);
+        let filter = self.filter(&topics, &mut asks, session, town);
         let id = session.ledger.ask(asks);
         let past = match &wanted.position {
             Some((epoch, offset)) => {

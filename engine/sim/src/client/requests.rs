@@ -6,7 +6,7 @@ use super::deeds::Deed;
 use super::ledger::{Ask, Fate, Topic, id_text};
 use super::presence::{forget, watch};
 use super::session::Session;
-use super::{Client, Town};
+use super::{Client, Town, acks};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
 
@@ -73,7 +73,10 @@ impl Client {
         } else {
             ""
         };
-        let filter = if watched.is_none() { self.filter(&topics, &mut asks, town) } else { String::new() };
+        let filter = match self.acks(&topics, &mut asks, session, town) {
+            "" if watched.is_none() => self.filter(&topics, &mut asks, session, town),
+            acks => acks.to_owned(),
+        };
         let id = session.ledger.ask(asks);
         let listed = self.listed(&topics, town);
         format!(r#"{{"type":"subscribe","id":{},{presence}{filter}{listed}}}"#, noted(id, town))
@@ -94,6 +97,7 @@ impl Client {
         }
         let names = Rc::clone(&town.names);
         forget(&topics, session);
+        acks::ends(session, &topics);
         let mut asks = Vec::new();
         for topic in &topics {
             if session.ledger.is_due(*topic) {

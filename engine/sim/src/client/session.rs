@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use corecast_protocol::ws::deflate::Offer;
 
+use super::acks::Acking;
 use super::connect::Kind;
 use super::deeds::Deed;
 use super::deflate::Deflate;
@@ -119,6 +120,9 @@ pub(super) struct Session {
     pub(super) described_at: u64,
     /// Channels of which it wants to know who comes and goes.
     pub(super) watched: BTreeMap<ChannelIndex, Watch>,
+    /// Channels that it acknowledges.
+    pub(super) acking: BTreeMap<ChannelIndex, Acking>,
+    pub(super) has_acknowledged: bool,
 }
 
 impl Default for LinkId {

@@ -198,6 +198,19 @@ impl Truth {
             && (offset.saturating_sub(OLDER)..=offset + 1).rev().any(is_young)
     }
 
+    /// What was not acknowledged can't be sent again up to this offset.
+    ///
+    /// # Errors
+    /// If its last message is certainly kept.
+    pub(super) fn check_lost(&self, (epoch, offset): At, now_us: u64, is_forgetful: bool) -> Checked {
+        let before = (epoch, offset.saturating_sub(1));
+        if !is_forgetful && offset > 0 && self.keeps_twice_since(before, self.highest(epoch), now_us) {
+            let what = format!("all up to {offset} can't be sent again, and {offset} is kept");
+            return Err(Failure::new(Check::Acks, what));
+        }
+        Ok(())
+    }
+
     /// The highest offset that anybody was told of.
     pub(super) fn highest(&self, epoch: u32) -> u64 {
         self.epochs[epoch as usize].highest

@@ -185,6 +185,12 @@ impl Oracle {
         let truth = &mut self.truths[usize::from(channel)];
         let at = truth.at(position);
         let is_behind = view.is_behind(channel);
+        let was_acked = view.acking.contains_key(&channel);
+        view.loses_open(channel, at);
+        if was_acked && view.at(channel).is_some_and(|was| was.0 == at.0 && at.1 <= was.1) {
+            // It has come, and can't come again.
+            return truth.check_lost(at, self.now_us, self.is_forgetful);
+        }
         if view.active_since(&self.names, channel).is_none() {
             return Err(Failure::new(Check::Subscription, "an epoch was announced to who is no subscriber"));
         }
@@ -193,7 +199,12 @@ impl Oracle {
                 let what = "a position was announced, and the epoch is the one that was known";
                 return Err(Failure::new(Check::Subscription, what));
             }
-            if truth.keeps_since(was, at.1, self.now_us) {
+            let last = truth.highest(at.0);
+            let is_kept = match was_acked {
+                true => truth.keeps_twice_since(was, last, self.now_us),
+                false => truth.keeps_since(was, at.1, self.now_us),
+            };
+            if is_kept {
                 let what = format!("lost from {} up to {}, and all of it is kept", was.1, at.1);
                 return Err(Failure::new(Check::Delivery, what));
             }

@@ -14,6 +14,7 @@ impl Oracle {
     pub fn settle(&mut self, dropped: u64, replaced: u64, is_exact: bool) -> Checked {
         self.check_latest(dropped)?;
         self.check_epochs()?;
+        self.settle_acks()?;
         let dropped = dropped + replaced;
         let mut missed = self.missed;
         for (channel, truth) in (0..).zip(&self.truths) {
@@ -64,7 +65,7 @@ impl Oracle {
     ) -> Result<u64, Failure> {
         let Some(since) = view.active_since(&self.names, channel) else { return Ok(0) };
         let may_lack = inbox::may_lack(truth, view.is_behind(channel), self.is_forgetful, 0);
-        if view.is_excused(channel) || may_lack {
+        if view.is_excused(channel) || view.is_full(channel) || may_lack {
             return Ok(0);
         }
         if matches!(truth.class, Class::Numbered | Class::Inbox)

@@ -44,6 +44,12 @@ impl Oracle {
         self.now_us = now_us;
     }
 
+    /// Time has passed to a shard's deadline, while nobody had anything to do.
+    pub fn deadline_passes(&mut self, now_us: u64) {
+        self.sure_us += now_us - self.now_us;
+        self.now_us = now_us;
+    }
+
     pub(super) fn moment(&self) -> Moment {
         Moment { us: self.now_us, sure_us: self.sure_us }
     }

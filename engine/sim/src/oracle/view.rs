@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::Map;
 
+use super::acks::Acking;
 use super::channel::{At, Truth};
 use super::filters::{Lacking, Sieves};
 use super::{Check, Checked, Failure, Serial};
@@ -27,6 +28,8 @@ pub struct View {
     silent: Vec<(ChannelIndex, u32)>,
     /// What it does not want of them.
     pub(super) sieves: Sieves,
+    /// What it acknowledges of them.
+    pub(super) acking: Map<ChannelIndex, Acking>,
 }
 
 /// Offsets that were passed over.
@@ -66,6 +69,7 @@ impl View {
             latest: Map::default(),
             silent: Vec::new(),
             sieves: Sieves::default(),
+            acking: Map::default(),
         }
     }
 
@@ -80,9 +84,10 @@ impl View {
     }
 
     pub(super) fn unsubscribed(&mut self, names: &Names, channel: ChannelIndex, clock: u64) {
+        let is_behind = self.is_behind(channel);
         let own = &mut self.channels[usize::from(channel)];
         own.since = None;
-        if own.is_behind {
+        if is_behind {
             // A pattern goes on with what is published now.
             self.renewed(channel, None, clock);
             self.channels[usize::from(channel)].is_behind = false;
@@ -126,7 +131,8 @@ impl View {
 
     /// Whether messages may come from what is kept.
     pub(super) fn is_behind(&self, channel: ChannelIndex) -> bool {
-        self.channels[usize::from(channel)].is_behind
+        // Who acknowledges may fall behind at any time.
+        self.channels[usize::from(channel)].is_behind || self.acking.contains_key(&channel)
     }
 
     /// Nobody knows what else should have come of it before the end.
@@ -136,7 +142,9 @@ impl View {
 
     /// The same for all channels that were catching up.
     pub(super) fn excuse_behind(&mut self) {
-        self.channels.iter_mut().for_each(|own| own.is_excused |= own.is_behind);
+        let behind = (0..self.channels.len()).map(|channel| self.is_behind(channel as ChannelIndex));
+        let behind: Vec<bool> = behind.collect();
+        self.channels.iter_mut().zip(behind).for_each(|(own, is_behind)| own.is_excused |= is_behind);
     }
 
     pub(super) fn is_excused(&self, channel: ChannelIndex) -> bool {
@@ -223,6 +231,11 @@ impl View {
     /// An own publish was refused: it has no offset that could be missed.
     pub(super) fn refused(&mut self, channel: ChannelIndex, number: u32) {
         self.channels[usize::from(channel)].unechoed.retain(|it| *it != number);
+    }
+
+    /// How many own publishes may have offsets here that nobody is told of.
+    pub(super) fn unechoed_here(&self, channel: ChannelIndex) -> u64 {
+        self.channels[usize::from(channel)].unechoed.len() as u64
     }
 
     /// Whether this own message must not come back.
@@ -336,7 +349,7 @@ impl View {
         let is_silent = |number: u32| publisher == serial && self.wants_no_echo(channel, number);
         let may_lack = |number: u32| match truth.written((publisher, number)) {
             Some(it) if lacking.as_ref().is_some_and(|lacking| lacking.allows(Some(it.event))) => true,
-            Some(it) => it.is_ephemeral && (own.is_behind || it.clock <= own.renewed),
+            Some(it) => it.is_ephemeral && (self.is_behind(channel) || it.clock <= own.renewed),
             None => true,
         };
         numbers.filter(|number| !is_silent(*number) && !may_lack(*number)).count() as u32
@@ -388,6 +401,8 @@ impl View {
         self.silent.clear();
         for (index, truth) in (0..).zip(truths) {
             let lacking = self.lacking(index);
+            // With too much unacknowledged nothing new comes.
+            let is_full = self.is_full(index);
             let channel = &mut self.channels[usize::from(index)];
             // All that it waited for has come.
             channel.is_behind = false;
@@ -395,6 +410,7 @@ impl View {
                 *since = clock;
             }
             match channel.at {
+                Some(_) if is_full => {}
                 // What is left of those without an echo has offsets that nobody was told of yet.
                 Some((epoch, offset)) => {
                     let highest = truth.highest(epoch);

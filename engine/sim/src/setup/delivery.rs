@@ -1,9 +1,26 @@
-//! What a seed decides about how messages are delivered to who asks for less than all of them.
+//! What a seed decides about how messages are delivered to who asks for less than all of them, or acknowledges them.
+
+use corecast_hub::HubLimits;
 
 use crate::chaos::Fault;
 
 /// How often it is asked for: drawn apart, so that without it runs stay what they were.
-pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()]) {
+pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()], limits: &mut HubLimits) {
+    // What a session that goes on has filtered and acknowledged is not foreseen.
+    if one_in[Fault::Resume as usize] > 0 {
+        return;
+    }
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x0f11_7e55);
-    one_in[Fault::Filters as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..5) };
+    one_in[Fault::Filters as usize] = if rng.u32(..5) == 0 { 0 } else { rng.u32(1..5) };
+    if rng.u32(..5) > 0 {
+        one_in[Fault::Acks as usize] = rng.u32(1..5);
+        limits.ack_timeout_ms = [1, 5, 20, 100, 1_000][rng.usize(..5)];
+        limits.ack_attempts = rng.u32(1..6);
+    }
+}
+
+/// Nobody acknowledges.
+pub(super) fn without_acks(limits: &mut HubLimits) {
+    let HubLimits { ack_timeout_ms, ack_attempts, .. } = HubLimits::default();
+    (limits.ack_timeout_ms, limits.ack_attempts) = (ack_timeout_ms, ack_attempts);
 }
