@@ -50,7 +50,7 @@ canaries! {
     HistoryForgotten("history-forgotten", every 20):
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
     StoredMessageForgotten("stored-message-forgotten", every 5):
-        "What was kept for who was away is not sent on return." => "tests: delivery, stored, and not delivered on return",
+        "What was kept for who was away is not sent on return." => "delivery: kept for who was away, and not delivered on return",
     FilterIgnored("filter-ignored", every 20):
         "A subscriber gets an event that its filter leaves out." => "filters: an event that was not asked for",
     SkippedForgotten("skipped-forgotten", every 20):
@@ -104,13 +104,19 @@ canaries! {
 
     // Sessions.
     SessionRemembered("session-remembered", every 5):
-        "The tokens of a session that expired stay good." => "tests: leaks, a hub that is not empty at the end",
+        "The tokens of a session that expired stay good." => "leaks: a hub that is not empty at the end",
     TokenReused("token-reused", every 2):
-        "A token works again although its client has a later one." => "tests: sessions, a token that works twice",
+        "A token works again although its client has a later one." => "sessions: a token that works twice; or leaks: a hub that is not empty at the end",
     TakeoverUnfenced("takeover-unfenced", every 1):
-        "A session goes on elsewhere before all that it published arrived." => "tests: order, a publisher's messages out of order",
+        "A session goes on elsewhere before all that it published arrived." => "order: messages of a session's connections out of order",
     SubscriptionLost("subscription-lost", every 3):
-        "A resumed session lacks a subscription." => "tests: sessions, a subscription that did not come back",
+        "A resumed session lacks a subscription." => "sessions: a subscription that did not come back",
+    SessionOverstays("session-overstays", every 2):
+        "A session waits for its client longer than it may." => "sessions: one that should be over",
+    TakenOverStillThere("taken-over-still-there", every 1):
+        "A connection whose session goes on elsewhere is not closed." => "sessions: a connection without its session",
+    SessionSkips("session-skips", every 2):
+        "A session goes on one message behind where its client was." => "answers: recovered from another position",
 
     // The rings between shards.
     LostWakeUp("lost-wake-up", every 3):

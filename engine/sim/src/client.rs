@@ -12,6 +12,7 @@ pub mod deeds;
 mod deflate;
 mod filters;
 mod hear;
+mod inbox;
 mod inflate;
 mod leave;
 mod ledger;

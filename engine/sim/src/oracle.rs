@@ -247,6 +247,7 @@ impl Oracle {
         is_ephemeral: bool,
     ) -> Checked {
         self.accepted += 1;
+        self.kept_for_who_is_away(from, channel, position, is_ephemeral);
         let truth = &mut self.truths[usize::from(channel)];
         truth.answered(from);
         if is_ephemeral || matches!(truth.class, Class::Dropping | Class::Conflating) {
@@ -333,6 +334,10 @@ impl Oracle {
     pub fn message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
         self.delivered += 1;
         let channel = seen.channel;
+        if let Some(view) = self.views.get(&serial).filter(|_| self.sessions.is_on()) {
+            self.check_succession(view, seen).map_err(|failure| self.on(channel, failure))?;
+        }
+        self.came_to_inbox(serial, seen).map_err(|failure| self.on(channel, failure))?;
         self.check_message(serial, seen).map_err(|failure| self.on(channel, failure))
     }
 

@@ -88,7 +88,9 @@ impl Hub {
                 let reason = fx.write(|out| {
                     out.extend_from_slice(b"CANCELLED: the session goes on in another connection");
                 });
-                fx.list.push(Effect::Close { conn: session, code: CloseCode::TakenOver, reason });
+                if !canary::strikes(Canary::TakenOverStillThere) {
+                    fx.list.push(Effect::Close { conn: session, code: CloseCode::TakenOver, reason });
+                }
                 self.take_out(session);
                 waiting
             }

@@ -259,6 +259,7 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
     if code == "NOT_FOUND"
         && let Some(Ask::Publish { channel, number, .. }) = session.ledger.take(id, is_direct)
     {
+        town.oracle.check_refused((session.serial, number), channel)?;
         town.oracle.refused((session.serial, number), channel);
         return Ok(());
     }

@@ -149,6 +149,7 @@ impl Client {
             town.deeds.did(Deed::PingMessages);
             options.push("heartbeat=message".to_owned());
         }
+        town.oracle.comes(&session.name);
         options.extend(self.plan_resumption(session, town));
         self.rng.shuffle(&mut options);
         path.push('?');

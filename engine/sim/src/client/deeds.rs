@@ -66,6 +66,7 @@ deeds! {
     ResumedOwn = "session resumed behind an own subscription",
     SpokeBehindResume = "publish right behind a resumption",
     ResumedInbox = "inbox resumed from a position",
+    Stored = "direct message that is kept for who is away",
     SessionDescribed = "session described",
     TimeIso = "connection with time=iso",
     IsoTimeSeen = "time read as ISO 8601",

@@ -59,9 +59,7 @@ impl Client {
         let mut draft = Draft::default();
         let is_ephemeral_event = self.event(&mut draft, class, town);
         let is_stored = self.rng.u32(..8) > 0;
-        if !is_stored {
-            draft.envelope.push(r#""store":false"#.to_owned());
-        }
+        let is_for_who_is_away = self.stores(&mut draft, class, (is_stored, is_ephemeral_event), town);
         let is_ephemeral = is_numbered && (!is_stored || is_ephemeral_event);
         // Without an echo, an own message leaves no trace on channels without offsets.
         let echoes = !is_numbered || is_ephemeral || self.rng.u32(..10) > 0 || !session.is_established;
@@ -71,6 +69,10 @@ impl Client {
         self.fields(&mut draft, town);
         if may {
             self.number(&mut draft, session, town, &to, (echoes, is_ephemeral));
+        }
+        if is_for_who_is_away && may {
+            let numbered = to.iter().zip(&draft.numbers);
+            numbered.for_each(|(inbox, number)| town.oracle.stores((session.serial, *number), *inbox));
         }
         draft.payload.push(format!(r#""e":{is_ephemeral}"#));
         draft.payload.push(format!(r#""who":"{}""#, session.name));

@@ -11,7 +11,7 @@ use super::session::{Session, Stage};
 use super::{Client, End, Town};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class, Names};
-use crate::oracle::{Began, Check, Checked, Choice, Doubts, Failure, Fate, Ticket, Wanted};
+use crate::oracle::{Began, Check, Checked, Choice, Doubts, Failure, Fate, Subject, Ticket, Wanted};
 
 /// A session that is asked for.
 #[derive(Debug)]
@@ -97,6 +97,7 @@ pub(super) fn resumed(session: &mut Session, town: &mut Town, heard: &Heard<'_>)
             watch_on(channel, watched.contains(&channel), session);
         }
     }
+    town.oracle.has_resumed();
     Ok(())
 }
 
@@ -105,8 +106,11 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     let wrong = |what: String| Err(Failure::new(Check::Sessions, what));
     let prefixes = &town.names.prefixes;
     if let Some(prefix) = prefixes.iter().position(|prefix| it.channel.strip_suffix('*') == Some(prefix)) {
-        session.ledger.resumes(Topic::Prefix(prefix));
-        town.oracle.pattern_subscribed(session.serial, prefix);
+        if !plan.own.contains(&Topic::Prefix(prefix)) {
+            session.ledger.resumes(Topic::Prefix(prefix));
+            town.oracle.pattern_subscribed(session.serial, prefix);
+            sieve_on(session, town, Subject::Prefix(prefix));
+        }
         return Ok(());
     }
     let channel = match &*it.channel {
@@ -119,7 +123,12 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     let topic = Topic::Channel(channel);
     if &*it.channel == "@me" {
         town.deeds.did(Deed::ResumedInbox);
+        town.oracle.forget_inbox_of(&session.name);
     } else if plan.own.contains(&topic) {
+        // Its own filter holds, and counts anew.
+        if town.chaos.is_on(Fault::Filters) {
+            town.oracle.sieved(session.serial, Subject::Channel(channel), None, true);
+        }
         return match it.recovered {
             true => wrong(format!("{} is recovered, and was subscribed to before", it.channel)),
             false => Ok(()),
@@ -131,11 +140,26 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     let wanted = Wanted { position: known.map(|(_, position)| position.clone()), latest: 0 };
     let recovered = Some(it.recovered);
     let position = (epoch, offset);
-    let began = Began { position, recovered, carried: 0, has_more: None, is_filtered: false };
+    let subject = Subject::Channel(channel);
+    let (sieve, is_unclear) = town.oracle.sieve_handed(subject);
+    let is_filtered = town.chaos.is_on(Fault::Filters) && (sieve.is_some() || is_unclear);
+    let began = Began { position, recovered, carried: 0, has_more: None, is_filtered };
     town.oracle.subscribed_from(session.serial, channel, &wanted, &began)?;
     // Even where nothing is recovered it is live only a moment later: until then it may lack what is not kept.
     town.oracle.catches_up(session.serial, channel);
-    town.oracle.began(session.serial, channel, &began, (false, false))
+    town.oracle.began(session.serial, channel, &began, (false, false))?;
+    if &*it.channel != "@me" {
+        sieve_on(session, town, subject);
+    }
+    Ok(())
+}
+
+/// A subscription goes on with the filter that it had.
+fn sieve_on(session: &Session, town: &mut Town, subject: Subject) {
+    if town.chaos.is_on(Fault::Filters) {
+        let (sieve, is_unclear) = town.oracle.sieve_handed(subject);
+        town.oracle.sieved(session.serial, subject, sieve.as_ref(), is_unclear);
+    }
 }
 
 /// The token was refused: the connection goes on as it is.

@@ -63,6 +63,13 @@ impl Sieve {
         }
     }
 
+    /// The same for a subscription that goes on with its session: of a rate nothing is known for the time being.
+    fn anew(&self) -> Self {
+        let (events, interval_ns) = (self.events.clone(), self.interval_ns);
+        let is_unclear = self.is_unclear || interval_ns.is_some();
+        Self { events, interval_ns, is_unclear, ..Self::default() }
+    }
+
     fn wants(&self, event: Option<u32>) -> bool {
         self.events.is_empty() || event.is_some_and(|it| self.events.contains(&it))
     }
@@ -132,6 +139,15 @@ impl View {
             }
         }
         Some(Lacking(all))
+    }
+
+    /// What a session that goes on asked for.
+    pub(super) fn sieve_of(&self, subject: Subject) -> Option<Sieve> {
+        let sieve = match subject {
+            Subject::Channel(channel) => self.sieves.names.get(&channel),
+            Subject::Prefix(prefix) => self.sieves.prefixes.get(&prefix),
+        };
+        sieve.map(Sieve::anew)
     }
 
     /// Whether any subscription that matches a channel has a filter, or a prefix of it has.

@@ -1,7 +1,8 @@
 //! Sessions that go on: whether a token may work, or must, and whether what was resumed is what the client had.
 
+use super::channel::Truth;
 use super::session::{Doubts, Fate, Former, Place};
-use super::{Check, Checked, Failure, Oracle, Serial, View};
+use super::{Check, Checked, Failure, Oracle, Seen, Serial, Sieve, Subject, View};
 use crate::names::{ChannelIndex, Class};
 
 /// Sessions of one participant that may wait on a shard, if they are bounded at all.
@@ -40,6 +41,8 @@ pub(super) struct Attempt {
     fails: Option<&'static str>,
     /// Whether the session was certainly to be had.
     was_certain: bool,
+    /// What it had published on each channel by then.
+    published: Vec<u32>,
     /// Somebody else got the session meanwhile, or got it from here.
     is_contended: bool,
     /// Whether something was said behind it already.
@@ -119,6 +122,7 @@ impl Oracle {
                 } else if is_dead && !record.is_muddled {
                     fails = fails.or(Some("it was used up"));
                 }
+                was_certain &= !record.is_sought || matches!(record.place, Place::Lost(_));
                 was_certain &= !record.is_muddled && !is_spoken && record.asked_by.is_empty();
                 was_certain &= matches!(record.place, Place::Live(_, false) | Place::Lost(_));
                 if fails.is_none() {
@@ -127,8 +131,15 @@ impl Oracle {
             }
         }
         was_certain &= fails.is_none();
-        let attempt =
-            Attempt { ticket: ticket.clone(), fails, was_certain, is_contended: false, has_spoken: false };
+        let published = self.published(serial);
+        let attempt = Attempt {
+            ticket: ticket.clone(),
+            fails,
+            was_certain,
+            published,
+            is_contended: false,
+            has_spoken: false,
+        };
         self.sessions.attempts.insert(serial, attempt);
         self.session_wavers(serial);
     }
@@ -148,10 +159,13 @@ impl Oracle {
         let Some(record) = attempt.ticket.of.and_then(|id| self.sessions.record(id)) else { return Ok(()) };
         let is_alone = record.asked_by == [serial];
         record.asked_by.retain(|it| *it != serial);
-        let is_certain = attempt.was_certain && is_alone && !record.is_muddled;
+        // Who has it may have said something meanwhile, so that the token before is good no more.
+        let former = record.former.as_ref().filter(|it| it.token == attempt.ticket.token);
+        let is_good = former.map_or(record.token == attempt.ticket.token, |it| !it.has_spoken);
+        let is_certain = attempt.was_certain && is_alone && is_good && !record.is_muddled;
         let place = record.place;
         let is_there = match place {
-            Place::Live(_, wavers) => !wavers,
+            Place::Live(_, wavers) => !wavers && !record.is_sought,
             Place::Lost(lost) => self.sessions.lost.get(&lost).is_some_and(|lost| {
                 lost.fate == Fate::Waits && now_us < lost.since_us + window_us && lost.view.is_some()
             }),
@@ -174,7 +188,7 @@ impl Oracle {
         if attempt.fails.is_some() || fate == Fate::Never {
             return own;
         }
-        record.is_mixed = true;
+        (record.is_mixed, record.is_sought) = (true, true);
         // It may have gone on there: the token works all the same, unless more was said behind it.
         if attempt.has_spoken || fate != Fate::Waits {
             record.is_muddled = true;
@@ -228,20 +242,27 @@ impl Oracle {
         record.is_muddled |= !record.asked_by.is_empty() || attempt.is_contended;
         let others = record.asked_by.clone();
         let is_muddled = record.is_muddled;
-        let is_mixed = std::mem::replace(&mut record.is_mixed, false) || is_muddled;
+        let is_mixed = std::mem::replace(&mut record.is_mixed, record.is_sought) || is_muddled;
         for other in others {
             if let Some(attempt) = sessions.attempts.get_mut(&other) {
                 attempt.is_contended = true;
             }
         }
+        if let Place::Lost(other) | Place::Live(other, _) = before
+            && !is_mixed
+            && !attempt.is_contended
+        {
+            sessions.successors.insert(other, (serial, attempt.published));
+        }
         match before {
             _ if attempt.is_contended => Ok(Vec::new()),
             Place::Lost(lost) => {
                 let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Vec::new()) };
-                if let Some(view) = &lost.view {
-                    self.check_listed(&listed, view, &lost.doubts, is_mixed)?;
-                }
-                Ok(lost.doubts.watched)
+                let Some(view) = lost.view else { return Ok(Vec::new()) };
+                self.check_listed(&listed, &view, &lost.doubts, is_mixed)?;
+                let watched = lost.doubts.watched.clone();
+                self.sessions.handed = Some((view, lost.doubts)).filter(|_| !is_mixed);
+                Ok(watched)
             }
             Place::Live(other, _) if other != serial && !is_mixed => {
                 sessions.taken.insert(other, clock);
@@ -249,6 +270,47 @@ impl Oracle {
                 Ok(Vec::new())
             }
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What a subscription of the session that was just resumed asked for; and whether nobody can tell.
+    pub fn sieve_handed(&self, subject: Subject) -> (Option<Sieve>, bool) {
+        let Some((view, doubts)) = &self.sessions.handed else { return (None, true) };
+        let is_doubtful = match subject {
+            Subject::Channel(channel) => doubts.channels.contains(&channel),
+            Subject::Prefix(prefix) => doubts.prefixes.contains(&prefix),
+        };
+        (view.sieve_of(subject), is_doubtful)
+    }
+
+    /// All of `resumed` was read.
+    pub fn has_resumed(&mut self) {
+        self.sessions.handed = None;
+    }
+
+    /// How much a connection has published on each channel.
+    fn published(&self, serial: Serial) -> Vec<u32> {
+        let count = |truth: &Truth| truth.publishers.get(&serial).map_or(0, |it| it.count);
+        self.truths.iter().map(count).collect()
+    }
+
+    /// What a connection published comes before what its successor does, everywhere.
+    pub(super) fn check_succession(&self, view: &View, seen: &Seen<'_>) -> Checked {
+        let Some((later, counts)) = self.sessions.successors.get(&seen.from.0) else { return Ok(()) };
+        let truth = &self.truths[usize::from(seen.channel)];
+        let before = counts[usize::from(seen.channel)];
+        match view.last(seen.channel, *later) {
+            Some(last)
+                if last > before && truth.class != Class::Conflating && !truth.is_repeated(seen.from) =>
+            {
+                let what = format!(
+                    "message {} of connection {} comes behind {last} of connection {later}, which went on with its \
+                     session",
+                    seen.from.1, seen.from.0
+                );
+                Err(Failure::new(Check::Order, what))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::names::ChannelIndex;
 /// Whose session goes on on another shard may be seen where it was for so long.
 const LINGERS_US: u64 = 2_100_000;
 
+/// That a session is over is told to others within this time.
+const TOLD_AFTER_US: u64 = 400_000;
+
 /// A session, numbered by the connection that it began with.
 pub(super) type SessionId = Serial;
 
@@ -90,6 +93,8 @@ pub(super) struct Record {
     pub(super) place: Place,
     /// Connections that asked for it and have no answer yet.
     pub(super) asked_by: Vec<Serial>,
+    /// Somebody who is gone asked for it, which the server may still act on.
+    pub(super) is_sought: bool,
     /// Somebody may have had it in between, with subscriptions of its own.
     pub(super) is_mixed: bool,
     /// Nobody can tell any more where it is, or which token is its latest.
@@ -112,6 +117,12 @@ pub(super) struct Sessions {
     pub(super) taken: Map<Serial, u64>,
     /// What a connection that took over a living session was told, until the other one has said what it had.
     pub(super) unchecked: Map<Serial, Vec<String>>,
+    /// What connections had whose sessions went on, while `resumed` is read.
+    pub(super) handed: Option<(View, Doubts)>,
+    /// Behind which of its messages on each channel, a connection goes on for another one.
+    pub(super) successors: Map<Serial, (Serial, Vec<u32>)>,
+    /// Which inboxes have something for who is away.
+    pub(super) inboxes: super::inbox::Inboxes,
     pub(super) attempts: Map<Serial, super::resume::Attempt>,
 }
 
@@ -167,6 +178,7 @@ impl Oracle {
             former: None,
             place: Place::Live(serial, false),
             asked_by: Vec::new(),
+            is_sought: false,
             is_mixed: false,
             is_muddled: false,
         };
@@ -197,6 +209,9 @@ impl Oracle {
         if fate == Fate::Moved && !self.went_on(serial)? {
             return Ok(());
         }
+        if !matches!(fate, Fate::Waits | Fate::Never) {
+            self.forget_inbox_of(name);
+        }
         let since_us = self.now_us;
         let lost = Lost { name: name.to_owned(), fate, view, doubts, since_us, noticed_us: None };
         if fate == Fate::Never || self.sessions.lost.contains_key(&serial) {
@@ -215,7 +230,7 @@ impl Oracle {
     fn went_on(&mut self, serial: Serial) -> Result<bool, Failure> {
         let Some(record) = self.sessions.record_of(serial) else { return Ok(true) };
         let is_here = matches!(record.place, Place::Live(it, _) if it == serial);
-        if is_here && record.asked_by.is_empty() && !record.is_muddled {
+        if is_here && record.asked_by.is_empty() && !record.is_muddled && !record.is_sought {
             let what = format!("connection {serial} lost its session, and nobody asked for it");
             return Err(Failure::new(Check::Sessions, what));
         }
@@ -223,22 +238,29 @@ impl Oracle {
     }
 
     /// All rests, and shards hold nobody who is gone for its client (`all_are_known`): what was lost by now is known to
-    /// be. So many sessions wait, as shards count them.
+    /// be. So many sessions wait, as shards count them: by the time of the shards, which stands still where the clock
+    /// jumps (`has_jumped`).
     ///
     /// # Errors
     /// If more wait than can.
-    pub fn sessions_rest(&mut self, all_are_known: bool, waiting: u64) -> Checked {
+    pub fn sessions_rest(&mut self, (all_are_known, has_jumped): (bool, bool), waiting: u64) -> Checked {
         let (now_us, window_us) = (self.now_us, self.sessions.window_us);
+        let mut over = Vec::new();
         self.sessions.lost.retain(|_, lost| {
-            let is_over = lost.noticed_us.is_some_and(|noticed_us| noticed_us + window_us < now_us);
+            let is_late = lost.noticed_us.is_some_and(|noticed_us| noticed_us + window_us < now_us);
+            let is_over = is_late && !has_jumped || all_are_known && waiting == 0;
             if all_are_known {
                 lost.noticed_us.get_or_insert(now_us);
+            }
+            if is_over {
+                over.push((lost.name.clone(), Some(now_us + TOLD_AFTER_US)));
             }
             !is_over && (lost.fate != Fate::Ends || !all_are_known)
         });
         self.sessions
             .lingering
-            .retain_mut(|(_, until_us)| *until_us.get_or_insert(now_us + LINGERS_US) > now_us);
+            .retain_mut(|(_, until_us)| *until_us.get_or_insert(now_us + LINGERS_US) > now_us || has_jumped);
+        self.sessions.lingering.append(&mut over);
         let most = self.sessions.lost.len() as u64;
         if waiting > most {
             let what = format!("{waiting} sessions wait, and {most} were lost and may still wait");
@@ -248,14 +270,17 @@ impl Oracle {
             let what = format!("connection {serial} is still there, and its session went on elsewhere");
             return Err(Failure::new(Check::Sessions, what));
         }
+        self.look_who_is_away(all_are_known)?;
         let lost = &self.sessions.lost;
         for (_, record) in &mut self.sessions.records {
             if matches!(record.place, Place::Lost(serial) if !lost.contains_key(&serial)) {
                 record.place = Place::Over;
             }
-            if let Some(former) = record.former.as_mut().filter(|it| it.has_spoken) {
+            let is_here = matches!(record.place, Place::Live(..)) && !record.is_sought;
+            if let Some(former) = record.former.as_mut().filter(|it| it.has_spoken && is_here) {
                 former.is_used_up = true;
             }
+            record.is_sought &= !all_are_known;
         }
         Ok(())
     }
@@ -267,8 +292,8 @@ impl Oracle {
 
     /// Until when somebody may be seen where a session was that went on elsewhere.
     pub fn lingers_until_us(&self) -> Option<u64> {
-        let until_us = |(_, until_us): &(String, Option<u64>)| until_us.unwrap_or(self.now_us + LINGERS_US);
-        self.sessions.lingering.iter().map(until_us).max()
+        // By the time of the shards, which may have stood still until now.
+        (!self.sessions.lingering.is_empty()).then_some(self.now_us + LINGERS_US)
     }
 
     /// A session may be at a connection that is lost from now on: that is noticed later.
@@ -280,7 +305,7 @@ impl Oracle {
 
     /// Whether a participant may be in a channel by a session that waits.
     pub fn may_wait_in(&self, channel: ChannelIndex, name: &str) -> bool {
-        let lingers = self.sessions.lingering.iter().any(|(it, _)| it == name);
+        let lingers = self.sessions.lingering.iter().any(|(it, _)| it == name || it.is_empty());
         lingers
             || self.sessions.lost.values().any(|lost| {
                 let is_there = lost.view.as_ref().is_none_or(|view| view.is_by_name(channel));

@@ -110,7 +110,8 @@ impl World {
             now.push(statement);
         }
         let (all_are_known, waiting) = (self.all_are_known(), self.sessions_waiting());
-        self.town.oracle.sessions_rest(all_are_known, waiting)?;
+        let has_jumped = self.setup.habits.jumps;
+        self.town.oracle.sessions_rest((all_are_known, has_jumped), waiting)?;
         let clients: u64 = self.hosts.iter().map(|host| host.counters.clients.value()).sum();
         if self.node.clients() as u64 != clients {
             let what = format!("the node counts {} clients, its shards {clients}", self.node.clients());

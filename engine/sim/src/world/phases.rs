@@ -24,6 +24,9 @@ const TYPED_AFTER_US: u64 = 6_500_000;
 /// Of its clients, so many type at most.
 const TYPISTS: usize = 3;
 
+/// So many clients write to who is away.
+const WRITERS: usize = 12;
+
 /// Clients of a small town.
 const PATIENT_MAX: usize = 16;
 
@@ -45,9 +48,21 @@ impl World {
         if self.town.chaos.is_on(Fault::Presence) {
             self.take_attendance()?;
         }
+        if self.town.chaos.is_on(Fault::Resume) {
+            self.write_to_who_is_away()?;
+        }
         self.town.is_settling = false;
         self.town.chaos.calm(false);
         Ok(())
+    }
+
+    /// Some write to who is away, which is kept until they return.
+    fn write_to_who_is_away(&mut self) -> Checked {
+        for client in self.clients.iter_mut().take(WRITERS) {
+            client.write_to_who_is_away(&mut self.town);
+        }
+        self.come_to_rest()?;
+        self.check_settled()
     }
 
     /// Some ask who is there, once all that changed has been told.
