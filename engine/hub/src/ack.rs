@@ -418,6 +418,7 @@ impl Hub {
             let Some(own) = member.subscriptions.get_mut(at) else { return };
             let index = own.channel;
             let is_settling = own.extra.as_ref().is_some_and(|extra| extra.awaited > 0);
+            let cursor = own.cursor();
             let Some(acks) = own.acks_mut().filter(|acks| acks.awaits_idle) else { continue };
             acks.awaits_idle = false;
             if acks.due.is_none_or(|due| now.instant < due) {
@@ -425,7 +426,9 @@ impl Hub {
                 self.set_alarm(conn, index);
                 continue;
             }
-            if acks.is_fetching || is_settling {
+            // What is being sent again has not all been fetched: that is no attempt yet.
+            let is_unfinished = cursor.is_some_and(|it| it.offset < acks.sent);
+            if acks.is_fetching || is_settling || is_unfinished {
                 acks.due = Some(now.instant + PAGE_AWAITED);
             } else if idle == Idle::Now && !canary::strikes(Canary::ResentWhileQueued) {
                 acks.due = Some(now.instant + acks.delay(timeout_ms));
