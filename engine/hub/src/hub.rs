@@ -511,8 +511,8 @@ impl Hub {
             FromHome::Accepted(ref receipt) => self.accepted(receipt, fx),
             FromHome::Repeated(ref receipt) => self.repeated(receipt, fx),
             FromHome::Counted { ref receipt, channel, count } => self.counted(receipt, channel, count, fx),
-            FromHome::NoReceipt { conn, id, target, is_direct } => {
-                self.receipt_refused(conn, id, (target, is_direct), fx);
+            FromHome::NoReceipt { conn, id, target, is_direct, is_own } => {
+                self.receipt_refused(conn, id, (target, is_direct, is_own), fx);
             }
             FromHome::Nobody { conn, id, participant } => {
                 let why = format!("nobody is connected as {participant}");

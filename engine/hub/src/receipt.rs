@@ -11,6 +11,8 @@ use std::time::Duration;
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{OwnedRequestId, RequestId};
 use corecast_protocol::envelope::event::{self, ReceiptEvent};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use crate::ack::Outcome;
 use crate::admission::Todo;
@@ -29,6 +31,9 @@ const TOLD_MAX: usize = 16_384;
 
 /// Receipts that one home has open at most, likewise. About 250 bytes each.
 const OPEN_MAX: usize = 16_384;
+
+/// Of one participant: else whoever publishes to those who never acknowledge would take them all.
+const OWN_MAX: u32 = 1_024;
 
 /// What a shard tells a home of a message's copies here.
 #[derive(Debug)]
@@ -112,6 +117,8 @@ impl Tracking {
 #[derive(Debug)]
 pub(crate) struct Open {
     conn: ConnKey,
+    /// The publisher, by hash.
+    publisher: u64,
     /// The publisher's shard.
     from: u16,
     id: OwnedRequestId,
@@ -127,12 +134,37 @@ pub(crate) struct Open {
 #[derive(Debug, Default)]
 pub(crate) struct Receipts {
     open: BTreeMap<u64, Open>,
+    /// How many each participant has, by hash. Two with the same hash, keyed as it is, would share their bound.
+    own: HashMap<u64, u32, foldhash::fast::FixedState>,
     last: u64,
 }
 
 impl Receipts {
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && self.own.is_empty()
+    }
+
+    fn insert(&mut self, open: Open) -> u64 {
+        *self.own.entry(open.publisher).or_default() += 1;
+        self.last += 1;
+        self.open.insert(self.last, open);
+        self.last
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Open> {
+        let open = self.open.remove(&serial)?;
+        if let Entry::Occupied(mut own) = self.own.entry(open.publisher) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+        Some(open)
+    }
+
+    /// Whether this participant has as many as one may have.
+    fn has_all_of(&self, publisher: u64) -> bool {
+        self.own.get(&publisher).is_some_and(|own| *own >= OWN_MAX)
     }
 }
 
@@ -149,14 +181,13 @@ impl Hub {
     ) -> Option<u64> {
         let id = it.id?.to_owned();
         let (conn, channel, count) = (it.conn, channel.map(Into::into), Count::default());
-        let open = Open { conn, from, id, channel, epoch, offset, awaited, count };
+        let publisher = self.hasher.of(it.publisher);
+        let open = Open { conn, publisher, from, id, channel, epoch, offset, awaited, count };
         if awaited.is_empty() {
             self.todo.push_back(Todo::Receipt(Box::new(open)));
             return None;
         }
-        self.receipts.last += 1;
-        self.receipts.open.insert(self.receipts.last, open);
-        Some(self.receipts.last)
+        Some(self.receipts.insert(open))
     }
 
     /// Whether this publish wants a receipt that can't be kept: then it is refused as a whole, for a publisher that wants
@@ -168,9 +199,11 @@ impl Hub {
         (it, is_direct): (&Published<'_>, bool),
         fx: &mut Effects,
     ) -> bool {
-        let is_full = self.receipts.open.len() >= OPEN_MAX || self.todo.len() >= TOLD_MAX;
+        let is_own = self.receipts.has_all_of(self.hasher.of(it.publisher));
+        let is_full = is_own || self.receipts.open.len() >= OPEN_MAX || self.todo.len() >= TOLD_MAX;
         if is_full {
-            let refused = FromHome::NoReceipt { conn: it.conn, id: it.id, target: it.target, is_direct };
+            let refused =
+                FromHome::NoReceipt { conn: it.conn, id: it.id, target: it.target, is_direct, is_own };
             self.answer_to(now, from, &refused, fx);
         }
         is_full
@@ -180,11 +213,14 @@ impl Hub {
         &self,
         conn: ConnKey,
         id: Option<RequestId<'_>>,
-        (target, is_direct): (&str, bool),
+        (target, is_direct, is_own): (&str, bool, bool),
         fx: &mut Effects,
     ) {
-        let why = "too many receipts are open, and nothing was published: publish without `receipt`, or again when some have come";
-        self.error(fx, conn, id, (!is_direct).then_some(target), ErrorCode::Overloaded, why);
+        let whose = if is_own { "too many of your receipts are open" } else { "too many receipts are open" };
+        let why = format!(
+            "{whose}, and nothing was published: publish without `receipt`, or again when some have come"
+        );
+        self.error(fx, conn, id, (!is_direct).then_some(target), ErrorCode::Overloaded, &why);
     }
 
     /// A shard has told the home of its copies.
@@ -195,7 +231,7 @@ impl Hub {
         open.count.delivered += count.delivered;
         open.count.failed += count.failed;
         if open.awaited.is_empty()
-            && let Some(open) = self.receipts.open.remove(&serial)
+            && let Some(open) = self.receipts.remove(serial)
         {
             self.end_receipt(now, &open, fx);
         }

@@ -330,8 +330,9 @@ pub enum FromHome<'a> {
     Repeated(Receipt<'a>),
     /// What became of a message that was published with a receipt; a direct one has no channel.
     Counted { receipt: Receipt<'a>, channel: Option<&'a str>, count: Count },
-    /// The publish was refused, because no further receipt can be kept: a channel's, or a direct one.
-    NoReceipt { conn: ConnKey, id: Option<RequestId<'a>>, target: &'a str, is_direct: bool },
+    /// The publish was refused, because no further receipt can be kept, of this publisher or of anybody: a channel's, or
+    /// a direct one.
+    NoReceipt { conn: ConnKey, id: Option<RequestId<'a>>, target: &'a str, is_direct: bool, is_own: bool },
     /// Nobody is connected as this participant.
     Nobody { conn: ConnKey, id: Option<RequestId<'a>>, participant: &'a str },
     /// The message was delivered to nobody: in the encoding that somebody is sent it has too many bytes.

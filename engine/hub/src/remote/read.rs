@@ -145,7 +145,8 @@ impl<'a> FromHome<'a> {
             21 => Self::HistoryPage { conn: it.key()?, id: it.id()?, channel: it.text()?, page: it.page()? },
             50 => Self::Repeated(it.receipt()?),
             52 => {
-                Self::NoReceipt { conn: it.key()?, id: it.id()?, target: it.text()?, is_direct: it.flag()? }
+                let (conn, id, target) = (it.key()?, it.id()?, it.text()?);
+                Self::NoReceipt { conn, id, target, is_direct: it.flag()?, is_own: it.flag()? }
             }
             51 => Self::Counted {
                 receipt: it.receipt()?,

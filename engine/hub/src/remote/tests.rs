@@ -201,7 +201,7 @@ impl Drawn {
         let (number, page, kept, serial) = (self.number, self.page(), &*self.payload, self.index);
         vec![
             FromHome::Nobody { conn, id, participant },
-            FromHome::NoReceipt { conn, id, target: participant, is_direct: self.flag },
+            FromHome::NoReceipt { conn, id, target: participant, is_direct: self.flag, is_own: !self.flag },
             FromHome::TooLarge { conn, id, target: participant, is_direct: self.flag, format, bytes: number },
             FromHome::IpAdmitted { conn, ip, is_admitted },
             FromHome::ParticipantAdmitted {

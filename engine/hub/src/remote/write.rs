@@ -111,9 +111,9 @@ impl FromHome<'_> {
             Self::Accepted(ref it) => tagged_receipt(out, 5, it),
             Self::Repeated(ref it) => tagged_receipt(out, 50, it),
             Self::Counted { ref receipt, channel, count } => counted(out, receipt, channel, count),
-            Self::NoReceipt { conn, id, target, is_direct } => {
+            Self::NoReceipt { conn, id, target, is_direct, is_own } => {
                 requested(out, 52, (conn, id, target));
-                out.push(u8::from(is_direct));
+                out.extend_from_slice(&[u8::from(is_direct), u8::from(is_own)]);
             }
             Self::Nobody { conn, id, participant } => requested(out, 6, (conn, id, participant)),
             Self::TooLarge { conn, id, target, is_direct, format, bytes: length } => {

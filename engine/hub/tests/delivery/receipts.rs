@@ -234,31 +234,110 @@ fn a_receipt_needs_a_name_and_one_target() {
     }
 }
 
+/// `conversation:1` has a recipient whose copies nobody decides about.
+fn publish(net: &mut Net, client: Client, id: u64) {
+    let publish =
+        json!({"type": "publish", "id": id, "channel": "conversation:1", "payload": id, "receipt": true});
+    net.send(client, &publish.to_string());
+}
+
+/// How many receipts came, and what was refused.
+fn told(net: &mut Net, client: Client) -> (usize, Vec<Value>) {
+    let seen = net.take(client).into_iter().filter(|it| it["type"] == "event" || it["type"] == "error");
+    let (receipts, refused): (Vec<Value>, Vec<Value>) = seen.partition(|it| it["type"] == "event");
+    (receipts.len(), refused)
+}
+
 #[test]
 fn open_receipts_are_bounded_and_no_wrong_one_is_told() {
     let mut net = Net::new(2, 9, unlimited());
-    let (ann, bob) = (net.join(0, 1, "ann"), net.join(1, 1, "bob"));
+    let bob = net.join(1, 1, "bob");
     net.subscribe(bob, "conversation:1");
-    net.take(ann);
+    // Sixteen take 1,024 each, then there is none left for anybody.
+    let publishers: Vec<_> = (0..17).map(|at| net.join(0, 1 + at, &format!("p{at}"))).collect();
     for id in 0..=16_384 {
-        let publish =
-            json!({"type": "publish", "id": id, "channel": "conversation:1", "payload": id, "receipt": true});
-        net.send(ann, &publish.to_string());
+        publish(&mut net, publishers[id as usize / 1_024], id);
     }
     net.run();
-    let (receipts, refused): (Vec<Value>, Vec<Value>) =
-        net.take(ann).into_iter().filter(|it| it["type"] != "response").partition(|it| it["type"] == "event");
-    assert_eq!((receipts.len(), refused.len()), (0, 1), "{refused:?}");
-    let told = ["id", "channel", "code"].map(|field| refused[0][field].clone());
-    assert_eq!(told, [json!(16_384), json!("conversation:1"), json!("OVERLOADED")]);
+    for publisher in &publishers[..16] {
+        assert_eq!(told(&mut net, *publisher), (0, vec![]));
+    }
+    let (receipts, refused) = told(&mut net, publishers[16]);
+    assert_eq!((receipts, refused.len()), (0, 1), "{refused:?}");
+    let fields = ["id", "channel", "code"].map(|field| refused[0][field].clone());
+    assert_eq!(fields, [json!(16_384), json!("conversation:1"), json!("OVERLOADED")]);
+    assert!(!refused[0].to_string().contains("your"), "it has none: {refused:?}");
     assert_eq!(net.payloads(bob).len(), 16_384, "and it was not published");
     for ((shard, _), tracking, _) in std::mem::take(&mut net.copies) {
         net.hubs[usize::from(shard)].tracked(tracking, Fate::Written);
     }
     net.run();
-    let told = net.take(ann).into_iter().filter(|it| it["delivered"] == 1).count();
-    assert_eq!(told, 16_384);
+    for publisher in &publishers[..16] {
+        assert_eq!(told(&mut net, *publisher), (1_024, vec![]));
+    }
+    publish(&mut net, publishers[16], 1);
+    net.run();
+    assert_eq!(told(&mut net, publishers[16]), (0, vec![]), "there is room again");
+    assert_eq!(net.payloads(bob).len(), 1);
+}
+
+/// It is one participant's bound, on however many connections, and comes back with each receipt.
+#[test]
+fn one_participant_has_a_part_of_the_receipts_of_a_home() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 10, unlimited());
+        let last = net.last_shard();
+        let (anns, bob) = ([net.join(0, 1, "ann"), net.join(last, 2, "ann")], net.join(last, 3, "bob"));
+        net.subscribe(bob, "conversation:1");
+        for id in 0..1_024 {
+            publish(&mut net, anns[id as usize % 2], id);
+        }
+        net.run();
+        for ann in anns {
+            assert_eq!(told(&mut net, ann), (0, vec![]));
+            publish(&mut net, ann, 2_000);
+            net.run();
+            let (receipts, refused) = told(&mut net, ann);
+            assert_eq!((receipts, refused.len(), &refused[0]["code"]), (0, 1, &json!("OVERLOADED")));
+            assert!(refused[0].to_string().contains("your receipts"), "it says whose: {refused:?}");
+        }
+        assert_eq!(net.payloads(bob).len(), 1_024, "and they were not published");
+        let ((shard, _), tracking, _) = net.copies.remove(0);
+        net.hubs[usize::from(shard)].tracked(tracking, Fate::Written);
+        net.run();
+        for (id, expected) in [(2_001, "response"), (2_002, "error")] {
+            net.take(anns[0]);
+            publish(&mut net, anns[0], id);
+            net.run();
+            assert_eq!(net.take(anns[0])[0]["type"], expected, "one came, one more may be open");
+        }
+    }
+}
+
+/// Nobody acknowledges, and whoever publishes to them takes nothing from others.
+#[test]
+fn receipts_that_nobody_acknowledges_are_not_at_the_expense_of_others() {
+    let mut net = Net::new(1, 5, HubLimits::default());
+    let ann = net.join(0, 0, "ann");
+    let bobs = [net.join(0, 1, "bob"), net.join(0, 2, "bob")];
+    for number in 0..65 {
+        let message = json!({"type": "subscribe", "channel": format!("conversation:{number}"), "ack": true});
+        let answer = net.ask(bobs[number % 2], &message.to_string());
+        assert_eq!(answer[0]["type"], "subscribed");
+    }
+    for at in 0..65 * 256 {
+        let channel = format!("conversation:{}", at % 65);
+        let publish = json!({"type": "publish", "id": at, "channel": channel, "payload": 1, "receipt": true});
+        net.send(ann, &publish.to_string());
+        if at % 1_000 == 0 {
+            net.run();
+        }
+    }
+    net.run();
+    let carol = net.join(0, 3, "carol");
     let publish =
-        json!({"type": "publish", "id": 1, "channel": "conversation:1", "payload": 1, "receipt": true});
-    assert_eq!(net.ask(ann, &publish.to_string())[0]["type"], "response", "there is room again");
+        json!({"type": "publish", "id": 1, "channel": "conversation:c", "payload": 1, "receipt": true});
+    let seen = net.ask(carol, &publish.to_string());
+    assert_eq!(seen[0]["type"], "response", "{seen:?}");
+    assert_eq!((&seen[1]["name"], &seen[1]["of"]), (&json!("receipt"), &json!(0)), "{seen:?}");
 }
