@@ -317,29 +317,38 @@ impl Hub {
     /// that way while the rings have no room for this call.
     pub fn settle(&mut self, now: Now, budget: usize, fx: &mut Effects) -> bool {
         self.begin_at(now);
-        for _ in 0..budget {
-            if self.read_on(now, fx) {
-            } else if let Some(todo) = self.todo.pop_front() {
-                self.act_on(now, todo, fx);
-            } else if self.ring(now, fx) {
-            } else if let Some(settled) = self.channels.settle_one() {
-                if let Some(left) = settled {
-                    self.leave(now, &left, fx);
-                }
-            } else if let Some(settled) = self.presence.local.settle_one() {
-                if let Some(news) = settled {
-                    self.tell_presence(now, &news, fx);
-                }
-            } else {
+        for step in 0..budget {
+            // In turn: neither keeps the other from its turn.
+            let is_first = step % 2 == 0 && self.read_on(now, fx);
+            if !is_first && !self.settle_one(now, fx) && !self.read_on(now, fx) {
                 return false;
             }
         }
         self.has_to_settle(now)
     }
 
+    /// The next thing that is no reading; whether there was one.
+    fn settle_one(&mut self, now: Now, fx: &mut Effects) -> bool {
+        if let Some(todo) = self.todo.pop_front() {
+            self.act_on(now, todo, fx);
+        } else if self.ring(now, fx) {
+        } else if let Some(settled) = self.channels.settle_one() {
+            if let Some(left) = settled {
+                self.leave(now, &left, fx);
+            }
+        } else if let Some(settled) = self.presence.local.settle_one() {
+            if let Some(news) = settled {
+                self.tell_presence(now, &news, fx);
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// How much waits for [`settle`](Self::settle).
     pub fn to_do(&self) -> usize {
-        self.todo.len()
+        self.todo.len() + self.readings.len()
     }
 
     /// Whether [`settle`](Self::settle) has something to do.

@@ -320,17 +320,21 @@ impl Hub {
         mut past: Past,
         fx: &mut Effects,
     ) {
-        if self.too_many_wait(conn, (id, name::INBOX), fx) {
+        if self.too_many_wait(conn, (id, name::INBOX), &past, fx) {
             return;
         }
         past.is_carried = past.is_wanted();
-        let is_later = self.subscribes_later(conn, &past);
+        let is_later = self.subscribes_later(conn, self.hasher.of(name::INBOX), &past);
         let Some(member) = self.members.find(conn) else { return };
         let (participant, format) = (member.participant.clone(), member.format);
         let home = self.home(self.hasher.of(&*participant));
         let reader = Reader { conn, participant: &participant, format };
         let record = ToHome::Inbox(InboxAsk::Subscribe { reader, id, past });
-        if is_later { self.ask_later(conn, &record, fx) } else { self.ask(now, home, &record, fx) }
+        if is_later {
+            self.ask_later(conn, self.hasher.of(name::INBOX), &record, fx)
+        } else {
+            self.ask(now, home, &record, fx)
+        }
     }
 
     /// The home has answered. Until here the connection stayed where it was: if it was live, everything up to the

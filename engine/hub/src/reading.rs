@@ -3,11 +3,12 @@
 //!
 //! A page, a carried past and a query's answer take as long as their bytes. Sixty clients that ask at once would hold
 //! everybody else's messages for a second: what is over the bound waits here for the next turn, in the order in which it
-//! came. Nothing of a connection's requests passes an earlier one that waits.
+//! came. What a connection asks of the same channel does not pass an earlier request that waits.
 
 use std::collections::VecDeque;
 
 use corecast_protocol::envelope;
+use corecast_protocol::envelope::name;
 use hashbrown::HashMap;
 
 use crate::canary::{self, Canary};
@@ -128,8 +129,8 @@ impl Transcoder {
 #[derive(Debug)]
 pub(crate) struct Readings {
     waiting: VecDeque<(u16, Box<[u8]>)>,
-    /// How many of them are subscriptions of these connections.
-    subscribing: HashMap<(u16, ConnKey), u32, foldhash::fast::FixedState>,
+    /// How many of them are subscriptions of these connections to these channels, which are known by their hashes.
+    subscribing: HashMap<(u16, ConnKey, u64), u32, foldhash::fast::FixedState>,
 }
 
 impl Readings {
@@ -139,6 +140,10 @@ impl Readings {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
     }
 }
 
@@ -161,21 +166,20 @@ impl Hub {
         true
     }
 
-    /// The same for a subscription, which waits as well if an earlier one of its connection does.
+    /// The same for a subscription, which waits as well if an earlier one of its connection to the same channel does.
     pub(crate) fn subscription_waits(
         &mut self,
-        from: u16,
-        conn: ConnKey,
+        (from, conn, hash): (u16, ConnKey, u64),
         past: &Past,
         record: &ToHome<'_>,
     ) -> bool {
         let subscribing = &self.readings.subscribing;
-        let behind = if subscribing.is_empty() { None } else { subscribing.get(&(from, conn)) };
+        let behind = if subscribing.is_empty() { None } else { subscribing.get(&(from, conn, hash)) };
         let is_behind = behind.is_some_and(|count| *count < BEHIND_MAX);
         if !(past.is_carried || is_behind) || !self.reading_waits(from, record) {
             return false;
         }
-        *self.readings.subscribing.entry((from, conn)).or_insert(0) += 1;
+        *self.readings.subscribing.entry((from, conn, hash)).or_insert(0) += 1;
         true
     }
 
@@ -186,7 +190,8 @@ impl Hub {
             InboxAsk::Seen { .. } => false,
             InboxAsk::Fetch { .. } | InboxAsk::History { .. } => self.reading_waits(from, &record),
             InboxAsk::Subscribe { reader, past, .. } => {
-                self.subscription_waits(from, reader.conn, past, &record)
+                let hash = self.hasher.of(name::INBOX);
+                self.subscription_waits((from, reader.conn, hash), past, &record)
             }
         }
     }
@@ -200,7 +205,7 @@ impl Hub {
         let record = ToHome::decode(&record).expect("it was written here");
         match record {
             ToHome::Subscribe { conn, serial, channel, id, format, ref past } => {
-                self.subscribed_at_last(from, conn);
+                self.subscribed_at_last((from, conn, self.hasher.of(channel)));
                 self.answer_subscription(now, from, (conn, serial, channel, id, format), past, fx);
             }
             ToHome::Fetch { conn, serial, channel, format, epoch, after, limit } => {
@@ -211,7 +216,7 @@ impl Hub {
             }
             ToHome::Inbox(ref ask) => {
                 if let InboxAsk::Subscribe { reader, .. } = ask {
-                    self.subscribed_at_last(from, reader.conn);
+                    self.subscribed_at_last((from, reader.conn, self.hasher.of(name::INBOX)));
                 }
                 self.inbox_at_home(now, from, ask, fx);
             }
@@ -220,11 +225,11 @@ impl Hub {
         true
     }
 
-    fn subscribed_at_last(&mut self, from: u16, conn: ConnKey) {
-        if let Some(count) = self.readings.subscribing.get_mut(&(from, conn)) {
+    fn subscribed_at_last(&mut self, whose: (u16, ConnKey, u64)) {
+        if let Some(count) = self.readings.subscribing.get_mut(&whose) {
             *count -= 1;
             if *count == 0 {
-                self.readings.subscribing.remove(&(from, conn));
+                self.readings.subscribing.remove(&whose);
             }
         }
     }

@@ -23,6 +23,9 @@ use crate::member::{Cursor, Extra, Member};
 use crate::reading::Transcoder;
 use crate::remote::{Epoch, Extent, FromHome, Messages, Page, Past, ToHome};
 
+/// An answer costs its shard as much as so many bytes that are copied, even if nothing is in it.
+const ANSWER_BYTES: usize = 512;
+
 /// Answers with messages that one connection may wait for at once.
 pub(crate) const BULK_MAX: u8 = 8;
 
@@ -238,7 +241,7 @@ impl Hub {
 
     /// A page was answered: its memory is for the next one.
     pub(crate) fn page_written(&mut self, page: Vec<u8>) {
-        self.transcoder.copied(page.len());
+        self.transcoder.copied(page.len() + ANSWER_BYTES);
         self.page_scratch = page;
     }
 

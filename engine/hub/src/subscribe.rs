@@ -86,10 +86,10 @@ impl Hub {
             Err(denied) => return self.error(fx, conn, id, Some(text), denied.code, &denied.why),
         };
         let hash = self.hasher.of(stem);
-        if !is_pattern && self.too_many_wait(conn, (id, stem), fx) {
+        past.is_carried = !past.is_held && !is_pattern && past.is_wanted();
+        if !is_pattern && self.too_many_wait(conn, (id, stem), &past, fx) {
             return;
         }
-        past.is_carried = !past.is_held && !is_pattern && past.is_wanted();
         let Some(member) = self.members.find_mut(conn) else { return };
         let format = member.format;
         if stem == name::SYSTEM {
@@ -146,10 +146,10 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let hash = self.hasher.of(channel);
-        let is_later = self.subscribes_later(conn, &past);
+        let is_later = self.subscribes_later(conn, hash, &past);
         let record = ToHome::Subscribe { conn, serial, channel, id, format, past };
         if is_later {
-            return self.ask_later(conn, &record, fx);
+            return self.ask_later(conn, hash, &record, fx);
         }
         if past.is_wanted() && channel != name::SYSTEM {
             self.await_past(conn, hash, channel);
@@ -300,7 +300,8 @@ impl Hub {
             self.presence.home.watch(self.hasher.of(channel), channel, from);
         }
         let record = ToHome::Subscribe { conn, serial, channel, id, format, past: *past };
-        if !self.subscription_waits(from, conn, past, &record) {
+        let whose = (from, conn, self.hasher.of(channel));
+        if !self.subscription_waits(whose, past, &record) {
             self.answer_subscription(now, from, (conn, serial, channel, id, format), past, fx);
         }
     }

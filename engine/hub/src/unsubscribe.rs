@@ -61,6 +61,7 @@ impl Hub {
                 ),
             }
         }
+        self.forget_later(conn, fx);
     }
 
     /// Takes a subscription, already removed from its member, out of its channel.
