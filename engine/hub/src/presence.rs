@@ -157,7 +157,11 @@ impl Hub {
 
     /// What changed in a channel is told to those who want to know.
     pub(crate) fn flush_presence(&mut self, now: Now, slot: u32, fx: &mut Effects) {
-        let Some(told) = self.presence.home.flush(slot, now.instant) else { return };
+        let (told, due) = self.presence.home.flush(slot, now.instant);
+        if let Some((slot, at)) = due {
+            self.alarms.set(at, Alarm::Presence(slot));
+        }
+        let Some(told) = told else { return };
         if canary::strikes(Canary::JoinForgotten) {
             return;
         }

@@ -21,6 +21,28 @@ pub(crate) const NAMED_MAX: usize = 100;
 /// And such whose names have more bytes together.
 const NAMED_BYTES_MAX: usize = 8 * 1024;
 
+/// How much names take in an event.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    names: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        names.fold(Self::default(), |size, name| size.with(Self { names: 1, bytes: name.len() }))
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self { names: self.names + other.names, bytes: self.bytes + other.bytes }
+    }
+
+    /// Whether one event may list them.
+    fn is_short(self) -> bool {
+        self.names <= NAMED_MAX && self.bytes <= NAMED_BYTES_MAX
+    }
+}
+
 /// A channel that somebody is present in or wants to hear of.
 #[derive(Debug)]
 struct Channel {
@@ -184,51 +206,27 @@ impl Home {
         let Some(slot) = self.channels.find(hash, name) else { return };
         if let Some(extras) = &mut self.at(slot).extras {
             extras.watchers.remove(shard);
+            // The flush comes anyway: it may have somebody left to list.
             if extras.watchers.is_empty() {
                 extras.changes.clear();
-                extras.flush_at = None;
             }
         }
         self.promote_unless_watched(slot);
         self.forget_if_empty(slot);
     }
 
-    /// What the watchers of this slot's channel are to be told now, if anything is due.
-    pub(crate) fn flush(&mut self, slot: u32, now: Instant) -> Option<Told> {
-        let channel = self.channels.get_mut(slot)?;
-        let extras = channel.extras.as_mut()?;
+    /// What the watchers of this slot's channel are to be told now, if anything is due. And when more is.
+    pub(crate) fn flush(&mut self, slot: u32, now: Instant) -> (Option<Told>, Option<Due>) {
+        let Some(channel) = self.channels.get_mut(slot) else { return (None, None) };
+        let Some(extras) = &mut channel.extras else { return (None, None) };
         // Another channel's slot by now, or told already.
-        extras.flush_at.take_if(|at| *at <= now)?;
-        let mut told = Told { shards: extras.watchers, ..Told::default() };
-        let changes = std::mem::take(&mut extras.changes);
-        let (mut joined, mut left) = (0, 0);
-        let is_short = || changes.listed().map(str::len).sum::<usize>() <= NAMED_BYTES_MAX;
-        let is_listed = changes.unlisted().len() == 0 && changes.listed().len() <= NAMED_MAX && is_short();
-        for name in changes.listed() {
-            let is_member = channel.members.contains(name);
-            let (count, names) =
-                if is_member { (&mut joined, &mut told.joined) } else { (&mut left, &mut told.left) };
-            *count += 1;
-            if is_listed {
-                Names::push(names, name);
-            }
+        if extras.flush_at.take_if(|at| *at <= now).is_none() {
+            return (None, None);
         }
-        for who in changes.unlisted() {
-            let is_member = extras.unlisted.contains_key(&who);
-            *(if is_member { &mut joined } else { &mut left }) += 1;
-        }
-        // They were members before: they are named, and not counted again.
-        let promoted = channel.promote();
-        if changes.is_empty() && promoted.is_empty() {
-            return None;
-        }
-        if is_listed {
-            promoted.iter().for_each(|name| Names::push(&mut told.joined, name));
-        }
-        told.counts = (!is_listed).then_some((joined, left));
-        told.count = channel.count();
-        told.channel = (&*channel.name).into();
-        Some(told)
+        let told = channel.tell();
+        let due = channel.goes_on_promoting(now).map(|at| (slot, at));
+        self.forget_if_empty(slot);
+        (told, due)
     }
 
     /// Who is only counted is listed where there is room now. Watchers hear of it with what made the room.
@@ -400,18 +398,72 @@ impl Channel {
         Some(Kept::Hash)
     }
 
-    /// Lists members that were only counted, as many as there is room for: their names.
+    /// What changed since watchers were told last, and who is listed only now.
+    fn tell(&mut self) -> Option<Told> {
+        let extras = self.extras.as_mut()?;
+        let mut told = Told { shards: extras.watchers, ..Told::default() };
+        let changes = std::mem::take(&mut extras.changes);
+        let (mut joined, mut left) = (0, 0);
+        let size = Size::of(changes.listed());
+        let has_names = changes.unlisted().len() == 0 && size.is_short();
+        for name in changes.listed() {
+            let is_member = self.members.contains(name);
+            let (count, names) =
+                if is_member { (&mut joined, &mut told.joined) } else { (&mut left, &mut told.left) };
+            *count += 1;
+            if has_names {
+                Names::push(names, name);
+            }
+        }
+        for who in changes.unlisted() {
+            let is_member = extras.unlisted.contains_key(&who);
+            *(if is_member { &mut joined } else { &mut left }) += 1;
+        }
+        // They were members before: they are named, and not counted again.
+        let promoted = self.promote();
+        if told.shards.is_empty() || changes.is_empty() && promoted.is_empty() {
+            return None;
+        }
+        if has_names && size.with(Size::of(promoted.iter().map(|name| &**name))).is_short() {
+            promoted.iter().for_each(|name| Names::push(&mut told.joined, name));
+        } else {
+            (told.joined, told.left) = (Vec::new(), Vec::new());
+            told.counts = Some((joined, left));
+        }
+        told.count = self.count();
+        told.channel = (&*self.name).into();
+        Some(told)
+    }
+
+    /// Lists members that were only counted where there is room, as many as one event may name: their names. Whoever
+    /// made room for thousands at once does not stop the shard for all of them.
     fn promote(&mut self) -> Vec<Box<str>> {
-        let mut promoted = Vec::new();
+        let (mut promoted, mut size) = (Vec::new(), Size::default());
         let Some(extras) = &mut self.extras else { return promoted };
         while self.members.len() < extras.listed_max
-            && let Some((_, (shards, name))) = extras.unlisted.pop_first()
+            && let Some(next) = extras.unlisted.first_entry()
         {
+            size = size.with(Size { names: 1, bytes: next.get().1.len() });
+            if !size.is_short() {
+                break;
+            }
+            let (shards, name) = next.remove();
             self.members.insert(&name);
             *self.members.find_mut(&name).expect("it was inserted") = shards;
             promoted.push(name);
         }
         promoted
+    }
+
+    /// When the next of those who are only counted are listed, if there is room and nobody knows that yet.
+    fn goes_on_promoting(&mut self, now: Instant) -> Option<Instant> {
+        let extras = self.extras.as_mut()?;
+        let has_room = self.members.len() < extras.listed_max && !extras.unlisted.is_empty();
+        if !has_room || extras.flush_at.is_some() {
+            return None;
+        }
+        extras.flush_at = Some(now + WINDOW);
+        extras.flush_at
     }
 
     /// Notes a change for the watchers. When they are to be told, if nobody knows that yet.

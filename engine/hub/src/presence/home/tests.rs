@@ -104,7 +104,7 @@ fn run(seed: u64, asks: u64) {
         }
         while let Some((at, slot)) = alarms.first().copied().filter(|(at, _)| *at <= now) {
             alarms.remove(&(at, slot));
-            if let Some(told) = home.flush(slot, now) {
+            if let Some(told) = home.flush(slot, now).0 {
                 told_of += 1;
                 twin.hears(&told, asks > 0);
             } else if asks == 0 {
@@ -137,15 +137,15 @@ fn what_somebody_saw_in_between_is_told_how_it_ended() {
     let (mut home, now) = (Home::new(), Instant::now());
     home.watch(HASH, CHANNEL, 1);
     let (slot, at) = change(&mut home, "ann", (0, 1), now).expect("watchers are to be told");
-    assert_eq!(names(&home.flush(slot, at).expect("ann came").joined), ["ann"]);
+    assert_eq!(names(&home.flush(slot, at).0.expect("ann came").joined), ["ann"]);
     let (_, at) = change(&mut home, "ann", (1, 0), at).expect("watchers are to be told");
     assert_eq!(change(&mut home, "ann", (0, 1), at), None, "that is known");
-    assert!(home.flush(slot, at).is_none(), "nothing has changed");
+    assert!(home.flush(slot, at).0.is_none(), "nothing has changed");
     let (_, at) = change(&mut home, "ann", (1, 0), at).expect("watchers are to be told");
     assert!(home.page(HASH, CHANNEL, None, (10, 32_768)).members.is_empty());
-    assert!(home.flush(slot, at - WINDOW).is_none(), "too early");
+    assert!(home.flush(slot, at - WINDOW).0.is_none(), "too early");
     change(&mut home, "ann", (0, 1), at);
-    assert_eq!(names(&home.flush(slot, at).expect("somebody saw her gone").joined), ["ann"]);
+    assert_eq!(names(&home.flush(slot, at).0.expect("somebody saw her gone").joined), ["ann"]);
 }
 
 #[test]
@@ -166,13 +166,13 @@ fn beyond_the_limit_members_are_counted_and_many_changes_too() {
     let (slot, at) = change(&mut home, "cid", (1, 0), now).expect("watchers are to be told");
     change(&mut home, "ann", (1, 0), now);
     change(&mut home, "eve", (0, 1), now);
-    let told = home.flush(slot, at).expect("members changed");
+    let told = home.flush(slot, at).0.expect("members changed");
     assert_eq!((told.count, told.counts), (3, Some((1, 2))));
     assert!(told.joined.is_empty() && told.left.is_empty());
     for number in 0..=NAMED_MAX {
         change(&mut home, &format!("p{number}"), (0, 1), at);
     }
-    let told = home.flush(slot, at + WINDOW).expect("members changed");
+    let told = home.flush(slot, at + WINDOW).0.expect("members changed");
     assert_eq!((told.count, told.counts), (104, Some((101, 0))));
     change(&mut home, "dan", (1, 0), at);
     assert_eq!(home.stats(HASH, CHANNEL).0, 103);
@@ -202,7 +202,7 @@ fn who_was_only_counted_is_listed_when_there_is_room() {
     home.watch(HASH, CHANNEL, 0);
     let (slot, at) = limited(&mut home, "bob", 1, 0).expect("watchers are to be told");
     assert_eq!(listed(&mut home), (2, vec!["cid".to_owned()]));
-    let told = home.flush(slot, at).expect("members changed");
+    let told = home.flush(slot, at).0.expect("members changed");
     assert_eq!((told.count, told.counts), (2, None));
     assert_eq!((names(&told.joined), names(&told.left)), (vec!["dan".to_owned()], vec!["bob".to_owned()]));
     assert_eq!(listed(&mut home), (2, vec!["cid".to_owned(), "dan".to_owned()]));
@@ -279,7 +279,7 @@ fn a_join_among_10_000_members_looks_at_few_of_them() {
         for round in 0..2000 {
             let name = format!("participant-{:06}x", round * 7 % members);
             let (_, at) = change(&mut home, &name, (0, 1), now).expect("watchers are to be told");
-            let told = home.flush(0, at).expect("somebody came");
+            let told = home.flush(0, at).0.expect("somebody came");
             assert_eq!((names(&told.joined), told.left.len()), (vec![name.clone()], 0));
             assert_eq!(told.joined.len(), 2 + name.len(), "one name, not a list");
             change(&mut home, &name, (1, 0), now);
@@ -297,4 +297,76 @@ fn a_channel_with_one_member_is_small() {
     // Beside it lie the channel's name, one list of one name, and that name.
     let bytes = size_of::<Option<Channel>>();
     assert!(bytes <= 72, "{bytes}");
+}
+
+/// Members p0, p1 and so on are listed, as many as may be; as many more with long names are only counted.
+fn full(listed: usize, counted: usize) -> Home {
+    let (mut home, now) = (Home::new(), Instant::now());
+    let numbers = (0..listed).map(|number| format!("p{number}"));
+    for name in numbers.chain((0..counted).map(|number| format!("{number}{}", "x".repeat(240)))) {
+        let it = Change { channel: CHANNEL, participant: &name, who: who(&name), before: 0, connections: 1 };
+        home.change(HASH, &it, listed, now);
+    }
+    home
+}
+
+/// The first so many of those who are listed leave.
+fn leave(home: &mut Home, count: usize, now: Instant) -> Option<Due> {
+    (0..count).filter_map(|number| change(home, &format!("p{number}"), (1, 0), now)).reduce(|first, _| first)
+}
+
+/// The bytes of names in an event, and how many there are.
+fn named(told: &Told) -> (usize, usize) {
+    let names = [names(&told.joined), names(&told.left)].concat();
+    (names.iter().map(String::len).sum(), names.len())
+}
+
+#[test]
+fn who_is_promoted_is_named_within_the_bounds_of_an_event() {
+    for leaving in [1, 20, 33, 34, 50, 100] {
+        let mut home = full(100, 100);
+        home.watch(HASH, CHANNEL, 0);
+        let mut due = leave(&mut home, leaving, Instant::now());
+        let (mut joined, mut left, mut counted) = (0, 0, 0);
+        while let Some((slot, at)) = due {
+            let (told, next) = home.flush(slot, at);
+            let told = told.expect("there is something to tell");
+            let (bytes, count) = named(&told);
+            assert!(bytes <= NAMED_BYTES_MAX && count <= NAMED_MAX, "{bytes} bytes, {count} names");
+            assert_eq!(told.count, 200 - leaving as u64);
+            joined += names(&told.joined).len();
+            left += names(&told.left).len();
+            counted += told.counts.map_or(0, |(joined, left)| joined + left);
+            due = next;
+        }
+        assert_eq!(left + counted as usize, leaving, "those who left are told once");
+        assert!(joined <= leaving && (joined == leaving || counted > 0), "{joined} of {leaving}");
+        let page = home.page(HASH, CHANNEL, None, (1000, 1 << 20));
+        assert_eq!(names(&page.members).len(), 100, "the list is full again");
+    }
+}
+
+#[test]
+fn room_for_thousands_is_filled_little_by_little() {
+    let listed =
+        |home: &mut Home| names(&home.page(HASH, CHANNEL, None, (usize::MAX, usize::MAX)).members).len();
+    for is_watched in [true, false] {
+        let mut home = full(3_000, 3_000);
+        home.watch(HASH, CHANNEL, 0);
+        let mut due = leave(&mut home, 3_000, Instant::now());
+        if !is_watched {
+            home.unwatch(HASH, CHANNEL, 0);
+        }
+        let mut before = listed(&mut home);
+        assert!(before <= NAMED_MAX, "{before}");
+        while let Some((slot, at)) = due {
+            let (told, next) = home.flush(slot, at);
+            assert_eq!(told.is_some(), is_watched);
+            let after = listed(&mut home);
+            assert!(after > before && after - before <= NAMED_MAX, "{} in one turn", after - before);
+            assert!(next.is_none_or(|(_, again)| again == at + WINDOW));
+            (before, due) = (after, next);
+        }
+        assert_eq!(before, 3_000, "all of them in the end");
+    }
 }
