@@ -376,7 +376,7 @@ impl Hub {
             Todo::TimeAcks(conn, serial) => self.begin_time(now, conn, serial),
             Todo::Idle(conn, idle) => {
                 self.resend_all(now, conn, idle, fx);
-                self.inbox_written(now, conn, idle, fx);
+                self.inbox_written(now, conn);
             }
             Todo::Patience(tracking) => self.be_patient(now, tracking),
             Todo::Report(Report { home, serial, count }) => {

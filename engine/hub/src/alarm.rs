@@ -83,7 +83,7 @@ impl Hub {
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
             Alarm::Linger => self.stop_lingering(now),
             Alarm::SessionsExpire => self.expire_sessions(now),
-            Alarm::InboxSeen(conn, serial) => self.inbox_seen(conn, serial, fx),
+            Alarm::InboxSeen(conn, serial) => self.inbox_seen(now, conn, serial, fx),
             Alarm::InboxHeld(conn, serial) => self.inbox_held(conn, serial, fx),
         }
         true

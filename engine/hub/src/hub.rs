@@ -543,7 +543,7 @@ impl Hub {
                 self.session_arrived(now, conn, participant, (tokens, kept), fx);
             }
             FromHome::NotResumed { conn } => self.not_resumed(now, conn, fx),
-            FromHome::Inbox(ref answer) => self.inbox_answered(now, answer, fx),
+            FromHome::Inbox(ref answer) => self.inbox_answered(answer, fx),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::admission::Todo;
 use crate::alarm::Alarm;
 use crate::canary::{self, Canary};
 use crate::config::Now;
-use crate::effect::{ConnKey, Effect, Effects, Idle};
+use crate::effect::{ConnKey, Effect, Effects};
 use crate::history::{Address, Bounds};
 use crate::hub::Hub;
 use crate::reading::Transcoder;
@@ -54,7 +54,7 @@ pub(crate) struct Reading {
     progress: Progress,
     /// It reads what nobody is known to have got.
     is_unseen: bool,
-    /// It is to be told when nothing of that waits in the outbox.
+    /// It is to be told when nothing of that waits in the outbox any more.
     awaits_idle: bool,
 }
 
@@ -87,15 +87,15 @@ impl Reading {
 
 impl Hub {
     /// What a home answers.
-    pub(crate) fn inbox_answered(&mut self, now: Now, answer: &InboxAnswer<'_>, fx: &mut Effects) {
+    pub(crate) fn inbox_answered(&mut self, answer: &InboxAnswer<'_>, fx: &mut Effects) {
         match *answer {
             InboxAnswer::Replay { conn, serial, ref page } => {
-                self.inbox_page_came(now, conn, serial, page, fx);
+                self.inbox_page_came(conn, serial, page, fx);
             }
             InboxAnswer::Subscribed { conn, id: Some(RESUMING), ref page } => {
                 self.inbox_restored(conn, page, fx);
             }
-            InboxAnswer::Subscribed { conn, id, ref page } => self.inbox_subscribed(now, conn, id, page, fx),
+            InboxAnswer::Subscribed { conn, id, ref page } => self.inbox_subscribed(conn, id, page, fx),
         }
     }
 
@@ -188,7 +188,7 @@ impl Hub {
     }
 
     /// A page of the inbox has come, if it is still waited for.
-    fn inbox_page_came(&mut self, now: Now, conn: ConnKey, serial: u32, page: &Page<'_>, fx: &mut Effects) {
+    fn inbox_page_came(&mut self, conn: ConnKey, serial: u32, page: &Page<'_>, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
         member.is_fetching = false;
         let waits = |it: &&mut Box<Reading>| it.serial == serial && it.progress == Progress::Behind;
@@ -206,7 +206,7 @@ impl Hub {
             }
             self.replay(conn, None, messages, fx);
             if page.is_live {
-                self.has_caught_up(now, conn);
+                self.has_caught_up(conn, fx);
             }
         }
         if self.members.find(conn).is_some_and(|it| it.behind > 0) {
@@ -215,48 +215,38 @@ impl Hub {
     }
 
     /// Whatever comes from here on comes live.
-    fn has_caught_up(&mut self, now: Now, conn: ConnKey) {
+    fn has_caught_up(&mut self, conn: ConnKey, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn) else { return };
         let Some(reading) = member.reading.as_mut() else { return };
         reading.progress = Progress::Live;
-        let (serial, is_unseen) = (reading.serial, reading.is_unseen);
         member.behind -= 1;
-        if is_unseen {
-            self.inbox_seen_later(now, conn, serial);
+        if reading.is_unseen {
+            reading.awaits_idle = true;
+            fx.list.push(Effect::AwaitIdle { conn });
         } else {
             member.reading = None;
         }
         self.enter_inbox(conn);
     }
 
-    fn inbox_seen_later(&mut self, now: Now, conn: ConnKey, serial: u32) {
+    /// All that was unseen is written. It has its time from here on, and not from when it was queued: it may be lost on
+    /// its way. What waits for the connection later on is no matter of the inbox.
+    pub(crate) fn inbox_written(&mut self, now: Now, conn: ConnKey) {
+        let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
+            return;
+        };
+        if !std::mem::take(&mut reading.awaits_idle) {
+            return;
+        }
         let after = std::time::Duration::from_millis(self.config.limits.ack_timeout_ms);
-        self.alarms.set(now.instant + after, Alarm::InboxSeen(conn, serial));
+        self.alarms.set(now.instant + after, Alarm::InboxSeen(conn, reading.serial));
     }
 
-    /// A connection for which what was unseen was queued is still there: it has got that if nothing waits any more.
-    pub(crate) fn inbox_seen(&mut self, conn: ConnKey, serial: u32, fx: &mut Effects) {
-        let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
-            return;
-        };
+    /// A connection to which what was unseen was written long enough ago is still there: it has got that.
+    pub(crate) fn inbox_seen(&mut self, now: Now, conn: ConnKey, serial: u32, fx: &mut Effects) {
+        let Some(reading) = self.members.find(conn).and_then(|it| it.reading.as_deref()) else { return };
         if reading.serial == serial && reading.is_live() {
-            reading.awaits_idle = true;
-            fx.list.push(Effect::AwaitIdle { conn });
-        }
-    }
-
-    /// Nothing waits for the connection. What was written only now has its time from now on: it may be lost on its way.
-    pub(crate) fn inbox_written(&mut self, now: Now, conn: ConnKey, idle: Idle, fx: &mut Effects) {
-        let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
-            return;
-        };
-        if !std::mem::take(&mut reading.awaits_idle) || !reading.is_live() {
-            return;
-        }
-        let (position, serial) = (reading.position(), reading.serial);
-        match idle {
-            Idle::Before => self.inbox_acked(now, conn, position, fx),
-            Idle::Now => self.inbox_seen_later(now, conn, serial),
+            self.inbox_acked(now, conn, reading.position(), fx);
         }
     }
 
@@ -341,7 +331,6 @@ impl Hub {
     /// answer has come, and what the answer holds and announces comes again.
     fn inbox_subscribed(
         &mut self,
-        now: Now,
         conn: ConnKey,
         id: Option<RequestId<'_>>,
         page: &Page<'_>,
@@ -359,7 +348,7 @@ impl Hub {
         let progress = if page.is_held { Progress::Held } else { Progress::Behind };
         self.rewind(conn, (page.epoch, page.offset), progress);
         if page.is_live {
-            self.has_caught_up(now, conn);
+            self.has_caught_up(conn, fx);
         } else {
             fx.list.push(Effect::AwaitRoom { conn });
         }

@@ -126,27 +126,41 @@ fn it_comes_again_until_somebody_is_known_to_have_got_it() {
     }
 }
 
+/// Bob comes, and what he gets stays in his outbox.
+fn come_clogged(net: &mut Net, shard: u16, slot: u32) -> (Client, Vec<Value>) {
+    let bob = net.open(shard, slot, "bob");
+    net.busy.insert(bob);
+    net.run();
+    let mut seen = net.take(bob);
+    assert_eq!(seen.remove(0)["type"], "connection_established");
+    (bob, seen)
+}
+
+/// All that waited for a client has just been written, if anybody wants to know.
+fn drain(net: &mut Net, client: Client) {
+    if net.awaited.remove(&client) {
+        net.hubs[usize::from(client.0)].idle(client.1, Idle::Now);
+    }
+    net.run();
+}
+
 #[test]
 fn what_waits_in_an_outbox_is_not_seen() {
     for shards in 1..=4 {
         let mut net = Net::new(shards, 11, unlimited());
         let ann = net.join(0, 0, "ann");
         (1..=3).for_each(|number| drop(store(&mut net, ann, number)));
-        let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
+        let (bob, seen) = come_clogged(&mut net, shards - 1, 1);
         assert_eq!(offsets(&seen), [1, 2, 3]);
         let timeout = Duration::from_millis(HubLimits::default().ack_timeout_ms);
-        net.busy.insert(bob);
         pass(&mut net, 10 * timeout);
         net.close(bob);
         net.run();
-        net.busy.clear();
-        let (bob, seen) = come(&mut net, 0, 1, Format::Json);
+        let (bob, seen) = come_clogged(&mut net, 0, 1);
         assert_eq!(offsets(&seen), [1, 2, 3], "{shards} shards: it may have died with them in its outbox");
-        net.busy.insert(bob);
         pass(&mut net, timeout);
-        assert!(net.awaited.remove(&bob));
-        net.busy.clear();
-        net.hubs[usize::from(bob.0)].idle(bob.1, Idle::Now);
+        assert!(net.awaited.contains(&bob));
+        drain(&mut net, bob);
         pass(&mut net, timeout - Duration::from_millis(1));
         net.close(bob);
         let (bob, seen) = come(&mut net, shards - 1, 1, Format::Json);
@@ -155,6 +169,51 @@ fn what_waits_in_an_outbox_is_not_seen() {
         net.close(bob);
         let (_, seen) = come(&mut net, 0, 1, Format::Json);
         assert_eq!(offsets(&seen), [] as [u64; 0]);
+    }
+}
+
+/// However long it waited in the outbox before, and however idle the connection is when that time is over.
+#[test]
+fn its_time_begins_when_it_is_written() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 11, unlimited());
+        let ann = net.join(0, 0, "ann");
+        (1..=3).for_each(|number| drop(store(&mut net, ann, number)));
+        let timeout = HubLimits::default().ack_timeout_ms;
+        for waited in [0, 1, timeout - 1, timeout, timeout + 1] {
+            let (bob, seen) = come_clogged(&mut net, shards - 1, 1);
+            assert_eq!(offsets(&seen), [1, 2, 3], "{shards} shards, before {waited} ms");
+            pass(&mut net, Duration::from_millis(waited));
+            net.busy.clear();
+            drain(&mut net, bob);
+            pass(&mut net, Duration::from_millis(1));
+            pass(&mut net, Duration::from_millis(timeout - 2));
+            net.close(bob);
+            net.run();
+        }
+        let (_, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [1, 2, 3], "{shards} shards: each died 1 ms too early");
+    }
+}
+
+#[test]
+fn what_was_written_once_is_seen_whatever_waits_later() {
+    for shards in 1..=4 {
+        let mut net = Net::new(shards, 11, unlimited());
+        let ann = net.join(0, 0, "ann");
+        (1..=3).for_each(|number| drop(store(&mut net, ann, number)));
+        let (bob, seen) = come_clogged(&mut net, shards - 1, 1);
+        assert_eq!(offsets(&seen), [1, 2, 3]);
+        let timeout = Duration::from_millis(HubLimits::default().ack_timeout_ms);
+        // Each time something else is on its way just then; all before it is written soon.
+        for _ in 0..20 {
+            drain(&mut net, bob);
+            pass(&mut net, timeout);
+        }
+        net.close(bob);
+        net.run();
+        let (_, seen) = come(&mut net, 0, 1, Format::Json);
+        assert_eq!(offsets(&seen), [] as [u64; 0], "{shards} shards: it stayed long enough");
     }
 }
 
