@@ -123,6 +123,45 @@ fn what_the_connection_subscribed_by_itself_stays_as_it_is() {
     }
 }
 
+/// Seed 7002 of the simulator: it was in the connection's own subscriptions, and among those still to be restored.
+#[test]
+fn what_is_lost_while_it_is_restored_has_each_subscription_once() {
+    for shards in 1..=4u16 {
+        for seed in 1..=60 {
+            let mut net = net(shards);
+            let mut random = harness::Random(seed);
+            let shard = |random: &mut harness::Random| random.below(usize::from(shards)) as u16;
+            let (ann, token) = join(&mut net, shard(&mut random), 0, "ann");
+            let channels = ["conversation:1", "conversation:2", "conversation:3"];
+            channels.iter().for_each(|channel| net.subscribe(ann, channel));
+            net.run();
+            net.lose(ann);
+            let (second, _) = join(&mut net, shard(&mut random), 1, "ann");
+            net.subscribe(second, "conversation:3");
+            let request = json!({"type": "resume", "id": 9, "token": token});
+            net.send(second, &request.to_string());
+            for _ in 0..random.below(12) {
+                match random.below(2) {
+                    0 => drop(net.settle(random.below(usize::from(shards)) as u16, 1)),
+                    _ => drop(net.step(&mut random)),
+                }
+            }
+            net.lose(second);
+            net.run();
+            let (third, _) = join(&mut net, shard(&mut random), 2, "ann");
+            net.send(third, &request.to_string());
+            net.run();
+            let seen = net.take(third);
+            let resumed =
+                seen.iter().find(|it| it["type"] == "resumed").unwrap_or_else(|| panic!("{seen:?}"));
+            let listed = resumed["subscriptions"].as_array().expect("a list");
+            let mut names: Vec<_> = listed.iter().map(|it| it["channel"].as_str().expect("a name")).collect();
+            names.sort_unstable();
+            assert_eq!(names, channels, "{shards} shards, seed {seed}");
+        }
+    }
+}
+
 fn of_event(net: &mut Net, client: Client, channel: &str, event: &str) {
     let message = json!({"type": "publish", "channel": channel, "event": event, "payload": 1});
     net.send(client, &message.to_string());

@@ -91,6 +91,17 @@ impl<'a> Kept<'a> {
         })
     }
 
+    /// These bytes, less what is named twice: who lost its connection while a session was restored there may have had
+    /// by itself what was still to come. The first one is the connection's own, which was asked for last.
+    pub(crate) fn each_once(bytes: &'a [u8]) -> Box<[u8]> {
+        let mut once = Vec::with_capacity(bytes.len());
+        let mut seen = std::collections::HashSet::new();
+        for it in Self::each(bytes).filter(|it| seen.insert((it.name, it.is_pattern))) {
+            it.write(&mut once);
+        }
+        once.into()
+    }
+
     /// The first one, and how many bytes it has.
     pub(crate) fn first(bytes: &'a [u8]) -> Option<(Self, usize)> {
         let mut rest = bytes;

@@ -194,7 +194,7 @@ impl Hub {
         (tokens, kept): (Tokens, &[u8]),
         _fx: &mut Effects,
     ) {
-        let kept: Box<[u8]> = kept.into();
+        let kept = Kept::each_once(kept);
         // Its participant is present here from now on, and goes on being so once all is subscribed again.
         for it in Kept::each(&kept).filter(|it| !it.is_pattern) {
             self.subscription_kept(participant, it.name);
