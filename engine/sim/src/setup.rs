@@ -98,6 +98,11 @@ impl Setup {
         self.hub_limits.resume_window_ms = waiting.window_ms;
         self.hub_limits.sessions = waiting.sessions;
         self.habits.sessions = waiting;
+        // Which subscriptions a session goes on without, where a connection may have few, is not foreseen.
+        let drawn = Self::of_moment(self.seed, self.ticks).hub_limits.subscriptions_per_connection;
+        let limit = if waiting.window_ms > 0 { drawn.max(SUBSCRIPTIONS) } else { drawn };
+        self.hub_limits.subscriptions_per_connection = limit;
+        self.habits.subscriptions_limit = limit as usize;
     }
 
     fn remember(&mut self, memory: Memory) {
@@ -225,6 +230,9 @@ fn is_late(one_in: &[u32; Fault::ALL.len()]) -> bool {
     late.iter().any(|fault| one_in[*fault as usize] > 0)
 }
 
+/// Subscriptions of a connection, where that is no narrow bound.
+const SUBSCRIPTIONS: u32 = 50;
+
 /// Receive buffers that never run out, and their bytes.
 const BUFFERS: (usize, usize) = (1024, 4096);
 
@@ -304,7 +312,7 @@ fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
     HubLimits {
         connections_per_participant: if limits_who { rng.u32(1..4) } else { 0 },
         connections_per_ip: if limits_who { rng.u32(1..5) } else { 0 },
-        subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { 50 },
+        subscriptions_per_connection: if rng.u32(..4) == 0 { rng.u32(1..10) } else { SUBSCRIPTIONS },
         idle_channels: if rng.u32(..3) == 0 { rng.u32(1..4) } else { 65_536 },
         // Drawn apart.
         resume_window_ms: 0,
