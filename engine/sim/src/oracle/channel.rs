@@ -204,11 +204,25 @@ impl Truth {
     /// If its last message is certainly kept.
     pub(super) fn check_lost(&self, (epoch, offset): At, now_us: u64, is_forgetful: bool) -> Checked {
         let before = (epoch, offset.saturating_sub(1));
-        if !is_forgetful && offset > 0 && self.keeps_twice_since(before, self.highest(epoch), now_us) {
+        let known = self.highest(epoch);
+        // All that was ever published may have come before it, and only a part of that is known.
+        let is_kept = self.published_ever() <= before.1 + self.keeps.messages;
+        if !is_forgetful
+            && offset > 0
+            && is_kept
+            && self.keeps_since(before, known, now_us)
+            && before.1 < known
+        {
             let what = format!("all up to {offset} can't be sent again, and {offset} is kept");
             return Err(Failure::new(Check::Acks, what));
         }
         Ok(())
+    }
+
+    /// How many messages were ever published, and so the highest offset there may be.
+    fn published_ever(&self) -> u64 {
+        let counts = self.publishers.values().map(|it| it.count).chain(self.gone.values().copied());
+        counts.map(u64::from).sum::<u64>() + self.repeated.len() as u64
     }
 
     /// The highest offset that anybody was told of.

@@ -14,7 +14,7 @@ pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()], limits: &mut H
     // What is filtered is not acknowledged: one or the other.
     if rng.bool() {
         one_in[Fault::Filters as usize] = if rng.u32(..5) == 0 { 0 } else { rng.u32(1..5) };
-    } else if rng.u32(..5) > 0 {
+    } else if rng.u32(..5) > 0 && one_in[Fault::ClockJump as usize] == 0 {
         one_in[Fault::Acks as usize] = rng.u32(1..5);
         limits.ack_timeout_ms = [1, 5, 20, 100, 1_000][rng.usize(..5)];
         limits.ack_attempts = rng.u32(1..6);
