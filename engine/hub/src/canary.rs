@@ -108,7 +108,7 @@ canaries! {
     TokenReused("token-reused", every 2):
         "A token works again although its client has a later one." => "sessions: a token that works twice; or leaks: a hub that is not empty at the end",
     TakeoverUnfenced("takeover-unfenced", every 1):
-        "A session goes on elsewhere before all that it published arrived." => "order: messages of a session's connections out of order",
+        "A session goes on elsewhere before all that it published arrived." => "tests: sessions, messages of both connections of a session out of order",
     SubscriptionLost("subscription-lost", every 3):
         "A resumed session lacks a subscription." => "sessions: a subscription that did not come back",
     SessionOverstays("session-overstays", every 2):
