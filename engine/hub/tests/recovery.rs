@@ -442,9 +442,8 @@ fn who_did_not_subscribe_to_system_is_told_of_its_new_epoch_all_the_same() {
     }
 }
 
-/// Its position is the one that it has come to, not the channel's.
-#[test]
-fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
+/// A channel of which one answer holds two messages, who is to catch up with it, and the epoch.
+fn six_large_ones() -> (Net, Client, String) {
     let mut net = Net::new(2, 7, unlimited());
     let ann = net.join(0, 0, "ann");
     let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
@@ -455,6 +454,13 @@ fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
     net.run();
     let bob = net.join(1, 1, "bob");
     net.take(bob);
+    (net, bob, epoch)
+}
+
+/// Its position is the one that it has come to, not the channel's.
+#[test]
+fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
+    let (mut net, bob, epoch) = six_large_ones();
     net.send(bob, &subscribe(Some((&epoch, 0))));
     net.send(bob, &subscribe(None));
     net.run();
@@ -469,16 +475,7 @@ fn who_subscribes_again_while_catching_up_is_told_how_far_it_is() {
 /// answered: those messages come anyway.
 #[test]
 fn who_asks_for_the_latest_while_catching_up_gets_each_message_once() {
-    let mut net = Net::new(2, 7, unlimited());
-    let ann = net.join(0, 0, "ann");
-    let epoch = epoch_of(&net.ask(ann, &subscribe(None))[0]);
-    let payload = "x".repeat(100_000);
-    for _ in 0..6 {
-        net.send(ann, &json!({"type": "publish", "channel": CHANNEL, "payload": payload}).to_string());
-    }
-    net.run();
-    let bob = net.join(1, 1, "bob");
-    net.take(bob);
+    let (mut net, bob, epoch) = six_large_ones();
     let ask = |net: &mut Net, id: u64, epoch: &str, offset: u64| {
         let recover = json!({"epoch": epoch, "offset": offset});
         let message =
