@@ -28,8 +28,8 @@ const KEPT_FROM: usize = 512;
 const KEPT_SHARE: usize = 8;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// Subscriptions of one connection that wait behind an earlier one of it. Who has more under way at once is told positions
-/// in another order than it asked.
+/// Subscriptions of one connection to one channel that wait behind an earlier one. Who has more under way at once is told
+/// positions in another order than it asked.
 const BEHIND_MAX: u32 = 64;
 
 /// What a kept payload takes beside its bytes, in the table and in the order.
