@@ -256,7 +256,7 @@ impl Hub {
         let is_kept = end == End::Suspended && member.tokens.is_some() && !is_in_between;
         member.session.go(if is_kept { Happened::Lost } else { Happened::Ended });
         let Some(member) = self.members.find(conn) else { return };
-        let (participant, kept) = (member.participant.clone(), self.kept_of(conn, member));
+        let (participant, kept) = (member.participant.clone(), self.kept_of(now, conn, member));
         let (tokens, state) = (member.tokens, member.session);
         if end == End::Parted {
             self.inbox_parted(conn);

@@ -17,6 +17,7 @@ use crate::deliver::{Change, push, span_of};
 use crate::effect::{ConnKey, Delivery, Effects, Span};
 use crate::format::{Format, PerFormat};
 use crate::hub::Hub;
+use crate::member::{Member, Subscription};
 use crate::remote::{Reborn, Written};
 
 /// Events that one filter names at most, and the bytes of their names together: each subscription may have its own.
@@ -144,11 +145,41 @@ impl Gate {
     pub(crate) fn take_skipped(&mut self) -> u64 {
         std::mem::take(&mut self.skipped)
     }
+
+    /// How long it takes from now on until the bucket is full, less than a second.
+    fn full_in(&self, now: Instant) -> Duration {
+        self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
+
+    /// Nothing is left out yet; the bucket is as full as the one of `self`, or as it is said to be.
+    fn anew(self, bucket: Bucket) -> Self {
+        let full_at = match bucket {
+            Bucket::Full => None,
+            Bucket::GoesOn => self.full_at,
+            Bucket::FullAt(at) => Some(at),
+        };
+        Self { skipped: 0, full_at }
+    }
+}
+
+/// How full the bucket of a subscription is that is asked for again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Bucket {
+    /// Its client asks for it.
+    #[default]
+    Full,
+    /// A session that is resumed has it, and the connection had it before: as full as it is.
+    GoesOn,
+    /// It comes with a session, or else who resumes again and again would have no bound.
+    FullAt(Instant),
 }
 
 /// The filter that a subscription will have, or none.
 #[derive(Clone, Debug)]
-pub(crate) struct Renewal(pub(crate) Option<Arc<Filter>>);
+pub(crate) struct Renewal {
+    pub(crate) filter: Option<Arc<Filter>>,
+    bucket: Bucket,
+}
 
 /// A live subscriber with a filter.
 #[derive(Debug)]
@@ -308,11 +339,27 @@ impl Hub {
 
     /// A subscription is being asked for again: its filter will be the one in hand, none if there is none.
     pub(crate) fn will_filter(&mut self, conn: ConnKey, index: u32) {
-        let filter = self.filter_in_hand.clone();
+        let (filter, mut bucket) = (self.filter_in_hand.clone(), self.bucket_in_hand);
         let Some(own) = self.subscription_mut(conn, index) else { return };
         if filter.is_some() || own.extra.is_some() {
-            own.extra().renewal = Some(Renewal(filter));
+            let extra = own.extra();
+            if let Some(earlier) = extra.renewal.as_ref().filter(|_| bucket == Bucket::GoesOn) {
+                bucket = earlier.bucket;
+            }
+            extra.renewal = Some(Renewal { filter, bucket });
         }
+    }
+
+    /// How long it takes from now on until the bucket of what a subscription wants is full.
+    pub(crate) fn bucket_full_in(&self, now: Instant, member: &Member, own: &Subscription) -> Duration {
+        let Some(extra) = own.extra.as_deref() else { return Duration::ZERO };
+        let bucket = extra.renewal.as_ref().map_or(Bucket::GoesOn, |it| it.bucket);
+        let live = own.place.and_then(|place| {
+            let filtered = self.channels.get(own.channel)?.filtered.as_deref()?;
+            extra.filter.as_ref()?;
+            Some(filtered.of(member.format).get(place as usize)?.gate)
+        });
+        live.unwrap_or(extra.gate).anew(bucket).full_in(now)
     }
 
     /// A subscription begins or goes on where its client is told just now: what was asked for last holds from here on,
@@ -329,12 +376,11 @@ impl Hub {
             return;
         }
         let place = own.place.map(|place| (index, place, is_filtered));
-        if let Some(place) = place {
-            self.leave_place(conn, format, place);
-        }
+        let former = extra.gate;
+        let gate = place.map_or(former, |place| self.leave_place(conn, format, place));
         let extra = self.subscription_mut(conn, index).expect("it was there before").extra();
-        extra.gate = Gate::default();
-        if let Some(Renewal(filter)) = renewal {
+        extra.gate = gate.anew(renewal.as_ref().map_or(Bucket::Full, |it| it.bucket));
+        if let Some(Renewal { filter, .. }) = renewal {
             extra.filter = filter;
         }
         if place.is_some() {

@@ -15,7 +15,7 @@ use crate::channel::LocalChannels;
 use crate::config::{Hasher, HubConfig, Now};
 use crate::deliver::Scratch;
 use crate::effect::{Class, ConnKey, Effect, Effects, MESSAGE_BYTES_MAX, ShardSet};
-use crate::filter::{self, Filter};
+use crate::filter::{self, Bucket, Filter};
 use crate::format::Format;
 use crate::home::{Homes, Random};
 use crate::idempotency::Repetitions;
@@ -69,6 +69,8 @@ pub struct Hub {
     pub(crate) special: usize,
     /// What subscriptions have that are being asked for: set while a `subscribe` is acted on.
     pub(crate) filter_in_hand: Option<Arc<Filter>>,
+    /// The bucket of its rate.
+    pub(crate) bucket_in_hand: Bucket,
     pub(crate) filter_scratch: filter::Scratch,
     /// When what is being acted on came.
     instant: Option<Instant>,
@@ -157,6 +159,7 @@ impl Hub {
             iso_members: 0,
             special: 0,
             filter_in_hand: None,
+            bucket_in_hand: Bucket::Full,
             filter_scratch: filter::Scratch::default(),
             instant: None,
             msgpack_members: 0,

@@ -168,7 +168,7 @@ impl Subscription {
     /// What was asked for last, although its answer may be still to come.
     pub(crate) fn filter_wanted(&self) -> Option<&Arc<Filter>> {
         let extra = self.extra.as_ref()?;
-        extra.renewal.as_ref().map_or(extra.filter.as_ref(), |it| it.0.as_ref())
+        extra.renewal.as_ref().map_or(extra.filter.as_ref(), |it| it.filter.as_ref())
     }
 
     pub(crate) fn cursor_mut(&mut self) -> Option<&mut Cursor> {

@@ -188,6 +188,8 @@ fn filters_go_with_the_session() {
         net.ask(ann, &wanted.to_string());
         for round in 0..2 {
             net.lose(ann);
+            // Until the bucket of its rate is full again.
+            net.wait_ms(1_000);
             for event in ["x", "z", "y"] {
                 of_event(&mut net, bob, "conversation:1", event);
             }
@@ -220,6 +222,75 @@ fn filters_go_with_the_session() {
             net.run();
             assert_eq!(net.take(ann).len(), 2, "nothing bounds this one");
         }
+    }
+}
+
+/// Events of a channel or of all with its prefix, so many per second.
+fn rated(net: &mut Net, client: Client, name: &str) {
+    let wanted = json!({"type": "subscribe", "channel": name, "max_rate": 4});
+    net.ask(client, &wanted.to_string());
+}
+
+/// Publishes so many, and how many of them come.
+fn burst(net: &mut Net, (publisher, reader): (Client, Client), count: usize) -> usize {
+    for _ in 0..count {
+        of_event(net, publisher, "conversation:1", "x");
+    }
+    net.run();
+    net.payloads(reader).len()
+}
+
+/// Lost and back, or taken over from a connection that is still there.
+#[test]
+fn resuming_does_not_fill_the_bucket_of_a_rate() {
+    for name in ["conversation:1", "conversation:*"] {
+        for ((from, to), is_lost) in moves(3).flat_map(|it| [(it, true), (it, false)]) {
+            let mut net = net(3);
+            let (bob, _) = join(&mut net, 0, 9, "bob");
+            let (ann, token) = join(&mut net, from, 0, "ann");
+            rated(&mut net, ann, name);
+            assert_eq!(burst(&mut net, (bob, ann), 6), 4, "a full bucket");
+            if is_lost {
+                net.lose(ann);
+                net.run();
+            }
+            let (again, _) = join(&mut net, to, 1, "ann");
+            let answer = resumed(&mut net, again, &token);
+            let how = format!("{name}, {from} to {to}, lost: {is_lost}");
+            assert_eq!(burst(&mut net, (bob, again), 3), 0, "no time has passed: {how}");
+            net.wait_ms(500);
+            assert_eq!(burst(&mut net, (bob, again), 3), 2, "half of it has dripped in: {how}");
+            // It drips on while the session waits, and never beyond its rim.
+            net.lose(again);
+            net.wait_ms(250);
+            let (third, _) = join(&mut net, from, 2, "ann");
+            let answer = resumed(&mut net, third, &token_of(&answer));
+            assert_eq!(burst(&mut net, (bob, third), 3), 1, "{how}");
+            net.lose(third);
+            net.wait_ms(5_000);
+            let (last, _) = join(&mut net, to, 3, "ann");
+            resumed(&mut net, last, &token_of(&answer));
+            assert_eq!(burst(&mut net, (bob, last), 9), 4, "{how}");
+        }
+    }
+}
+
+/// Nor does it where the connection had subscribed by itself before.
+#[test]
+fn resuming_does_not_fill_the_bucket_of_what_the_connection_has_by_itself() {
+    for (from, to) in moves(2) {
+        let mut net = net(2);
+        let (bob, _) = join(&mut net, 0, 9, "bob");
+        let (ann, token) = join(&mut net, from, 0, "ann");
+        net.subscribe(ann, "conversation:1");
+        net.lose(ann);
+        let (again, _) = join(&mut net, to, 1, "ann");
+        rated(&mut net, again, "conversation:1");
+        assert_eq!(burst(&mut net, (bob, again), 6), 4, "a full bucket");
+        resumed(&mut net, again, &token);
+        assert_eq!(burst(&mut net, (bob, again), 3), 0, "no time has passed: {from} to {to}");
+        net.wait_ms(500);
+        assert_eq!(burst(&mut net, (bob, again), 3), 2, "{from} to {to}");
     }
 }
 

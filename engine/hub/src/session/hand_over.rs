@@ -77,11 +77,16 @@ impl Hub {
     /// Takes a session out of this shard, and closes the connection that still has it.
     fn let_go(&mut self, now: Now, participant: &str, session: ConnKey, fx: &mut Effects) -> Option<Waiting> {
         let mut waiting = match self.suspended.find(session) {
-            Some(waiting) if *waiting.participant == *participant => self.suspended.remove(session)?,
+            Some(waiting) if *waiting.participant == *participant => {
+                let (waiting, age) = (self.suspended.remove(session)?, self.suspended.age(now.instant));
+                // Buckets have filled while it waited.
+                let kept = Kept::with_buckets(waiting.kept, |full_at| full_at.saturating_sub(age));
+                Waiting { kept, ..waiting }
+            }
             Some(_) => return None,
             None => {
                 let member = self.members.find(session).filter(|it| *it.participant == *participant)?;
-                let kept = self.kept_of(session, member).into();
+                let kept = self.kept_of(now, session, member).into();
                 let (participant, state) = (member.participant.clone(), member.session);
                 let waiting = Waiting { participant, tokens: member.tokens?, kept, state };
                 self.hand_over.taken += 1;

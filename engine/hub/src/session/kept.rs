@@ -3,6 +3,8 @@
 //! The same bytes wait in memory and travel between shards, so a session that waits costs one allocation beside its
 //! place in two tables. Only this program writes them: what can't be read is our defect and ends the reading.
 
+use std::time::Duration;
+
 use crate::remote::Epoch;
 
 /// One subscription of a session.
@@ -19,6 +21,9 @@ pub(crate) struct Kept<'a> {
     pub(crate) acked: Option<(Epoch, u64)>,
     /// What of the channel it wants, if not all: a packed [`Filter`](crate::filter::Filter).
     pub(crate) filter: Option<&'a [u8]>,
+    /// How long it takes until the bucket of its rate is full: while it waits from the shard's origin on, on its way
+    /// from now on.
+    pub(crate) full_in: Duration,
 }
 
 const IS_PATTERN: u8 = 1;
@@ -26,6 +31,7 @@ const WANTS_PRESENCE: u8 = 2;
 const WANTS_ACK: u8 = 4;
 const HAS_ACKED: u8 = 8;
 const HAS_FILTER: u8 = 16;
+const HAS_DRAWN: u8 = 32;
 
 impl<'a> Kept<'a> {
     /// Appends it.
@@ -39,6 +45,7 @@ impl<'a> Kept<'a> {
             (self.wants_ack, WANTS_ACK),
             (self.acked.is_some(), HAS_ACKED),
             (self.filter.is_some(), HAS_FILTER),
+            (!self.full_in.is_zero(), HAS_DRAWN),
         ];
         out.push(flags.iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum());
         if let Some((epoch, offset)) = self.acked {
@@ -49,6 +56,10 @@ impl<'a> Kept<'a> {
             // A filter has little more than a thousand bytes at most.
             out.extend_from_slice(&(filter.len() as u16).to_le_bytes());
             out.extend_from_slice(filter);
+        }
+        if !self.full_in.is_zero() {
+            // Of five centuries at most.
+            out.extend_from_slice(&(self.full_in.as_nanos() as u64).to_le_bytes());
         }
     }
 
@@ -71,6 +82,12 @@ impl<'a> Kept<'a> {
             filter = Some(packed);
             rest = after;
         }
+        let mut full_in = Duration::ZERO;
+        if flags & HAS_DRAWN != 0 {
+            let (nanos, after) = rest.split_first_chunk::<8>()?;
+            full_in = Duration::from_nanos(u64::from_le_bytes(*nanos));
+            rest = after;
+        }
         *bytes = rest;
         Some(Self {
             name: std::str::from_utf8(name).ok()?,
@@ -79,6 +96,7 @@ impl<'a> Kept<'a> {
             wants_ack: flags & WANTS_ACK != 0,
             acked,
             filter,
+            full_in,
         })
     }
 
@@ -100,6 +118,19 @@ impl<'a> Kept<'a> {
             it.write(&mut once);
         }
         once.into()
+    }
+
+    /// These bytes with other times until buckets are full, where they are not.
+    pub(crate) fn with_buckets(bytes: Box<[u8]>, full_in: impl Fn(Duration) -> Duration) -> Box<[u8]> {
+        if Kept::each(&bytes).all(|it| it.full_in.is_zero()) {
+            return bytes;
+        }
+        let mut others = Vec::with_capacity(bytes.len());
+        for it in Kept::each(&bytes) {
+            let full_in = if it.full_in.is_zero() { it.full_in } else { full_in(it.full_in) };
+            Kept { full_in, ..it }.write(&mut others);
+        }
+        others.into()
     }
 
     /// The first one, and how many bytes it has.
@@ -131,12 +162,17 @@ mod tests {
                     wants_ack: bits >> (index + 2) & 1 == 1,
                     acked: (bits >> (7 - index) & 1 == 1).then_some((Epoch::new(offset), offset)),
                     filter: (bits >> (6 - index) & 1 == 1).then_some(&*filter),
+                    full_in: Duration::from_nanos(7_000) * u32::from(bits >> (5 - index) & 1),
                 })
                 .collect();
             let mut bytes = Vec::new();
             kept.iter().for_each(|it| it.write(&mut bytes));
             prop_assert_eq!(Kept::each(&bytes).collect::<Vec<_>>(), kept.clone());
             prop_assert_eq!(Kept::first(&bytes).map(|(it, _)| it), kept.first().copied());
+            let fill = |full_in: Duration| full_in.saturating_sub(Duration::from_nanos(5_000));
+            let later = Kept::with_buckets(bytes.into(), fill);
+            let filled = kept.iter().map(|it| Kept { full_in: fill(it.full_in), ..*it });
+            prop_assert!(Kept::each(&later).eq(filled));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions that wait, on their way to another node or from one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Now;
 use crate::effect::ConnKey;
@@ -49,7 +50,10 @@ impl Hub {
             let filter = Filter::new(events, subscription.max_rate).ok().flatten().filter(|_| !wants_ack);
             let filter = filter.map(|it| it.packed());
             let filter = filter.as_deref();
-            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
+            // Nobody could draw from a bucket while there was no node.
+            let kept_one =
+                Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO };
+            kept_one.write(&mut kept);
             if !is_pattern {
                 self.subscription_kept(&it.participant, name);
             }

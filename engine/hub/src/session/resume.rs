@@ -4,6 +4,7 @@
 //! connection before it published. Then each subscription catches up from its position, and goes on live.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corecast_protocol::ErrorCode;
 use corecast_protocol::envelope::command::{Name, OwnedRequestId, Position, RequestId};
@@ -15,7 +16,7 @@ use crate::canary::{self, Canary};
 use crate::channel::LocalChannels;
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
-use crate::filter::Filter;
+use crate::filter::{Bucket, Filter};
 use crate::hub::Hub;
 use crate::member::Member;
 use crate::refused::Refused;
@@ -232,8 +233,9 @@ impl Hub {
             member.inbox_acked = member.inbox_acked.or(kept.acked);
         } else if !canary::strikes(Canary::SubscriptionLost) {
             self.filter_in_hand = filter;
+            self.bucket_in_hand = Bucket::FullAt(now.instant + kept.full_in);
             self.restore_one(now, conn, &Kept { name: &channel, ..kept }, fx);
-            self.filter_in_hand = None;
+            (self.filter_in_hand, self.bucket_in_hand) = (None, Bucket::Full);
         }
         if !kept.is_pattern {
             // It counts as the connection's own from here on.
@@ -264,6 +266,7 @@ impl Hub {
         if let Some(own) = own {
             // What the connection asked for by itself was asked for last.
             self.filter_in_hand = own.filter_wanted().cloned();
+            self.bucket_in_hand = Bucket::GoesOn;
             wants_ack &= self.filter_in_hand.is_none();
         }
         let Some(resuming) = member.resuming.as_mut() else { return };
@@ -368,7 +371,7 @@ impl Hub {
     }
 
     /// The subscriptions of a connection's session, as they are kept without it.
-    pub(crate) fn kept_of(&self, conn: ConnKey, member: &Member) -> Vec<u8> {
+    pub(crate) fn kept_of(&self, now: Now, conn: ConnKey, member: &Member) -> Vec<u8> {
         let mut kept = Vec::new();
         for subscription in &member.subscriptions {
             let Some(channel) = self.channels.get(subscription.channel) else { continue };
@@ -378,11 +381,14 @@ impl Hub {
             let (wants_ack, acked) = (subscription.acks().is_some(), subscription.acked());
             let filter = subscription.filter_wanted().map(|it| it.packed());
             let filter = filter.as_deref();
-            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
+            let full_in = self.bucket_full_in(now.instant, member, subscription);
+            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in }.write(&mut kept);
         }
         if let acked @ Some(_) = member.inbox_acked {
             let (is_pattern, wants_presence, wants_ack, filter) = (false, false, false, None);
-            Kept { name: name::INBOX, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
+            let name = name::INBOX;
+            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO }
+                .write(&mut kept);
         }
         if let Some(resuming) = &member.resuming {
             kept.extend_from_slice(resuming.rest());

@@ -73,6 +73,8 @@ impl Most {
 #[derive(Debug)]
 pub(crate) struct Suspended {
     waiting: HashMap<ConnKey, Waiting, foldhash::fast::FixedState>,
+    /// From when on it is counted when the buckets of rates are full.
+    origin: Option<Instant>,
     /// When each is over, the first first; some are gone already.
     queue: VecDeque<(Instant, ConnKey)>,
     /// Whether an alarm is going to ring for the queue.
@@ -94,6 +96,7 @@ impl Suspended {
     fn bounded(hasher: &Hasher, window_ms: u64, most: Most) -> Self {
         Self {
             waiting: HashMap::with_hasher(hasher.0.clone()),
+            origin: None,
             queue: VecDeque::new(),
             is_alarm_set: false,
             window: Duration::from_millis(window_ms),
@@ -159,6 +162,11 @@ impl Suspended {
         (!std::mem::replace(&mut self.is_alarm_set, true)).then_some(until)
     }
 
+    /// How long this shard has had sessions that wait.
+    pub(super) fn age(&mut self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.origin.get_or_insert(now))
+    }
+
     /// Whether more wait than may.
     fn is_over(&self) -> bool {
         let Most { sessions, bytes, .. } = self.most;
@@ -200,7 +208,9 @@ impl Suspended {
 
 impl Hub {
     /// A session is without a connection from now on.
-    pub(crate) fn suspend(&mut self, now: Now, session: ConnKey, waiting: Waiting) {
+    pub(crate) fn suspend(&mut self, now: Now, session: ConnKey, mut waiting: Waiting) {
+        let age = self.suspended.age(now.instant);
+        waiting.kept = Kept::with_buckets(waiting.kept, |full_in| full_in + age);
         let participant = waiting.participant.clone();
         if let Some(until) = self.suspended.insert(now.instant, session, waiting) {
             self.alarms.set(until, Alarm::SessionsExpire);
@@ -262,7 +272,9 @@ mod tests {
         for _ in 0..channels {
             let (is_pattern, wants_presence, wants_ack) = (false, true, false);
             let (name, acked, filter) = ("conversation:42", None, None);
-            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter }.write(&mut kept);
+            let kept_one =
+                Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO };
+            kept_one.write(&mut kept);
         }
         Waiting { participant: participant.into(), tokens, kept: kept.into(), state: State::Suspended }
     }

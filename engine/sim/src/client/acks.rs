@@ -150,14 +150,15 @@ impl Client {
 pub(super) fn begins(session: &mut Session, town: &mut Town, topic: Topic, acks: bool) {
     let Topic::Channel(channel) = topic else { return };
     let is_due = session.ledger.is_due(topic);
-    if acks {
+    let acking = session.acking.get_mut(&channel);
+    if acks || acking.is_some() {
         town.oracle.acking(session.serial, channel);
-    }
-    if let Some(acking) = session.acking.get_mut(&channel) {
-        town.oracle.acking(session.serial, channel);
-        if !acking.is_active {
+        // Also where it was taken back meanwhile: until that is known too, it is acknowledging from here on.
+        if acking.as_ref().is_none_or(|it| !it.is_active) {
             town.oracle.acks_begin(session.serial, channel);
         }
+    }
+    if let Some(acking) = acking {
         acking.is_active |= !is_due;
     }
 }

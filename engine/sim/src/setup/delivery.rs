@@ -11,10 +11,12 @@ pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()], limits: &mut H
         return;
     }
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x0f11_7e55);
-    // What is filtered is not acknowledged: one or the other.
-    if rng.bool() {
+    // One of them, or both.
+    let which = rng.u32(..3);
+    if which != 2 {
         one_in[Fault::Filters as usize] = if rng.u32(..5) == 0 { 0 } else { rng.u32(1..5) };
-    } else if rng.u32(..5) > 0 && one_in[Fault::ClockJump as usize] == 0 {
+    }
+    if which != 1 && rng.u32(..5) > 0 {
         one_in[Fault::Acks as usize] = rng.u32(1..5);
         limits.ack_timeout_ms = [1, 5, 20, 100, 1_000][rng.usize(..5)];
         limits.ack_attempts = rng.u32(1..6);
