@@ -451,10 +451,10 @@ impl Hub {
             self.renew_filter(conn, index);
         }
         let text = format!("{prefix}*");
-        if !self.activate(conn, serial, prefix, true) {
+        if id == Some(RESUMING) && self.own(conn, serial, prefix, true).is_some() {
+            self.pattern_restored(conn, serial, prefix, fx);
+        } else if !self.activate(conn, serial, prefix, true) {
             self.overtaken(fx, conn, id, &text);
-        } else if id == Some(RESUMING) {
-            self.restored(conn, (&text, None), false, fx);
         } else {
             self.reply_fixed(fx, conn, |out, format| {
                 event::subscribed(out, format, id, &text, &Subscribed::default());

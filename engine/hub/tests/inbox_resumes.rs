@@ -70,6 +70,34 @@ fn a_position_in_the_inbox_is_gone_on_from_once() {
     }
 }
 
+/// Seed 7036 of the simulator: who had not been seen to have got what waited for it was told where that had ended, which
+/// it had passed long ago.
+#[test]
+fn a_position_that_is_none_leaves_who_is_live_where_it_is() {
+    for (from, to) in moves(3) {
+        let mut net = net(3);
+        let (bob, _) = join(&mut net, 0, 9, "bob");
+        let (ann, token) = join(&mut net, from, 0, "ann");
+        net.lose(ann);
+        net.run();
+        say(&mut net, bob, 1);
+        net.run();
+        let (again, _) = join(&mut net, to, 1, "ann");
+        net.ask(again, r#"{"type":"query","id":1,"method":"session"}"#);
+        (2..=3).for_each(|number| say(&mut net, bob, number));
+        net.run();
+        assert_eq!(net.take(again).len(), 2, "it is live");
+        let request = resume_from(&token, &json!({"epoch": "abcdefgh", "offset": 1}));
+        net.send(again, &request);
+        net.run();
+        let inbox = inbox_of(&net.take(again)).expect("it was asked for");
+        assert_eq!((&inbox["recovered"], &inbox["offset"]), (&json!(false), &json!(3)), "{from} to {to}");
+        say(&mut net, bob, 4);
+        net.run();
+        assert_eq!(payloads(&net.take(again)), [4]);
+    }
+}
+
 #[test]
 fn a_position_covers_what_nobody_was_known_to_have_seen() {
     for (from, to) in moves(3) {

@@ -102,6 +102,45 @@ fn a_channel_without_a_past_is_live_from_resumed_on() {
     }
 }
 
+/// Seed 138 of the simulator: patterns were live before `resumed` was written, while other homes had not answered yet.
+#[test]
+fn patterns_are_live_from_resumed_on() {
+    for shards in 1..=4u16 {
+        for seed in 1..=60 {
+            let mut net = net(shards);
+            let mut random = harness::Random(seed);
+            let shard = |random: &mut harness::Random| random.below(usize::from(shards)) as u16;
+            let (bob, _) = join(&mut net, shard(&mut random), 9, "bob");
+            let (ann, token) = join(&mut net, shard(&mut random), 0, "ann");
+            ["agent:*", "conversation:1", "metrics:*", "conversation:2"]
+                .iter()
+                .for_each(|it| net.subscribe(ann, it));
+            net.lose(ann);
+            net.run();
+            let (again, _) = join(&mut net, shard(&mut random), 1, "ann");
+            net.send(again, &json!({"type": "resume", "id": 9, "token": token}).to_string());
+            for number in 0..40 {
+                match random.below(3) {
+                    0 => publish(&mut net, bob, ["agent:7", "metrics:3"][number % 2], &json!(number)),
+                    1 => drop(net.settle(random.below(usize::from(shards)) as u16, 1)),
+                    _ => drop(net.step(&mut random)),
+                }
+            }
+            net.run();
+            publish(&mut net, bob, "agent:7", &json!("last"));
+            publish(&mut net, bob, "metrics:3", &json!("last"));
+            net.run();
+            let seen = net.take(again);
+            let at = seen.iter().position(|it| it["type"] == "resumed").unwrap_or_else(|| panic!("{seen:?}"));
+            for channel in ["agent:7", "metrics:3"] {
+                let before = payloads_of(&seen[..at], channel);
+                assert!(before.is_empty(), "seed {seed}, {shards} shards: {before:?} came before `resumed`");
+                assert_eq!(payloads_of(&seen, channel).last(), Some(&json!("last")), "{seen:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_the_connection_subscribed_by_itself_stays_as_it_is() {
     for (from, to) in moves(2) {

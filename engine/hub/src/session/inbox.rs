@@ -38,7 +38,8 @@ impl Hub {
         let mut position = (page.epoch, page.offset);
         if page.is_recovered {
             self.rewind(conn, position, Progress::Held);
-        } else if let Some(reading) = &member.reading {
+        } else if let Some(reading) = member.reading.as_ref().filter(|it| !it.is_live()) {
+            // What comes follows that; who is live has everything up to the answer.
             position = reading.position();
         }
         self.restored(conn, (name::INBOX, Some(position)), page.is_recovered, fx);

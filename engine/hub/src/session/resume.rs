@@ -44,6 +44,8 @@ pub(crate) struct Resuming {
     /// Channels whose home has not answered yet.
     awaited: usize,
     answers: Vec<Answer>,
+    /// Patterns that are live from `resumed` on, by their prefixes, and the serials of what asked for them.
+    patterns: Vec<(u32, Box<str>)>,
     /// What it can't have any more, and why: the client is told so behind `resumed`.
     refused: Vec<(Box<str>, Refused)>,
     /// Whether the inbox was seen to.
@@ -74,6 +76,7 @@ impl Resuming {
             has_arrived: false,
             awaited: 0,
             answers: Vec::new(),
+            patterns: Vec::new(),
             refused: Vec::new(),
             is_inbox_asked: false,
         }
@@ -318,6 +321,13 @@ impl Hub {
         self.resumed_if_complete(conn, fx);
     }
 
+    /// All homes know a pattern of the session: nothing comes by it before `resumed`.
+    pub(crate) fn pattern_restored(&mut self, conn: ConnKey, serial: u32, prefix: &str, fx: &mut Effects) {
+        let Some(resuming) = self.members.find_mut(conn).and_then(|it| it.resuming.as_mut()) else { return };
+        resuming.patterns.push((serial, prefix.into()));
+        self.restored(conn, (&format!("{prefix}*"), None), false, fx);
+    }
+
     /// A channel or pattern of the session can't be had any more: the session goes on without it.
     pub(crate) fn not_restored(&mut self, conn: ConnKey, text: &str, why: Refused, fx: &mut Effects) {
         let Some(resuming) = self.members.find_mut(conn).and_then(|it| it.resuming.as_mut()) else { return };
@@ -355,6 +365,9 @@ impl Hub {
         }
         for answer in &resuming.answers {
             self.begin_watching(conn, &answer.channel);
+        }
+        for (serial, prefix) in &resuming.patterns {
+            self.activate(conn, *serial, prefix, true);
         }
         self.let_subscriptions_go_on(conn, fx);
         self.inbox_goes_on(conn, fx);
