@@ -1,4 +1,4 @@
-//! The latest messages of one channel, as they are kept at its home: bounded by count and age, written anew for
+//! The latest messages of one channel, as they are kept at its home: bounded by count, bytes and age, written anew for
 //! whoever reads them.
 //!
 //! Offsets have no gaps, so a message is found by counting. Buffers of messages that go are used again for those
@@ -19,6 +19,8 @@ use crate::remote::Epoch;
 pub(crate) struct Bounds {
     /// Messages.
     pub(crate) messages: usize,
+    /// Bytes of memory. The latest message is kept whatever it takes.
+    pub(crate) bytes: usize,
     /// How long.
     pub(crate) age: Duration,
 }
@@ -95,17 +97,24 @@ impl History {
     pub(crate) fn push(&mut self, it: &Kept<'_>, now: Instant, bounds: Bounds) {
         self.age = bounds.age;
         self.expire(now);
+        let event = it.event.unwrap_or_default();
+        let len = event.len() + it.publisher.len() + it.payload.len();
+        let takes = len + ENTRY_BYTES;
         let mut spare = Vec::new();
-        while self.entries.len() >= bounds.messages.max(1) {
+        while self.entries.len() >= bounds.messages.max(1)
+            || !self.entries.is_empty() && self.bytes + takes > bounds.bytes
+        {
             spare = self.pop().unwrap_or_default();
         }
         self.next += 1;
         if bounds.messages == 0 {
             return;
         }
-        let event = it.event.unwrap_or_default();
-        let len = event.len() + it.publisher.len() + it.payload.len();
         if spare.capacity() > SPARE_MAX * len.max(64) {
+            spare = Vec::new();
+        }
+        if self.bytes + spare.capacity() + ENTRY_BYTES > bounds.bytes {
+            // It fits, but not with what is spare.
             spare = Vec::new();
         }
         spare.clear();
@@ -245,7 +254,7 @@ mod tests {
     use super::*;
     use crate::config::Hasher;
 
-    const BOUNDS: Bounds = Bounds { messages: 3, age: Duration::from_secs(10) };
+    const BOUNDS: Bounds = Bounds { messages: 3, bytes: usize::MAX, age: Duration::from_secs(10) };
 
     fn kept(payload: &[u8]) -> Kept<'_> {
         Kept { event: None, publisher: "ann", format: Format::Json, payload, priority: None, timestamp: 7 }
@@ -300,6 +309,27 @@ mod tests {
             history.push(&kept(b"1"), start, BOUNDS);
         }
         assert!(history.bytes() <= 3 * (ENTRY_BYTES + 4 * 64), "what a large one took is given back");
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_the_latest_is_kept_whatever_it_takes() {
+        let (start, mut history) = (Instant::now(), History::new(0));
+        let bounds = Bounds { messages: 100, bytes: 3 * (ENTRY_BYTES + 103), ..BOUNDS };
+        for offset in 1..=20 {
+            history.push(&kept(&[b'1'; 100]), start, bounds);
+            assert_eq!(history.first(), offset.max(3) - 2, "three fit");
+        }
+        history.push(&kept(&[b'1'; 90]), start, bounds);
+        assert_eq!(
+            (history.first(), history.bytes() <= bounds.bytes),
+            (19, true),
+            "what is spare is not kept with it"
+        );
+        history.push(&kept(&[b'1'; 1_000]), start, bounds);
+        assert_eq!((history.first(), offsets(&history, 21)), (22, Some(vec![22])), "more than all may take");
+        history.push(&kept(b"1"), start, bounds);
+        assert_eq!((history.first(), offsets(&history, 22)), (23, Some(vec![23])));
+        assert!(history.bytes() <= bounds.bytes, "{}", history.bytes());
     }
 
     #[test]

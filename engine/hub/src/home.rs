@@ -444,7 +444,7 @@ mod tests {
             priority: None,
             timestamp: 0,
         };
-        let bounds = Bounds { messages: 100, age: std::time::Duration::from_secs(10) };
+        let bounds = Bounds { messages: 100, bytes: usize::MAX, age: std::time::Duration::from_secs(10) };
         homes.keep(placed.slot.expect("it is numbered"), &kept, now, bounds);
         placed
     }

@@ -406,6 +406,7 @@ impl Hub {
                 0 => MESSAGES_MAX,
                 messages => messages as usize,
             },
+            bytes: usize::MAX,
             age: match limits.inbox_age_ms {
                 0 => std::time::Duration::MAX,
                 age => std::time::Duration::from_millis(age),

@@ -11,7 +11,7 @@ use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{Class, ConnKey, Effects, ShardSet, SlowPolicy};
 use crate::format::{Format, Formats, PerFormat, Wanted, other};
-use crate::history::{Bounds, Kept};
+use crate::history::Kept;
 use crate::home::{Numbering, Placed, Unannounced};
 use crate::hub::{Hub, forward, one};
 use crate::member::Access;
@@ -211,8 +211,7 @@ impl Hub {
             && let Some(slot) = slot
             && !canary::strikes(Canary::HistoryForgotten)
         {
-            let bounds = Bounds { messages: rule.history.messages as usize, age: rule.history.age };
-            self.homes.keep(slot, &it.kept(), now.instant, bounds);
+            self.homes.keep(slot, &it.kept(), now.instant, rule.history.bounds());
             self.bound_histories();
             self.sweep_later(now);
         }

@@ -9,6 +9,7 @@ use corecast_protocol::envelope::command::Priority;
 use hashbrown::HashMap;
 
 use crate::effect::SlowPolicy;
+use crate::history::Bounds;
 use crate::member::Access;
 
 /// Whom a namespace lets do something.
@@ -40,13 +41,20 @@ pub enum Mode {
 pub struct HistoryOptions {
     /// Messages at most; 0 for no history, and then messages have no offsets of their own.
     pub messages: u32,
+    /// Bytes of memory at most; but the latest message is kept whatever it takes.
+    pub bytes: u64,
     /// None is kept for longer.
     pub age: Duration,
 }
 
 impl HistoryOptions {
     /// Nothing is kept.
-    pub const NONE: Self = Self { messages: 0, age: Duration::ZERO };
+    pub const NONE: Self = Self { messages: 0, bytes: u64::MAX, age: Duration::ZERO };
+
+    pub(crate) fn bounds(self) -> Bounds {
+        let bytes = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        Bounds { messages: self.messages as usize, bytes, age: self.age }
+    }
 }
 
 /// Participants of a channel whose names are kept, where nothing else is said; those beyond are only counted.
@@ -99,8 +107,11 @@ impl Namespaces {
             demo: true,
             ..Namespace::new(name)
         };
-        let kept =
-            |messages, minutes: u64| HistoryOptions { messages, age: Duration::from_secs(60 * minutes) };
+        let kept = |messages, minutes: u64| HistoryOptions {
+            messages,
+            age: Duration::from_secs(60 * minutes),
+            ..HistoryOptions::NONE
+        };
         let mut all = vec![
             Namespace {
                 demo: false,
@@ -305,7 +316,8 @@ mod tests {
             ("default", BestEffort, 0, 0, false),
         ] {
             let it = rules.named(name).expect("it is built in");
-            let history = HistoryOptions { messages, age: Duration::from_secs(60 * minutes) };
+            let history =
+                HistoryOptions { messages, age: Duration::from_secs(60 * minutes), ..HistoryOptions::NONE };
             assert_eq!((it.mode, it.history, it.presence), (mode, history, presence), "{name}");
             assert_eq!(it.numbers(), messages > 0, "{name}");
             assert_eq!(it.policy == SlowPolicy::Disconnect, mode != BestEffort, "{name} has gaps or none");

@@ -16,7 +16,7 @@ use corecast_protocol::envelope::query::is_value;
 
 use crate::config::Now;
 use crate::format::Format;
-use crate::history::{Bounds, History, Kept};
+use crate::history::{History, Kept};
 use crate::hub::Hub;
 use crate::remote::Epoch;
 
@@ -315,7 +315,7 @@ impl Hub {
                 continue;
             };
             let Some(epoch) = Epoch::read(&channel.epoch).filter(|_| history.messages > 0) else { continue };
-            let bounds = Bounds { messages: history.messages as usize, age: history.age };
+            let bounds = history.bounds();
             let messages = sound(&channel.messages, now);
             self.homes.restore((hash, &channel.name), (epoch, channel.offset), messages, bounds);
             self.sweep_later(now);

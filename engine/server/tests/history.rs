@@ -15,6 +15,7 @@ on_all_layouts!(
 
 on_both_drivers!(
     a_slow_reader_is_paced_and_not_disconnected,
+    a_channel_keeps_to_its_own_bytes,
     without_memory_the_oldest_histories_go_and_subscribers_are_told,
 );
 
@@ -178,6 +179,34 @@ fn without_memory_the_oldest_histories_go_and_subscribers_are_told(start: Start)
         "before the next message"
     );
     assert_eq!(bob.expect("message")["epoch"], back["epoch"]);
+}
+
+/// One channel alone gives up its oldest messages, and keeps its epoch: its subscribers have lost nothing.
+fn a_channel_keeps_to_its_own_bytes(start: Start) {
+    let server = start.set("namespaces.conversation.history_bytes", 100_000).start();
+    let mut ann = server.connect("/ws/demo");
+    let mut bob = server.connect("/ws/demo");
+    let epoch = bob.subscribe(CHANNEL)["epoch"].clone();
+    ann.publish("conversation:other", &json!("x".repeat(90_000)));
+    for number in 1..=20 {
+        ann.publish(CHANNEL, &json!(format!("{number}:{}", "x".repeat(30_000))));
+        assert_eq!(bob.expect("message")["offset"], number);
+    }
+    let recovers = |offset| recover(&mut server.connect("/ws/demo"), CHANNEL, (&epoch, offset));
+    let back = recovers(17);
+    assert_eq!(
+        (&back["recovered"], offsets(&back["messages"])),
+        (&json!(true), vec![18, 19, 20]),
+        "three fit"
+    );
+    let back = recovers(16);
+    assert_eq!((&back["recovered"], &back["epoch"]), (&json!(false), &epoch), "the fourth does not");
+    ann.publish(CHANNEL, &json!("x".repeat(200_000)));
+    assert_eq!(offsets(&recovers(20)["messages"]), [21], "the latest is kept whatever it takes");
+    ann.send_json(
+        &json!({"type": "query", "id": 1, "method": "history", "params": {"channel": "conversation:other"}}),
+    );
+    assert_eq!(offsets(&ann.expect("response")["result"]["messages"]), [1], "no other channel pays for it");
 }
 
 fn a_list_of_channels_brings_the_past_of_all_of_them(start: Start) {

@@ -14,6 +14,7 @@ on_all_layouts!(
     payloads_are_bounded_per_namespace,
     owners_and_backends_are_told_apart,
     a_built_in_namespace_can_be_changed,
+    a_publisher_that_is_killed_midway_leaves_each_namespace_its_promise,
 );
 
 #[test]
@@ -48,7 +49,7 @@ fn what_is_kept_and_promised_fits_together() {
          [namespaces.desk]\nmode = \"ordered\"\nhistory_size = 0\n\
          [namespaces.conversation]\nhistory_size = 0\n\
          [namespaces.news]\nhistory_age_ms = 1000\n\
-         [namespaces.metrics]\nhistory_size = 0\nhistory_age_ms = 1000\n\
+         [namespaces.metrics]\nhistory_size = 0\nhistory_bytes = 1000\n\
          [namespaces.room]\npresence_members = 10\n\
          [namespaces.hall]\npresence = false\npresence_members = 10\n\
          [namespaces.big]\nhistory_size = 100001\n\
@@ -59,7 +60,7 @@ fn what_is_kept_and_promised_fits_together() {
         (6, "`namespaces.desk.history_size` contradicts its mode: an ordered namespace recovers from its history"),
         (8, "`namespaces.conversation.history_size` contradicts its mode: a reliable namespace"),
         (10, "`namespaces.news.history_age_ms` is of no use: the namespace keeps nothing"),
-        (13, "`namespaces.metrics.history_age_ms` is of no use: the namespace keeps nothing"),
+        (13, "`namespaces.metrics.history_bytes` is of no use: the namespace keeps nothing"),
         (15, "`namespaces.room.presence_members` is of no use: set `namespaces.room.presence` to true"),
         (18, "`namespaces.hall.presence_members` is of no use"),
         (20, "`namespaces.big.history_size` must be a whole number from 0 to 100000"),
@@ -72,7 +73,7 @@ fn what_is_kept_and_promised_fits_together() {
 #[test]
 fn what_is_configured_is_what_the_hub_is_told() {
     let text = "[namespaces.deal]\nmode = \"ordered\"\n\
-                [namespaces.chat]\nmode = \"reliable\"\nhistory_size = 7\nhistory_age_ms = 1500\npresence = true\n\
+                [namespaces.chat]\nmode = \"reliable\"\nhistory_size = 7\nhistory_age_ms = 1500\nhistory_bytes = 70000\npresence = true\n\
                 presence_members = 3\n\
                 [namespaces.ticker]\nhistory_size = 5\nslow_consumer = \"conflate\"\n\
                 [namespaces.conversation]\nhistory_age_ms = 1000\npresence = false\n\
@@ -87,7 +88,15 @@ fn what_is_configured_is_what_the_hub_is_told() {
     };
     assert_eq!(told("deal"), (Mode::Ordered, 100, 300_000, false, SlowPolicy::Disconnect));
     assert_eq!(told("chat"), (Mode::Reliable, 7, 1500, true, SlowPolicy::Disconnect));
-    assert_eq!(configured.namespaces.named("chat").map(|it| it.presence_members), Some(3));
+    assert_eq!(
+        configured.namespaces.named("chat").map(|it| (it.presence_members, it.history.bytes)),
+        Some((3, 70_000))
+    );
+    assert_eq!(
+        configured.namespaces.named("deal").map(|it| it.history.bytes),
+        Some(u64::MAX),
+        "the node's alone"
+    );
     assert_eq!(told("ticker"), (Mode::BestEffort, 5, 300_000, false, SlowPolicy::Conflate));
     assert_eq!(told("conversation"), (Mode::Reliable, 100, 1000, false, SlowPolicy::Disconnect));
     assert_eq!(told("agent"), (Mode::BestEffort, 100, 300_000, false, SlowPolicy::DropOldest));
@@ -209,4 +218,61 @@ fn a_built_in_namespace_can_be_changed(start: Start) {
     let error = ann.expect_error("FORBIDDEN");
     assert!(error["message"].as_str().is_some_and(|why| why.contains("open to demos")), "{error}");
     ann.subscribe("conversation:1");
+}
+
+/// It published to three namespaces in turn and is gone in the middle of a frame: what came of it is a beginning of what
+/// it sent, each namespace numbers and keeps it as configured, and who publishes next goes on behind it.
+fn a_publisher_that_is_killed_midway_leaves_each_namespace_its_promise(start: Start) {
+    const CHANNELS: [&str; 3] = ["deal:1", "ticker:1", "room"];
+    let server = start
+        .set("namespaces.deal.mode", "ordered")
+        .set("namespaces.deal.demo", true)
+        .set("namespaces.ticker.history_size", 5)
+        .set("namespaces.ticker.slow_consumer", "conflate")
+        .set("namespaces.ticker.demo", true)
+        .start();
+    let mut ann = server.connect("/ws/demo?as=ann");
+    let mut bob = server.connect("/ws/demo?as=bob");
+    let mut eve = server.connect("/ws/demo?as=eve");
+    CHANNELS.map(|channel| bob.subscribe(channel));
+    for number in 1..=100 {
+        for channel in CHANNELS {
+            ann.send_json(&json!({"type": "publish", "channel": channel, "payload": number}));
+        }
+    }
+    // Some of it has come; the rest is under way, and the last frame stays half.
+    let mut first = Some(bob.expect("message"));
+    let stream = ann.socket.get_mut();
+    std::io::Write::write_all(stream, &[0x81, 0x85, 1, 2, 3]).expect("it is open");
+    socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO)).expect("it is TCP");
+    drop(ann);
+    server.wait_for_metric("connections", |connections| connections == 2);
+    let last = CHANNELS.map(|channel| eve.publish(channel, &json!("next"))["offset"].clone());
+    let (mut seen, mut came, mut ended) = ([0; 3], [0; 3], [0; 3]);
+    while ended != [1; 3] {
+        let message = first.take().unwrap_or_else(|| bob.expect("message"));
+        let index = CHANNELS.iter().position(|it| message["channel"] == *it).expect("it subscribed to it");
+        came[index] += 1;
+        let Some(number) = message["payload"].as_u64() else {
+            assert_eq!(message["offset"], last[index], "{message}");
+            ended[index] += 1;
+            continue;
+        };
+        assert!(number > seen[index], "in order: {message}");
+        seen[index] = number;
+        if index < 2 {
+            // What is on its way between shards may come behind who publishes next.
+            assert_eq!(message["offset"], number + ended[index], "numbered as it was sent: {message}");
+        }
+    }
+    assert_eq!((came[0], came[2]), (seen[0] + 1, seen[2] + 1), "nothing was left out");
+    assert!(came[1] <= seen[1] + 1, "only here the latest may stand for others");
+    for (channel, most) in [("deal:1", 100), ("ticker:1", 5)] {
+        eve.send_json(
+            &json!({"type": "query", "id": 1, "method": "history", "params": {"channel": channel}}),
+        );
+        let page = eve.expect("response")["result"].clone();
+        let kept = page["messages"].as_array().map_or(0, Vec::len) as u64;
+        assert_eq!(Some(kept), page["offset"].as_u64().map(|offset| offset.min(most)), "{page}");
+    }
 }

@@ -41,7 +41,11 @@ fn namespaces(setup: &Setup) -> Namespaces {
         for name in ["agent", "user", "conversation"] {
             let mut namespace = namespaces.named(name).expect("it is built in").clone();
             let age = Duration::from_micros(keeps.age_us);
-            namespace.history = HistoryOptions { messages: keeps.messages as u32, age };
+            namespace.history = HistoryOptions {
+                messages: keeps.messages as u32,
+                bytes: keeps.bytes.unwrap_or(u64::MAX),
+                age,
+            };
             namespaces.set(namespace);
         }
     }

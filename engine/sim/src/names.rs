@@ -20,12 +20,20 @@ pub struct Keeps {
     pub messages: u64,
     /// For how long, in virtual microseconds.
     pub age_us: u64,
+    /// In so many bytes, where they are bounded.
+    pub bytes: Option<u64>,
 }
 
 impl Keeps {
     /// So many messages for so many minutes.
     const fn of(messages: u64, minutes: u64) -> Self {
-        Self { messages, age_us: minutes * 60_000_000 }
+        Self { messages, age_us: minutes * 60_000_000, bytes: None }
+    }
+
+    /// What is certainly kept: where bytes are bounded only the latest message, for what another takes is the
+    /// server's own business.
+    fn certain(self) -> Self {
+        if self.bytes.is_some() { Self { messages: 1, ..self } } else { self }
     }
 }
 
@@ -114,6 +122,7 @@ impl Names {
     /// How much is kept of a channel (the contract, section 6), or `bounds` where a run sets its own.
     pub fn keeps(&self, channel: ChannelIndex, bounds: Option<Keeps>) -> Keeps {
         let Channel { name, class } = &self.channels[usize::from(channel)];
+        let bounds = bounds.map(Keeps::certain);
         match (class, name.split_once(':')) {
             (Class::Numbered, None) => Keeps::of(10, 60),
             (Class::Numbered, Some(("conversation", _))) => bounds.unwrap_or(Keeps::of(100, 60)),

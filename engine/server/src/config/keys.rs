@@ -225,6 +225,13 @@ pub(crate) const NAMESPACE_KEYS: &[Key] = &[
         "messages kept of each channel; 0 for none and no offsets; 100 where the mode is ordered or reliable, else 0",
     ),
     integer("history_age_ms", 1, 30 * DAY_MS, "300000", "for how long each is kept"),
+    integer(
+        "history_bytes",
+        1,
+        MAX,
+        "",
+        "of memory for the messages of one channel, of which the latest is always kept; unset for what limits.history_bytes lets",
+    ),
     key(
         "presence",
         Kind::Flag,

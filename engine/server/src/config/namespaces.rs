@@ -14,7 +14,8 @@ use super::layers::{Options, Problem, Value};
 const NAMESPACES_MAX: usize = 10_000;
 
 /// What a namespace keeps whose mode needs a history and that does not say how much.
-const HISTORY: HistoryOptions = HistoryOptions { messages: 100, age: Duration::from_secs(300) };
+const HISTORY: HistoryOptions =
+    HistoryOptions { messages: 100, age: Duration::from_secs(300), ..HistoryOptions::NONE };
 
 /// What was configured on top of the built-in namespaces.
 pub(super) fn read(
@@ -92,7 +93,8 @@ impl Checked<'_> {
             self.problem(&["payload_bytes"], what);
         }
         // Clients count on what the wire contract says of it: everybody is subscribed without asking.
-        let fixed = ["subscribe", "mode", "slow_consumer", "demo", "history_size", "presence"];
+        let fixed =
+            ["subscribe", "mode", "slow_consumer", "demo", "history_size", "history_bytes", "presence"];
         for key in fixed.into_iter().filter(|_| name == SYSTEM) {
             if self.options.find(key).is_some() {
                 let what = format!(
@@ -175,6 +177,9 @@ impl Checked<'_> {
         if let Some(age) = self.number("history_age_ms") {
             it.history.age = Duration::from_millis(age);
         }
+        if let Some(bytes) = self.number("history_bytes") {
+            it.history.bytes = bytes;
+        }
         if it.numbers() {
             return;
         }
@@ -185,12 +190,16 @@ impl Checked<'_> {
                 named(it.mode)
             );
             self.problem(&["history_size", "mode"], what);
-        } else if self.options.find("history_age_ms").is_some() {
-            let what = format!(
-                "`namespaces.{name}.history_age_ms` is of no use: the namespace keeps nothing; set \
-                 `namespaces.{name}.history_size` to how many messages it is to keep"
-            );
-            self.problem(&["history_age_ms"], what);
+        } else {
+            for key in ["history_age_ms", "history_bytes"] {
+                if self.options.find(key).is_some() {
+                    let what = format!(
+                        "`namespaces.{name}.{key}` is of no use: the namespace keeps nothing; set \
+                         `namespaces.{name}.history_size` to how many messages it is to keep"
+                    );
+                    self.problem(&[key], what);
+                }
+            }
         }
         it.history = HistoryOptions::NONE;
     }

@@ -26,6 +26,7 @@ impl Memory {
         let keeps = Keeps {
             messages: if rng.bool() { rng.u64(1..12) } else { rng.u64(1..200) },
             age_us: [5_000, 60_000, 2_000_000, 3_600_000_000][rng.usize(..4)],
+            bytes: None,
         };
         let messages = rng.usize(1..8);
         let replay = ReplayLimits {
@@ -42,6 +43,9 @@ impl Memory {
             replay: sometimes(2).then_some(replay),
             bytes: sometimes(4).then_some(bytes),
         };
+        // Last, so that the rest of what a seed says does not depend on it.
+        let narrow = sometimes(6).then(|| rng.u64(200..10_000));
+        let memory = Self { keeps: memory.keeps.map(|it| Keeps { bytes: narrow, ..it }), ..memory };
         (one_in, memory)
     }
 }
