@@ -88,7 +88,9 @@ impl Acks {
 
     /// Messages that may be fetched behind this offset.
     pub(crate) fn room(&self, offset: u64) -> u32 {
-        (self.acked + UNACKED_MAX).saturating_sub(offset) as u32
+        // Nothing is to be acknowledged yet.
+        let acked = self.epoch.map(|_| self.acked);
+        acked.map_or(u32::MAX, |acked| (acked + UNACKED_MAX).saturating_sub(offset) as u32)
     }
 
     fn delay(&self, timeout_ms: u64) -> Duration {
@@ -156,10 +158,22 @@ impl Hub {
         let Some(index) = self.channels.find(hash, name, false) else { return };
         let Some(own) = self.subscription_mut(conn, index) else { return };
         if own.acks().is_none() {
-            // Who is catching up is to acknowledge from where it is: no answer will say where that is.
-            let acks = own.cursor().map(|it| Acks::at(it.epoch, it.offset));
+            // Who is catching up is to acknowledge from where it is: no answer will say where that is. But a filter
+            // holds until the answer, see `begin_acks_on_the_way`.
+            let cursor = own.cursor().filter(|_| own.filter().is_none());
+            let acks = cursor.map(|it| Acks::at(it.epoch, it.offset));
             own.extra().acks = Some(Box::new(acks.unwrap_or_default()));
             self.channels.get_mut(index).expect("it was found").acking.get_or_insert_default().push(conn);
+        }
+    }
+
+    /// The home has answered who is catching up, whose filter holds no more: what comes behind that is to be
+    /// acknowledged.
+    pub(crate) fn begin_acks_on_the_way(&mut self, conn: ConnKey, index: u32) {
+        let Some(own) = self.subscription_mut(conn, index) else { return };
+        let cursor = own.cursor();
+        if let (Some(acks), Some(it)) = (own.acks_mut().filter(|acks| acks.epoch.is_none()), cursor) {
+            *acks = Acks { is_fetching: acks.is_fetching, ..Acks::at(it.epoch, it.offset) };
         }
     }
 
@@ -305,7 +319,9 @@ impl Hub {
     ) -> bool {
         let Some(member) = self.members.find(conn) else { return true };
         let own = member.subscriptions.iter().find(|it| it.channel == index);
-        let Some(acks) = own.and_then(Subscription::acks) else { return false };
+        let Some(acks) = own.and_then(Subscription::acks).filter(|it| it.epoch.is_some()) else {
+            return false;
+        };
         let messages = page.messages.unwrap_or_default();
         let (mut replayed, mut redelivered) = (0, 0);
         for (offset, (_, form, timestamp)) in
@@ -340,6 +356,9 @@ impl Hub {
             return true;
         };
         acks.is_fetching = false;
+        if acks.epoch.is_none() {
+            return true;
+        }
         if page.offset > acks.acked {
             // What was sent again has its time from now on.
             acks.due = None;
@@ -352,7 +371,8 @@ impl Hub {
 
     /// The history has forgotten what comes before this position, whether it was acknowledged or not.
     pub(crate) fn acks_lost(&mut self, conn: ConnKey, index: u32, position: (Epoch, u64)) {
-        let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) else { return };
+        let acks = self.subscription_mut(conn, index).and_then(Subscription::acks_mut);
+        let Some(acks) = acks.filter(|it| it.epoch.is_some()) else { return };
         let (given_up, lost) = acks.lose(position);
         self.unacked_given_up += given_up;
         self.resolve(lost, Outcome::Failed);

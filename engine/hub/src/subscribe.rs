@@ -407,6 +407,9 @@ impl Hub {
             if is_last {
                 self.renew_filter(conn, index);
             }
+            if is_last && goes_on {
+                self.begin_acks_on_the_way(conn, index);
+            }
             if !is_last || goes_on {
                 return true;
             }

@@ -210,3 +210,67 @@ fn receipts_that_wait_for_acknowledgements_are_bounded() {
         assert!((400 - 256..400).contains(&told), "{told}");
     }
 }
+
+/// What is heard of the channel: `subscribed` as 0, and messages by their offsets, with their events.
+fn heard(net: &mut Net, client: Client) -> Vec<(u64, String)> {
+    let told =
+        net.take(client).into_iter().filter(|it| it["type"] == "message" || it["type"] == "subscribed");
+    let of = |it: Value| match it["type"].as_str() {
+        Some("message") => {
+            (it["offset"].as_u64().expect("a number"), it["event"].as_str().expect("a text").to_owned())
+        }
+        _ => (0, String::new()),
+    };
+    told.map(of).collect()
+}
+
+/// Who catches up on some events and then promises to acknowledge gets no others before that is answered, and all of
+/// them behind it.
+#[test]
+fn a_filter_holds_until_the_promise_to_acknowledge_is_answered() {
+    for shards in 1..=4 {
+        for fetches_first in [true, false] {
+            let mut net = Net::new(shards, 7, unlimited());
+            let (ann, bob) = (net.join(0, 1, "ann"), net.join(shards - 1, 2, "bob"));
+            let epoch =
+                net.ask(ann, &json!({"type": "subscribe", "channel": CHANNEL}).to_string())[0]["epoch"]
+                    .clone();
+            for number in 0..100 {
+                let event = if number % 2 == 0 { "x" } else { "y" };
+                let payload = "p".repeat(6_000);
+                let message =
+                    json!({"type": "publish", "channel": CHANNEL, "event": event, "payload": payload});
+                net.send(ann, &message.to_string());
+                net.run();
+            }
+            net.holds_room = true;
+            let recover = json!({"epoch": epoch, "offset": 0});
+            let wanted =
+                json!({"type": "subscribe", "channel": CHANNEL, "events": ["x"], "recover": recover});
+            net.ask(bob, &wanted.to_string());
+            if fetches_first {
+                // The page was asked for before the promise was made.
+                net.give_room();
+                net.settle(bob.0, 7);
+            }
+            net.send(bob, &json!({"type": "subscribe", "channel": CHANNEL, "ack": true}).to_string());
+            for _ in 0..200 {
+                net.give_room();
+                net.run();
+            }
+            let seen = heard(&mut net, bob);
+            let at = seen.iter().position(|it| it.0 == 0).expect("it was answered");
+            assert!(seen[..at].iter().all(|(_, event)| event == "x"), "{shards} shards: {seen:?}");
+            let behind: Vec<u64> = seen[at + 1..].iter().map(|it| it.0).collect();
+            let first = behind[0];
+            assert_eq!(behind, (first..=100).collect::<Vec<_>>(), "{shards} shards: nothing is left out");
+            let last = seen[..at].last().map_or(first - 1, |it| it.0);
+            assert!((last..=last + 2).contains(&first), "{shards} shards: {first} behind {last}");
+            // All of it is sent again, and nothing that came before the answer.
+            net.holds_room = false;
+            net.wait_ms(TIMEOUT_MS);
+            let again: Vec<u64> = heard(&mut net, bob).iter().map(|it| it.0).collect();
+            assert_eq!(again, behind, "{shards} shards");
+        }
+    }
+}
