@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use corecast_protocol::envelope::event::{self, Established};
 
@@ -53,6 +54,8 @@ pub(crate) enum Todo {
     AskAgain(Box<(Box<str>, Asking)>),
     /// The next subscription of a session that came to this connection.
     Restore(ConnKey),
+    /// A session that goes on in this connection may have missed who came and went in a channel.
+    AskMissed(Box<(ConnKey, Box<str>, Option<Instant>)>),
 }
 
 impl Hub {
@@ -92,6 +95,7 @@ impl Hub {
             later: None,
             inbox_acked: None,
             reading: None,
+            away: None,
         };
         self.members.insert(conn.index, member);
         let home = self.home(self.hasher.of(open.ip));
@@ -265,10 +269,11 @@ impl Hub {
             // Before its connection is counted no more: else it would look for a moment as if it waited.
             self.end_session(&participant, tokens);
         }
+        let lost = self.lost_by(now, conn);
         self.take_out(conn);
         match tokens {
             Some(tokens) if is_kept => {
-                self.suspend(now, conn, Waiting { participant, tokens, kept: kept.into(), state });
+                self.suspend(now, conn, Waiting { participant, tokens, kept: kept.into(), state, lost });
             }
             _ => self.end_session_of(&participant, &kept, None),
         }
@@ -396,6 +401,7 @@ impl Hub {
             Todo::HandOver(handed) => self.hand_session_over(now, &handed, fx),
             Todo::AskAgain(asking) => self.ask_again(now, &asking.0, &asking.1, fx),
             Todo::Restore(conn) => self.restore(now, conn, fx),
+            Todo::AskMissed(asked) => self.ask_missed(now, (asked.0, &asked.1, asked.2), fx),
         }
     }
 }

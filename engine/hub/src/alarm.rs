@@ -31,6 +31,8 @@ pub(crate) enum Alarm {
     Typing(u32),
     /// Whose sessions went on elsewhere are known to be there.
     Linger,
+    /// What changed in channels that nobody watches any more is of no use to those who were away.
+    ForgetMissed,
     /// The first of the sessions that wait is over.
     SessionsExpire,
     /// A connection that got what was kept for its participant counts as having seen it, if it is still there.
@@ -82,6 +84,7 @@ impl Hub {
             Alarm::Presence(slot) => self.flush_presence(now, slot, fx),
             Alarm::Typing(slot) => self.expire_typing(now, slot, fx),
             Alarm::Linger => self.stop_lingering(now),
+            Alarm::ForgetMissed => self.forget_missed(now),
             Alarm::SessionsExpire => self.expire_sessions(now),
             Alarm::InboxSeen(conn, serial) => self.inbox_seen(now, conn, serial, fx),
             Alarm::InboxHeld(conn, serial) => self.inbox_held(conn, serial, fx),

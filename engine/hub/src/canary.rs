@@ -79,6 +79,8 @@ canaries! {
         "A subscription ends and its participant stays present." => "presence: a member without a subscription",
     JoinForgotten("join-forgotten", every 1):
         "Those who want to know who comes and goes are told nothing of a change." => "presence: a change that watchers were not told",
+    MissedUntold("missed-untold", every 1):
+        "A watcher whose session goes on is told nothing of who came and went meanwhile." => "tests: presence, a watcher that came back and was not told",
     TypingForEver("typing-for-ever", every 2):
         "Somebody types no more and nobody is told." => "presence: typing that does not expire",
     RecordCorrupted("record-corrupted", every 100):

@@ -175,7 +175,7 @@ impl Hub {
             readings: Readings::new(&hasher),
             deliver_scratch: Scratch::default(),
             others: Vec::new(),
-            presence: Presence::new(&hasher),
+            presence: Presence::new(&hasher, config.limits.resume_window_ms),
             malformed: 0,
             hasher,
             config,
@@ -461,7 +461,10 @@ impl Hub {
                 self.present_at_home(now, (channel, participant), (before, connections));
             }
             ToHome::Unwatch { channel } => {
-                self.presence.home.unwatch(self.hasher.of(channel), channel, from);
+                self.unwatch_at_home(now, from, channel);
+            }
+            ToHome::Missed { conn, channel, away_ms } => {
+                self.missed_at_home(now, from, (conn, channel, away_ms), fx);
             }
             ToHome::Presence { conn, id, channel, ref ask } => {
                 self.presence_at_home(now, from, (conn, id, channel), ask, fx);
@@ -506,6 +509,7 @@ impl Hub {
             FromHome::PresenceStats { conn, id, channel, participants, connections } => {
                 self.presence_stats(conn, id, channel, (participants, connections), fx);
             }
+            FromHome::Missed(ref it) => self.tell_missed(it, fx),
             FromHome::PatternSubscribed { conn, serial, prefix, id } => {
                 self.pattern_subscribed(conn, serial, prefix, id, fx);
             }
@@ -542,8 +546,8 @@ impl Hub {
             }
             FromHome::Release { participant, session, to } => self.release(now, participant, session, to, fx),
             FromHome::Fenced { number } => self.fenced(number),
-            FromHome::Resumed { conn, participant, tokens, kept } => {
-                self.session_arrived(now, conn, participant, (tokens, kept), fx);
+            FromHome::Resumed { conn, participant, ref session } => {
+                self.session_arrived(now, conn, participant, session, fx);
             }
             FromHome::NotResumed { conn } => self.not_resumed(now, conn, fx),
             FromHome::Inbox(ref answer) => self.inbox_answered(answer, fx),

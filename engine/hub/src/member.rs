@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::ack::Acks;
 use crate::canary::{self, Canary};
@@ -95,6 +96,9 @@ pub(crate) struct Member {
     pub(crate) inbox_acked: Option<(Epoch, u64)>,
     /// How far it is in its participant's inbox; none where it is simply live.
     pub(crate) reading: Option<Box<Reading>>,
+    /// Since when its session was away, until its client is known to be back; unknown if that was on another node.
+    #[expect(clippy::option_option, reason = "most connections have none, and some an unknown one")]
+    pub(crate) away: Option<Box<Option<Instant>>>,
 }
 
 impl Member {

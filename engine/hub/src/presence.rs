@@ -7,10 +7,14 @@
 mod changes;
 pub(crate) mod home;
 pub(crate) mod local;
+mod log;
 mod members;
+mod missed;
 pub(crate) mod names;
 pub(crate) mod query;
 mod typing;
+
+use std::time::Duration;
 
 use corecast_protocol::envelope::command::Priority;
 use corecast_protocol::envelope::{event, name};
@@ -24,6 +28,7 @@ use crate::hub::{Hub, Via, forward};
 use crate::member::Subscription;
 use crate::presence::home::{Change, Home, Told};
 use crate::presence::local::{Local, News, parts};
+use crate::presence::log::UNSEEN;
 use crate::remote::{Changed, FromHome, Names, Published, ToHome};
 use crate::rules::Namespace;
 
@@ -35,8 +40,14 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    pub(crate) fn new(hasher: &Hasher) -> Self {
-        Self { local: Local::new(hasher.clone()), home: Home::new() }
+    /// Where sessions wait so long for their clients.
+    pub(crate) fn new(hasher: &Hasher, resume_window_ms: u64) -> Self {
+        let reach = match resume_window_ms {
+            0 => Duration::ZERO,
+            // Who comes back and is lost again before it is known to be there was lost twice.
+            window => Duration::from_millis(window) + 2 * UNSEEN,
+        };
+        Self { local: Local::new(hasher.clone()), home: Home::new(reach) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -115,20 +126,45 @@ impl Hub {
     /// members would be wrong from then on.
     fn tell_watchers(&mut self, channel: &str, fx: &mut Effects, write: impl Fn(&mut Vec<u8>, Format)) {
         let hash = self.hasher.of(channel);
-        let Some((namespace, _)) = self.config.namespaces.find(space_of(channel)) else { return };
         for format in FORMATS {
             let start = fx.recipients.len();
             fx.recipients.extend(self.presence.local.watchers(hash, channel, format));
-            let recipients = (start as u32, fx.recipients.len() as u32);
-            if recipients.0 == recipients.1 {
-                continue;
-            }
-            let message = fx.write(|out| write(out, format));
-            let (priority, policy) = (Priority::Normal, SlowPolicy::Disconnect);
-            let delivery = Delivery { priority, policy, namespace, channel: hash as u32, conflate: 0 };
-            let (variant, tracking) = (None, None);
-            fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery, tracking });
+            self.tell_since(start, channel, format, fx, &write);
         }
+    }
+
+    /// The same for one of them.
+    pub(crate) fn tell_watcher(
+        &self,
+        conn: ConnKey,
+        channel: &str,
+        fx: &mut Effects,
+        write: impl Fn(&mut Vec<u8>, Format),
+    ) {
+        let Some(format) = self.members.find(conn).map(|it| it.format) else { return };
+        let start = fx.recipients.len();
+        fx.recipients.push(conn);
+        self.tell_since(start, channel, format, fx, &write);
+    }
+
+    /// For the recipients from this one on.
+    fn tell_since(
+        &self,
+        start: usize,
+        channel: &str,
+        format: Format,
+        fx: &mut Effects,
+        write: &impl Fn(&mut Vec<u8>, Format),
+    ) {
+        let recipients = (start as u32, fx.recipients.len() as u32);
+        let namespace = self.config.namespaces.find(space_of(channel));
+        let Some((namespace, _)) = namespace.filter(|_| recipients.0 < recipients.1) else { return };
+        let message = fx.write(|out| write(out, format));
+        let (priority, policy) = (Priority::Normal, SlowPolicy::Disconnect);
+        let channel = self.hasher.of(channel) as u32;
+        let delivery = Delivery { priority, policy, namespace, channel, conflate: 0 };
+        let (variant, tracking) = (None, None);
+        fx.list.push(Effect::Deliver { message, format, variant, recipients, delivery, tracking });
     }
 }
 

@@ -18,7 +18,7 @@ mod read;
 mod write;
 
 pub use inbox::{InboxAnswer, InboxAsk, Reader};
-pub use presence::{Changed, MembersPage, Names, PresenceAsk};
+pub use presence::{Changed, MembersPage, Missed, Names, PresenceAsk};
 
 /// Stands for no priority in a record.
 const PRIORITY_NONE: u8 = 9;
@@ -124,12 +124,14 @@ pub enum ToHome<'a> {
     Present { channel: &'a str, participant: &'a str, before: u32, connections: u32 },
     /// Nobody on the shard wants to hear of the channel's members any more.
     Unwatch { channel: &'a str },
+    /// A connection in which a session goes on, so long after it was lost, asks what it missed of the channel's members.
+    Missed { conn: ConnKey, channel: &'a str, away_ms: Option<u32> },
     /// A connection asks who is in the channel.
     Presence { conn: ConnKey, id: Option<RequestId<'a>>, channel: &'a str, ask: PresenceAsk<'a> },
     /// A connection asks for the session of a token, in place of its own.
     Resume { conn: ConnKey, participant: &'a str, token: Token, own: Token },
     /// The shard has let go of the session that this connection had, or does not have it any more.
-    Released { participant: &'a str, session: ConnKey, handed: Option<(Tokens, &'a [u8])> },
+    Released { participant: &'a str, session: ConnKey, handed: Option<Moved<'a>> },
     /// To be answered behind all that came before it.
     Fence { number: u32 },
     /// A session is over.
@@ -348,6 +350,8 @@ pub enum FromHome<'a> {
     IpAdmitted { conn: ConnKey, ip: IpAddr, is_admitted: bool },
     /// Watchers are told who came and went.
     Changed(Changed<'a>),
+    /// A watcher is told what it missed.
+    Missed(Missed<'a>),
     /// Watchers are told who has not gone on typing.
     TypingExpired { channel: &'a str, count: u64, participants: Names<'a> },
     /// The answer to `Presence` of `Members`.
@@ -377,11 +381,22 @@ pub enum FromHome<'a> {
     /// All that came before the fence was acted on.
     Fenced { number: u32 },
     /// The session that the connection asked for, and its subscriptions.
-    Resumed { conn: ConnKey, participant: &'a str, tokens: Tokens, kept: &'a [u8] },
+    Resumed { conn: ConnKey, participant: &'a str, session: Moved<'a> },
     /// There is no such session.
     NotResumed { conn: ConnKey },
     /// A participant's inbox answers.
     Inbox(InboxAnswer<'a>),
+}
+
+/// A session on its way to another connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved<'a> {
+    /// It is resumed by these.
+    pub tokens: Tokens,
+    /// Its subscriptions.
+    pub kept: &'a [u8],
+    /// So long ago its connection was lost, if that was on this node.
+    pub away_ms: Option<u32>,
 }
 
 /// Which life of a channel or inbox an offset belongs to: digits and small letters, as they go over the wire.

@@ -20,7 +20,7 @@ pub(crate) use hand_over::{HandOver, Handed};
 pub(crate) use home::{Asking, HomeSessions};
 pub(crate) use kept::Kept;
 pub(crate) use resume::{RESUMING, Resuming};
-pub(crate) use suspended::{Suspended, Waiting};
+pub(crate) use suspended::{Lost, Suspended, Waiting};
 pub use token::{Token, Tokens};
 
 /// How a connection ends, as its shard saw it.

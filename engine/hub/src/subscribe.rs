@@ -297,7 +297,7 @@ impl Hub {
         }
         self.join_at_home(channel, (from, format));
         if past.is_watching {
-            self.presence.home.watch(self.hasher.of(channel), channel, from);
+            self.presence.home.watch(self.hasher.of(channel), channel, from, now.instant);
         }
         let record = ToHome::Subscribe { conn, serial, channel, id, format, past: *past };
         let whose = (from, conn, self.hasher.of(channel));

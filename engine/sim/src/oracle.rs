@@ -29,7 +29,7 @@ pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
 pub use resume::{Choice, Places, Ticket};
 use session::Sessions;
-pub use session::{Doubts, Fate};
+pub use session::{Doubts, Fate, Watched};
 pub use view::View;
 
 /// A connection of a client, numbered through the whole run.

@@ -20,7 +20,7 @@ pub use answer::{
     HistoryAnswer, PresenceAnswer, ResumedChannel, Subscribed, history, presence, presence_count,
     presence_stats, resumed, subscribed,
 };
-pub use notice::{ReceiptEvent, members, presence_changed, receipt};
+pub use notice::{ReceiptEvent, members, presence_changed, presence_counted, receipt};
 pub use session::{Session, session};
 
 /// A message on a channel or to a participant.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::effect::ShardSet;
 use crate::presence::changes::Changes;
+use crate::presence::log::Log;
 use crate::presence::members::Members;
 use crate::presence::names::Names;
 use crate::presence::typing::Typing;
@@ -70,10 +71,17 @@ struct Extras {
     typing: Typing,
     /// When the alarm for `typing` comes.
     typing_at: Option<Instant>,
+    /// What changed lately, while somebody watches or may come back to that.
+    log: Option<Box<Log>>,
 }
 
 impl Extras {
     fn is_empty(&self) -> bool {
+        self.is_quiet() && self.log.is_none()
+    }
+
+    /// Whether nothing is left but what changed lately.
+    fn is_quiet(&self) -> bool {
         self.unlisted.is_empty() && self.watchers.is_empty() && self.typing.is_empty()
     }
 }
@@ -92,6 +100,10 @@ impl Channel {
 
     fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
+    }
+
+    fn is_only_log(&self) -> bool {
+        self.members.is_empty() && self.extras.as_ref().is_some_and(|extras| extras.is_quiet())
     }
 }
 
@@ -139,11 +151,13 @@ pub(crate) struct Home {
     channels: Registry<Channel>,
     /// Channels in which somebody types: while there are none, publishes have nothing to clear.
     typing: usize,
+    logs: Logs,
 }
 
 impl Home {
-    pub(crate) fn new() -> Self {
-        Self { channels: Registry::new(), typing: 0 }
+    /// What changed is known for so long to those who come back; not at all if that is nothing.
+    pub(crate) fn new(reach: Duration) -> Self {
+        Self { channels: Registry::new(), typing: 0, logs: Logs::new(reach) }
     }
 
     fn find_or_insert(&mut self, hash: u64, name: &str) -> u32 {
@@ -187,32 +201,40 @@ impl Home {
             _ => None,
         };
         let due = crossed.and_then(|kept| channel.changed(it, kept, now));
+        if let Some(kept) = crossed {
+            self.log_crossing(slot, (it.participant, kept), now);
+        }
         if crossed.is_some() && it.connections == 0 {
             self.clear_typing(slot, it.participant);
-            self.promote_unless_watched(slot);
+            self.promote_unless_watched(slot, now);
         }
         self.forget_if_empty(slot);
         due.map(|at| (slot, at))
     }
 
     /// A shard has somebody who wants to hear of changes.
-    pub(crate) fn watch(&mut self, hash: u64, name: &str, shard: u16) {
+    pub(crate) fn watch(&mut self, hash: u64, name: &str, shard: u16, now: Instant) {
         let slot = self.find_or_insert(hash, name);
         self.at(slot).extras().watchers.insert(shard);
+        self.begin_log(slot, now);
     }
 
-    /// It has nobody left.
-    pub(crate) fn unwatch(&mut self, hash: u64, name: &str, shard: u16) {
-        let Some(slot) = self.channels.find(hash, name) else { return };
+    /// It has nobody left. When to look after what is kept for who may come back, if nobody knows that yet.
+    pub(crate) fn unwatch(&mut self, hash: u64, name: &str, shard: u16, now: Instant) -> Option<Instant> {
+        let slot = self.channels.find(hash, name)?;
+        let mut is_last = false;
         if let Some(extras) = &mut self.at(slot).extras {
             extras.watchers.remove(shard);
+            is_last = extras.watchers.is_empty();
             // The flush comes anyway: it may have somebody left to list.
-            if extras.watchers.is_empty() {
+            if is_last {
                 extras.changes.clear();
             }
         }
-        self.promote_unless_watched(slot);
+        let due = if is_last { self.keep_log(slot, now) } else { None };
+        self.promote_unless_watched(slot, now);
         self.forget_if_empty(slot);
+        due
     }
 
     /// What the watchers of this slot's channel are to be told now, if anything is due. And when more is.
@@ -223,17 +245,20 @@ impl Home {
         if extras.flush_at.take_if(|at| *at <= now).is_none() {
             return (None, None);
         }
-        let told = channel.tell();
+        let (told, promoted) = channel.tell();
+        self.log_named(slot, &promoted, now);
+        let channel = self.at(slot);
         let due = channel.goes_on_promoting(now).map(|at| (slot, at));
         self.forget_if_empty(slot);
         (told, due)
     }
 
     /// Who is only counted is listed where there is room now. Watchers hear of it with what made the room.
-    fn promote_unless_watched(&mut self, slot: u32) {
+    fn promote_unless_watched(&mut self, slot: u32, now: Instant) {
         let channel = self.at(slot);
         if channel.extras.as_ref().is_some_and(|extras| extras.watchers.is_empty()) {
-            channel.promote();
+            let promoted = channel.promote();
+            self.log_named(slot, &promoted, now);
         }
     }
 
@@ -345,8 +370,9 @@ impl Home {
         ((named > 0).then_some(told), due)
     }
 
+    /// Whether nothing is left but what is kept for a while for those who may come back.
     pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty()
+        self.channels.iter().all(Channel::is_only_log)
     }
 }
 
@@ -399,8 +425,8 @@ impl Channel {
     }
 
     /// What changed since watchers were told last, and who is listed only now.
-    fn tell(&mut self) -> Option<Told> {
-        let extras = self.extras.as_mut()?;
+    fn tell(&mut self) -> (Option<Told>, Vec<Box<str>>) {
+        let Some(extras) = &mut self.extras else { return (None, Vec::new()) };
         let mut told = Told { shards: extras.watchers, ..Told::default() };
         let changes = std::mem::take(&mut extras.changes);
         let (mut joined, mut left) = (0, 0);
@@ -422,7 +448,7 @@ impl Channel {
         // They were members before: they are named, and not counted again.
         let promoted = self.promote();
         if told.shards.is_empty() || changes.is_empty() && promoted.is_empty() {
-            return None;
+            return (None, promoted);
         }
         if has_names && size.with(Size::of(promoted.iter().map(|name| &**name))).is_short() {
             promoted.iter().for_each(|name| Names::push(&mut told.joined, name));
@@ -432,7 +458,7 @@ impl Channel {
         }
         told.count = self.count();
         told.channel = (&*self.name).into();
-        Some(told)
+        (Some(told), promoted)
     }
 
     /// Lists members that were only counted where there is room, as many as one event may name: their names. Whoever
@@ -491,6 +517,10 @@ impl Extras {
         self.typing_at
     }
 }
+
+mod missed;
+
+use missed::Logs;
 
 #[cfg(test)]
 mod tests;

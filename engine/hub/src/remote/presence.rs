@@ -4,7 +4,7 @@ use corecast_protocol::envelope::command::RequestId;
 
 use crate::effect::ConnKey;
 use crate::remote::read::Input;
-use crate::remote::write::{bytes, key, request_id, u64s};
+use crate::remote::write::{bytes, key, milliseconds, request_id, u64s};
 use crate::remote::{FromHome, Malformed, ToHome};
 
 pub use crate::presence::names::Names;
@@ -38,6 +38,19 @@ pub struct Changed<'a> {
     pub left: Names<'a>,
     /// How many came and went, where they are too many for a list.
     pub counts: Option<(u32, u32)>,
+}
+
+/// What somebody missed who was away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Missed<'a> {
+    /// Who watches.
+    pub conn: ConnKey,
+    /// The channel.
+    pub channel: &'a str,
+    /// Its members now.
+    pub count: u64,
+    /// Who may have come meanwhile and is there, and who may have gone and is not; none if not all of it is known.
+    pub who: Option<(Names<'a>, Names<'a>)>,
 }
 
 /// Some of a channel's members.
@@ -90,6 +103,24 @@ pub(super) fn ask(out: &mut Vec<u8>, asked: Asked<'_>, ask: &PresenceAsk<'_>) {
             who(out, asked);
         }
     }
+}
+
+pub(super) fn ask_missed(out: &mut Vec<u8>, conn: ConnKey, channel: &str, away_ms: Option<u32>) {
+    out.push(45);
+    key(out, conn);
+    bytes(out, channel.as_bytes());
+    milliseconds(out, away_ms);
+}
+
+pub(super) fn missed(out: &mut Vec<u8>, it: &Missed<'_>) {
+    out.push(45);
+    key(out, it.conn);
+    bytes(out, it.channel.as_bytes());
+    u64s(out, &[it.count]);
+    out.push(u8::from(it.who.is_some()));
+    let (joined, left) = it.who.unwrap_or_default();
+    bytes(out, joined.bytes());
+    bytes(out, left.bytes());
 }
 
 pub(super) fn changed(out: &mut Vec<u8>, it: &Changed<'_>) {
@@ -156,6 +187,7 @@ pub(super) fn to_home<'a>(tag: u8, it: &mut Input<'a>) -> Result<ToHome<'a>, Mal
             let ask = if tag == 43 { PresenceAsk::Count } else { PresenceAsk::Stats };
             ToHome::Presence { conn: it.key()?, id: it.id()?, channel: it.text()?, ask }
         }
+        45 => ToHome::Missed { conn: it.key()?, channel: it.text()?, away_ms: it.milliseconds()? },
         _ => return Err(Malformed),
     })
 }
@@ -185,6 +217,11 @@ pub(super) fn from_home<'a>(tag: u8, it: &mut Input<'a>) -> Result<FromHome<'a>,
             let (participants, connections) = (it.u64()?, it.u64()?);
             let connections = (tag == 44).then_some(connections);
             FromHome::PresenceStats { conn, id, channel, participants, connections }
+        }
+        45 => {
+            let (conn, channel, count) = (it.key()?, it.text()?, it.u64()?);
+            let (is_known, joined, left) = (it.flag()?, names(it)?, names(it)?);
+            FromHome::Missed(Missed { conn, channel, count, who: is_known.then_some((joined, left)) })
         }
         _ => return Err(Malformed),
     })
@@ -219,6 +256,7 @@ mod tests {
                 ToHome::Presence { conn, id, channel, ask: PresenceAsk::Members { limit: index, after } },
                 ToHome::Presence { conn, id, channel, ask: PresenceAsk::Count },
                 ToHome::Presence { conn, id, channel, ask: PresenceAsk::Stats },
+                ToHome::Missed { conn, channel, away_ms: flag.then_some(index) },
             ] {
                 let mut out = Vec::new();
                 record.encode(&mut out);
@@ -231,6 +269,7 @@ mod tests {
             for record in [
                 FromHome::Changed(Changed { channel, count: number, joined: Names::NONE, left: names, counts }),
                 FromHome::TypingExpired { channel, count: number, participants: names },
+                FromHome::Missed(Missed { conn, channel, count: number, who: flag.then_some((Names::NONE, names)) }),
                 FromHome::Members { conn, id, channel, page },
                 FromHome::PresenceStats { conn, id, channel, participants: number, connections: flag.then_some(number) },
             ] {

@@ -8,8 +8,8 @@ use corecast_protocol::envelope::event::Seams;
 use crate::effect::ConnKey;
 use crate::format::{Format, Formats, PerFormat};
 use crate::remote::{
-    Count, Epoch, Extent, Form, FromHome, InboxAnswer, InboxAsk, Malformed, Messages, PRIORITY_NONE, Page,
-    Past, Published, Reborn, Receipt, ToHome, Written, presence,
+    Count, Epoch, Extent, Form, FromHome, InboxAnswer, InboxAsk, Malformed, Messages, Moved, PRIORITY_NONE,
+    Page, Past, Published, Reborn, Receipt, ToHome, Written, presence,
 };
 use crate::session::{Token, Tokens};
 
@@ -77,7 +77,7 @@ impl<'a> ToHome<'a> {
             31 => Self::Released {
                 participant: it.text()?,
                 session: it.key()?,
-                handed: if it.flag()? { Some((it.tokens()?, it.bytes()?)) } else { None },
+                handed: if it.flag()? { Some(it.moved()?) } else { None },
             },
             32 => Self::Fence { number: it.u32()? },
             33 => Self::SessionEnded { participant: it.text()?, tokens: it.tokens()? },
@@ -125,12 +125,7 @@ impl<'a> FromHome<'a> {
             },
             30 => Self::Release { participant: it.text()?, session: it.key()?, to: it.u16()? },
             31 => Self::Fenced { number: it.u32()? },
-            32 => Self::Resumed {
-                conn: it.key()?,
-                participant: it.text()?,
-                tokens: it.tokens()?,
-                kept: it.bytes()?,
-            },
+            32 => Self::Resumed { conn: it.key()?, participant: it.text()?, session: it.moved()? },
             33 => Self::NotResumed { conn: it.key()? },
             tag @ 70..=79 => Self::Inbox(InboxAnswer::decode(tag, &mut it)?),
             9 => Self::TooLarge {
@@ -309,6 +304,15 @@ impl<'a> Input<'a> {
         let current = self.token()?;
         let former = if self.flag()? { Some(self.token()?) } else { None };
         Ok(Tokens { current, former })
+    }
+
+    fn moved(&mut self) -> Result<Moved<'a>, Malformed> {
+        Ok(Moved { tokens: self.tokens()?, kept: self.bytes()?, away_ms: self.milliseconds()? })
+    }
+
+    pub(super) fn milliseconds(&mut self) -> Result<Option<u32>, Malformed> {
+        let (is_known, milliseconds) = (self.flag()?, self.u32()?);
+        Ok(is_known.then_some(milliseconds))
     }
 
     pub(super) fn key(&mut self) -> Result<ConnKey, Malformed> {

@@ -155,7 +155,8 @@ impl Drawn {
         let (serial, format, tokens) = (self.index, self.format(), self.tokens());
         let (epoch, offset, is_all) = (self.epoch(), self.number, self.flag);
         let (token, session, number) = (tokens.current, conn, self.index);
-        let handed = self.flag.then_some((tokens, &*self.payload));
+        let away_ms = self.flag.then_some(self.index);
+        let handed = self.flag.then_some(Moved { tokens, kept: &self.payload, away_ms });
         let reader = Reader { conn, participant, format };
         vec![
             ToHome::Inbox(InboxAsk::Fetch { reader, serial, epoch, after: offset }),
@@ -215,7 +216,11 @@ impl Drawn {
             },
             FromHome::Release { participant, session: conn, to: number as u16 },
             FromHome::Fenced { number: self.index },
-            FromHome::Resumed { conn, participant, tokens, kept },
+            FromHome::Resumed {
+                conn,
+                participant,
+                session: Moved { tokens, kept, away_ms: self.flag.then_some(serial) },
+            },
             FromHome::NotResumed { conn },
             FromHome::Inbox(InboxAnswer::Replay { conn, serial, page }),
             FromHome::Inbox(InboxAnswer::Subscribed { conn, id, page }),

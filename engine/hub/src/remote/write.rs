@@ -9,8 +9,8 @@ use crate::canary::{self, Canary};
 use crate::effect::ConnKey;
 use crate::format::{FORMATS, Format, Formats};
 use crate::remote::{
-    Count, Epoch, Extent, FromHome, Messages, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome, Written,
-    presence,
+    Count, Epoch, Extent, FromHome, Messages, Moved, PRIORITY_NONE, Page, Past, Published, Receipt, ToHome,
+    Written, presence,
 };
 use crate::session::{Token, Tokens};
 
@@ -72,9 +72,12 @@ impl ToHome<'_> {
                 presence::present(out, (channel, participant), (before, connections));
             }
             Self::Unwatch { channel } => presence::unwatch(out, channel),
+            Self::Missed { conn, channel, away_ms } => presence::ask_missed(out, conn, channel, away_ms),
             Self::Presence { conn, id, channel, ref ask } => presence::ask(out, (conn, id, channel), ask),
             Self::Resume { conn, participant, token, own } => resume(out, conn, participant, [token, own]),
-            Self::Released { participant, session, handed } => released(out, participant, session, handed),
+            Self::Released { participant, session, ref handed } => {
+                released(out, participant, session, handed.as_ref());
+            }
             Self::Fence { number } => fence(out, 32, number),
             Self::SessionEnded { participant, tokens } => session_ended(out, participant, tokens),
             Self::TokenUsedUp { token } => token_used_up(out, token),
@@ -133,8 +136,8 @@ impl FromHome<'_> {
                 out.extend_from_slice(&to.to_le_bytes());
             }
             Self::Fenced { number } => fence(out, 31, number),
-            Self::Resumed { conn, participant, tokens, kept } => {
-                resumed(out, conn, participant, (tokens, kept));
+            Self::Resumed { conn, participant, ref session } => {
+                resumed(out, conn, participant, session);
             }
             Self::NotResumed { conn } => {
                 out.push(33);
@@ -148,6 +151,7 @@ impl FromHome<'_> {
             Self::Members { conn, id, channel, ref page } => {
                 presence::members(out, (conn, id, channel), page);
             }
+            Self::Missed(ref it) => presence::missed(out, it),
             Self::PresenceStats { conn, id, channel, participants, connections } => {
                 presence::stats(out, (conn, id, channel), participants, connections);
             }
@@ -406,23 +410,32 @@ fn resume(out: &mut Vec<u8>, conn: ConnKey, participant: &str, presented_and_own
     }
 }
 
-fn released(out: &mut Vec<u8>, participant: &str, session: ConnKey, handed: Option<(Tokens, &[u8])>) {
+fn released(out: &mut Vec<u8>, participant: &str, session: ConnKey, it: Option<&Moved<'_>>) {
     out.push(31);
     bytes(out, participant.as_bytes());
     key(out, session);
-    out.push(u8::from(handed.is_some()));
-    if let Some((both, kept)) = handed {
-        tokens(out, both);
-        bytes(out, kept);
+    out.push(u8::from(it.is_some()));
+    if let Some(it) = it {
+        moved(out, it);
     }
 }
 
-fn resumed(out: &mut Vec<u8>, conn: ConnKey, participant: &str, (both, kept): (Tokens, &[u8])) {
+fn resumed(out: &mut Vec<u8>, conn: ConnKey, participant: &str, it: &Moved<'_>) {
     out.push(32);
     key(out, conn);
     bytes(out, participant.as_bytes());
-    tokens(out, both);
-    bytes(out, kept);
+    moved(out, it);
+}
+
+fn moved(out: &mut Vec<u8>, it: &Moved<'_>) {
+    tokens(out, it.tokens);
+    bytes(out, it.kept);
+    milliseconds(out, it.away_ms);
+}
+
+pub(super) fn milliseconds(out: &mut Vec<u8>, milliseconds: Option<u32>) {
+    out.push(u8::from(milliseconds.is_some()));
+    out.extend_from_slice(&milliseconds.unwrap_or_default().to_le_bytes());
 }
 
 /// A fence, or that it was reached.

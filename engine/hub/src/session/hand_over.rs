@@ -6,6 +6,7 @@
 //! that are let go of in the same turn share one such round.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use corecast_protocol::CloseCode;
 
@@ -14,7 +15,7 @@ use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
 use crate::hub::Hub;
-use crate::remote::{FromHome, ToHome};
+use crate::remote::{FromHome, Moved, ToHome};
 use crate::session::token::Tokens;
 use crate::session::{Happened, Kept, Waiting};
 
@@ -25,6 +26,8 @@ pub(crate) struct Handed {
     session: ConnKey,
     /// What is handed over, if there is anything.
     what: Option<(Tokens, Box<[u8]>)>,
+    /// When its connection was lost, or that was taken.
+    lost_at: Option<Instant>,
 }
 
 /// Sessions on their way out of this shard.
@@ -60,8 +63,9 @@ impl Hub {
         fx: &mut Effects,
     ) {
         let waiting = self.let_go(now, participant, session, fx);
+        let lost_at = waiting.as_ref().and_then(|it| self.suspended.lost_at(it));
         let what = waiting.map(|it| (it.tokens, it.kept));
-        let handed = Handed { participant: participant.into(), session, what };
+        let handed = Handed { participant: participant.into(), session, what, lost_at };
         // Towards each home this shard's own requests keep their order anyhow, and who hands over nothing waits for none.
         let is_in_order = to == self.config.shard || self.config.shards == 1 || handed.what.is_none();
         if is_in_order || canary::strikes(Canary::TakeoverUnfenced) {
@@ -88,7 +92,9 @@ impl Hub {
                 let member = self.members.find(session).filter(|it| *it.participant == *participant)?;
                 let kept = self.kept_of(now, session, member).into();
                 let (participant, state) = (member.participant.clone(), member.session);
-                let waiting = Waiting { participant, tokens: member.tokens?, kept, state };
+                let tokens = member.tokens?;
+                let lost = self.lost_by(now, session);
+                let waiting = Waiting { participant, tokens, kept, state, lost };
                 self.hand_over.taken += 1;
                 let reason = fx.write(|out| {
                     out.extend_from_slice(b"CANCELLED: the session goes on in another connection");
@@ -140,7 +146,8 @@ impl Hub {
     /// Hands a session over to its participant's home.
     pub(crate) fn hand_session_over(&mut self, now: Now, handed: &Handed, fx: &mut Effects) {
         let home = self.home(self.hasher.of(&*handed.participant));
-        let what = handed.what.as_ref().map(|(tokens, kept)| (*tokens, &**kept));
+        let away_ms = handed.lost_at.map(|at| Self::away_ms(now, at));
+        let what = handed.what.as_ref().map(|(tokens, kept)| Moved { tokens: *tokens, kept, away_ms });
         let record =
             ToHome::Released { participant: &handed.participant, session: handed.session, handed: what };
         self.ask(now, home, &record, fx);

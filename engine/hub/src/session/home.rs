@@ -10,7 +10,7 @@ use crate::canary::{self, Canary};
 use crate::config::{Hasher, Now};
 use crate::effect::{ConnKey, Effects};
 use crate::hub::Hub;
-use crate::remote::FromHome;
+use crate::remote::{FromHome, Moved};
 use crate::session::token::{Mint, Token, Tokens};
 
 /// Where the session of a token is: the shard, and the connection that it has or had there.
@@ -165,7 +165,7 @@ impl Hub {
         now: Now,
         (from, session): (u16, ConnKey),
         participant: &str,
-        handed: Option<(Tokens, &[u8])>,
+        handed: Option<Moved<'_>>,
         fx: &mut Effects,
     ) {
         let moved = self.home_sessions.moves.remove(&(from, session));
@@ -177,16 +177,16 @@ impl Hub {
         }
         // A connection that took in another session meanwhile has given up its own, which nobody can have any more.
         let is_known = |tokens: &Tokens| self.home_sessions.tokens.contains_key(&tokens.current);
-        let Some((tokens, kept)) = handed.filter(|(tokens, _)| is_known(tokens)) else {
+        let Some(moved) = handed.filter(|it| is_known(&it.tokens)) else {
             return self.answer_to(now, to.shard, &FromHome::NotResumed { conn: to.conn }, fx);
         };
         let hash = self.hasher.of(participant);
-        let (current, ends_own) = self.home_sessions.arrive(hash, &to, tokens);
+        let (current, ends_own) = self.home_sessions.arrive(hash, &to, moved.tokens);
         if ends_own {
             self.participants.session_ended(hash, participant);
         }
         let tokens = Tokens { current, former: Some(to.presented) };
-        let record = FromHome::Resumed { conn: to.conn, participant, tokens, kept };
+        let record = FromHome::Resumed { conn: to.conn, participant, session: Moved { tokens, ..moved } };
         self.answer_to(now, to.shard, &record, fx);
     }
 

@@ -59,7 +59,8 @@ impl Hub {
             }
         }
         let participant = Arc::from(&*it.participant);
-        let waiting = Waiting { participant, tokens, kept: kept.into(), state: State::Suspended };
+        let lost = self.suspended.lost(now.instant, None);
+        let waiting = Waiting { participant, tokens, kept: kept.into(), state: State::Suspended, lost };
         self.suspend(now, session, waiting);
     }
 }

@@ -20,9 +20,9 @@ use crate::filter::{Bucket, Filter};
 use crate::hub::Hub;
 use crate::member::Member;
 use crate::refused::Refused;
-use crate::remote::{Epoch, Past, ToHome};
+use crate::remote::{Epoch, Moved, Past, ToHome};
 use crate::rules::Mode;
-use crate::session::token::{Token, Tokens};
+use crate::session::token::Token;
 use crate::session::{Happened, Kept, State, Waiting};
 
 /// The id of requests that no client made. Clients' numbers are smaller.
@@ -195,9 +195,10 @@ impl Hub {
         now: Now,
         conn: ConnKey,
         participant: &str,
-        (tokens, kept): (Tokens, &[u8]),
+        &Moved { tokens, kept, away_ms }: &Moved<'_>,
         _fx: &mut Effects,
     ) {
+        let lost_at = away_ms.and_then(|away| now.instant.checked_sub(Duration::from_millis(away.into())));
         let kept = Kept::each_once(kept);
         // Its participant is present here from now on, and goes on being so once all is subscribed again.
         for it in Kept::each(&kept).filter(|it| !it.is_pattern) {
@@ -207,13 +208,15 @@ impl Hub {
         let Some(member) = member else {
             // Its new connection was lost meanwhile, so it waits here for the next one.
             let participant: Arc<str> = participant.into();
+            let lost = self.suspended.lost(now.instant, lost_at);
             let mut state = State::Authenticated;
             state.go(Happened::Lost);
-            return self.suspend(now, conn, Waiting { participant, tokens, kept, state });
+            return self.suspend(now, conn, Waiting { participant, tokens, kept, state, lost });
         };
         member.session.go(Happened::Resumed);
         member.tokens = Some(tokens);
         member.has_resumed = true;
+        member.away = Some(Box::new(lost_at));
         let resuming = member.resuming.as_mut().expect("it was just looked at");
         resuming.kept = kept;
         resuming.has_arrived = true;
@@ -365,6 +368,7 @@ impl Hub {
         }
         for answer in &resuming.answers {
             self.begin_watching(conn, &answer.channel);
+            self.ask_missed_later(conn, &answer.channel);
         }
         for (serial, prefix) in &resuming.patterns {
             self.activate(conn, *serial, prefix, true);
@@ -379,6 +383,7 @@ impl Hub {
     pub(crate) fn confirm(&mut self, now: Now, conn: ConnKey, fx: &mut Effects) {
         let Some(member) = self.members.find_mut(conn).filter(|it| it.resuming.is_none()) else { return };
         let Some(former) = member.tokens.as_mut().and_then(|it| it.former.take()) else { return };
+        member.away = None;
         let hash = self.hasher.of(&*member.participant);
         self.ask(now, self.home(hash), &ToHome::TokenUsedUp { token: former }, fx);
     }

@@ -39,6 +39,16 @@ pub(crate) struct Waiting {
     /// See [`Kept`].
     pub(crate) kept: Box<[u8]>,
     pub(crate) state: State,
+    pub(crate) lost: Lost,
+}
+
+/// When a session lost its connection: in milliseconds behind the time that the first one of the shard did, rounded up;
+/// unknown of one that came from another node. An [`Instant`] would take twice as much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lost(i64);
+
+impl Lost {
+    const UNKNOWN: Self = Self(i64::MIN);
 }
 
 impl Waiting {
@@ -86,6 +96,8 @@ pub(crate) struct Suspended {
     /// Those of each participant, the first first; of no use where they are not bounded.
     own: HashMap<Arc<str>, Vec<ConnKey>, foldhash::fast::FixedState>,
     expired: u64,
+    /// See [`Lost`].
+    first: Option<Instant>,
 }
 
 impl Suspended {
@@ -104,6 +116,28 @@ impl Suspended {
             bytes: 0,
             own: HashMap::with_hasher(hasher.0.clone()),
             expired: 0,
+            first: None,
+        }
+    }
+
+    /// A time, as it is kept.
+    pub(crate) fn lost(&mut self, now: Instant, at: Option<Instant>) -> Lost {
+        let first = *self.first.get_or_insert(now);
+        let milliseconds = |time: Duration| time.as_nanos().div_ceil(1_000_000) as i64;
+        at.map_or(Lost::UNKNOWN, |at| match at.checked_duration_since(first) {
+            Some(behind) => Lost(milliseconds(behind)),
+            None => Lost(-(first.duration_since(at).as_millis() as i64)),
+        })
+    }
+
+    /// When it was lost, or a moment later.
+    pub(crate) fn lost_at(&self, waiting: &Waiting) -> Option<Instant> {
+        let (first, lost) = (self.first?, waiting.lost);
+        let behind = Duration::from_millis(lost.0.unsigned_abs());
+        match lost {
+            Lost::UNKNOWN => None,
+            Lost(0..) => first.checked_add(behind),
+            Lost(_) => first.checked_sub(behind),
         }
     }
 
@@ -276,7 +310,8 @@ mod tests {
                 Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO };
             kept_one.write(&mut kept);
         }
-        Waiting { participant: participant.into(), tokens, kept: kept.into(), state: State::Suspended }
+        let lost = Lost::UNKNOWN;
+        Waiting { participant: participant.into(), tokens, kept: kept.into(), state: State::Suspended, lost }
     }
 
     fn waiting() -> Waiting {
@@ -361,6 +396,21 @@ mod tests {
             suspended.remove(key(index));
         }
         assert!(suspended.queue.len() <= 64, "{}", suspended.queue.len());
+    }
+
+    #[test]
+    fn when_a_session_was_lost_comes_back() {
+        let mut suspended = Suspended::bounded(&Hasher::new(1), 100, UNBOUNDED);
+        let start = Instant::now() + Duration::from_secs(1_000);
+        for (micros, is_earlier) in [(0, false), (1_500, false), (2_000_000, false), (1_500, true)] {
+            let offset = Duration::from_micros(micros);
+            let at = if is_earlier { start - offset } else { start + offset };
+            let lost = suspended.lost(start, Some(at));
+            let back = suspended.lost_at(&Waiting { lost, ..waiting() }).expect("it is known");
+            assert!(back >= at && back < at + Duration::from_millis(1), "{micros} {is_earlier}");
+        }
+        assert_eq!(suspended.lost(start, None), Lost::UNKNOWN);
+        assert_eq!(suspended.lost_at(&waiting()), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::session::{Session, Stage};
 use super::{Client, State, Town};
 use crate::chaos::Fault;
 use crate::names::ChannelIndex;
-use crate::oracle::{Check, Checked, Failure};
+use crate::oracle::{Check, Checked, Failure, Watched};
 
 /// Who asks while all is quiet: one in so many, beside those who watch.
 const ASKS_ONE_IN: u32 = 4;
@@ -52,14 +52,20 @@ pub(super) fn watch(topics: &[Topic], asks: &[Ask], session: &mut Session, town:
     true
 }
 
-/// Channels of which what changes is certainly told.
-pub(super) fn watched(session: &Session) -> Vec<ChannelIndex> {
-    session.watched.iter().filter(|(_, watch)| watch.is_told).map(|(channel, _)| *channel).collect()
+/// Channels of which what changes is certainly told, and who is there.
+pub(super) fn watched(session: &Session) -> Watched {
+    let told = session.watched.iter().filter(|(_, watch)| watch.is_told);
+    told.map(|(channel, watch)| (*channel, watch.members.clone())).collect()
 }
 
-/// A session goes on: what changes is told from here on, and for certain if it was before.
-pub(super) fn watch_on(channel: ChannelIndex, is_told: bool, session: &mut Session) {
-    session.watched.insert(channel, Watch { is_told, ..Watch::default() });
+/// A session goes on: what changed meanwhile and changes from here on is told, and for certain if it was before.
+pub(super) fn watch_on(
+    channel: ChannelIndex,
+    before: Option<&Option<BTreeSet<String>>>,
+    session: &mut Session,
+) {
+    let (is_told, members) = (before.is_some(), before.cloned().flatten());
+    session.watched.insert(channel, Watch { is_told, members, ..Watch::default() });
 }
 
 /// Something changes of a subscription: what is told from here on is nobody's to foresee.

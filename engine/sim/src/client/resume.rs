@@ -94,7 +94,7 @@ pub(super) fn resumed(session: &mut Session, town: &mut Town, heard: &Heard<'_>)
         goes_on(session, town, &plan, it)?;
         // Of who did not want to be told nobody knows: it may have asked for that and got no answer.
         if let Some(channel) = town.names.find(&it.channel).filter(|it| is_attended(*it, town)) {
-            watch_on(channel, watched.contains(&channel), session);
+            watch_on(channel, watched.get(&channel), session);
         }
     }
     town.oracle.has_resumed();

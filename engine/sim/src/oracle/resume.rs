@@ -1,7 +1,7 @@
 //! Sessions that go on: whether a token may work, or must, and whether what was resumed is what the client had.
 
 use super::channel::Truth;
-use super::session::{Doubts, Fate, Former, Place};
+use super::session::{Doubts, Fate, Former, Place, Watched};
 use super::{Check, Checked, Failure, Oracle, Seen, Serial, Sieve, Subject, View};
 use crate::names::{ChannelIndex, Class};
 
@@ -213,7 +213,7 @@ impl Oracle {
         name: &str,
         token: &str,
         listed: Vec<String>,
-    ) -> Result<Vec<ChannelIndex>, Failure> {
+    ) -> Result<Watched, Failure> {
         let attempt = self.sessions.attempts.remove(&serial);
         let Some(attempt) = attempt else { return Err(Failure::new(Check::Sessions, "nobody asked for it")) };
         if let Some(why) = attempt.fails {
@@ -255,10 +255,10 @@ impl Oracle {
             sessions.successors.insert(other, (serial, attempt.published));
         }
         match before {
-            _ if attempt.is_contended => Ok(Vec::new()),
+            _ if attempt.is_contended => Ok(Watched::new()),
             Place::Lost(lost) => {
-                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Vec::new()) };
-                let Some(view) = lost.view else { return Ok(Vec::new()) };
+                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Watched::new()) };
+                let Some(view) = lost.view else { return Ok(Watched::new()) };
                 self.check_listed(&listed, &view, &lost.doubts, is_mixed)?;
                 let watched = lost.doubts.watched.clone();
                 self.sessions.handed = Some((view, lost.doubts)).filter(|_| !is_mixed);
@@ -267,9 +267,9 @@ impl Oracle {
             Place::Live(other, _) if other != serial && !is_mixed => {
                 sessions.taken.insert(other, clock);
                 sessions.unchecked.insert(other, listed);
-                Ok(Vec::new())
+                Ok(Watched::new())
             }
-            _ => Ok(Vec::new()),
+            _ => Ok(Watched::new()),
         }
     }
 

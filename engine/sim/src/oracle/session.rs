@@ -3,7 +3,7 @@
 //! A client knows when its connection was lost for itself, and not when the server noticed: that is certain only when
 //! all rests. What was under way then is in doubt: it may belong to the session or not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, Checked, Failure, Oracle, Serial, View};
 use crate::Map;
@@ -35,6 +35,9 @@ pub enum Fate {
     Unclear,
 }
 
+/// Who is in channels as far as somebody knows who is told.
+pub type Watched = BTreeMap<ChannelIndex, Option<BTreeSet<String>>>;
+
 /// What a client cannot tell of its session, and what else it had.
 #[derive(Clone, Debug, Default)]
 pub struct Doubts {
@@ -44,8 +47,8 @@ pub struct Doubts {
     pub prefixes: BTreeSet<usize>,
     /// Channels whose position is in doubt.
     pub positions: BTreeSet<ChannelIndex>,
-    /// Channels of which it is certainly told who comes and goes.
-    pub watched: Vec<ChannelIndex>,
+    /// Channels of which it is certainly told who comes and goes, and who was there as far as it knows.
+    pub watched: Watched,
 }
 
 /// A session whose connection is gone.

@@ -54,6 +54,14 @@ pub fn presence_changed(
     object.end();
 }
 
+/// `event` `presence` where it is not known how many came and went, only how many there are now.
+pub fn presence_counted(out: &mut Vec<u8>, format: Format, channel: &str, count: u64) {
+    let mut object = of_name(out, format, "presence");
+    object.text("channel", channel);
+    object.number("count", count);
+    object.end();
+}
+
 /// `event` `receipt`, for whom the request `id` published.
 pub fn receipt(out: &mut Vec<u8>, format: Format, id: Option<RequestId<'_>>, it: &ReceiptEvent<'_>) {
     let mut object = of_name(out, format, "receipt");

@@ -73,10 +73,11 @@ impl Twin {
 }
 
 fn run(seed: u64, asks: u64) {
-    let (mut home, mut twin, mut random) = (Home::new(), Twin::default(), Random(seed));
+    let (mut home, mut twin, mut random) =
+        (Home::new(Duration::from_secs(180)), Twin::default(), Random(seed));
     let (mut now, mut alarms) = (Instant::now(), BTreeSet::new());
     let mut told_of = 0;
-    home.watch(HASH, CHANNEL, 2);
+    home.watch(HASH, CHANNEL, 2, now);
     for _ in 0..2000 {
         now += Duration::from_millis(random.below(60));
         let (shard, name) = (random.below(3) as u16, format!("p{}", random.below(8)));
@@ -118,7 +119,7 @@ fn run(seed: u64, asks: u64) {
         change(&mut home, &name, (before, 0), now);
     }
     assert!(!home.is_empty(), "somebody watches");
-    home.unwatch(HASH, CHANNEL, 2);
+    home.unwatch(HASH, CHANNEL, 2, now);
     assert!(home.is_empty());
 }
 
@@ -134,8 +135,8 @@ fn members_equal_the_slow_twins_and_events_are_net() {
 
 #[test]
 fn what_somebody_saw_in_between_is_told_how_it_ended() {
-    let (mut home, now) = (Home::new(), Instant::now());
-    home.watch(HASH, CHANNEL, 1);
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
+    home.watch(HASH, CHANNEL, 1, now);
     let (slot, at) = change(&mut home, "ann", (0, 1), now).expect("watchers are to be told");
     assert_eq!(names(&home.flush(slot, at).0.expect("ann came").joined), ["ann"]);
     let (_, at) = change(&mut home, "ann", (1, 0), at).expect("watchers are to be told");
@@ -150,7 +151,7 @@ fn what_somebody_saw_in_between_is_told_how_it_ended() {
 
 #[test]
 fn beyond_the_limit_members_are_counted_and_many_changes_too() {
-    let (mut home, now) = (Home::new(), Instant::now());
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
     let mut limited = |participant: &str, before, connections| {
         let it = Change { channel: CHANNEL, participant, who: who(participant), before, connections };
         home.change(HASH, &it, 2, now)
@@ -160,7 +161,7 @@ fn beyond_the_limit_members_are_counted_and_many_changes_too() {
     }
     limited("dan", 0, 1);
     limited("dan", 1, 0);
-    home.watch(HASH, CHANNEL, 0);
+    home.watch(HASH, CHANNEL, 0, now);
     let page = home.page(HASH, CHANNEL, None, (10, 32_768));
     assert_eq!((page.count, names(&page.members)), (4, vec!["ann".to_owned(), "bob".to_owned()]));
     let (slot, at) = change(&mut home, "cid", (1, 0), now).expect("watchers are to be told");
@@ -180,7 +181,7 @@ fn beyond_the_limit_members_are_counted_and_many_changes_too() {
 
 #[test]
 fn who_was_only_counted_is_listed_when_there_is_room() {
-    let (mut home, now) = (Home::new(), Instant::now());
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
     let limited = |home: &mut Home, participant: &str, before, connections| {
         let it = Change { channel: CHANNEL, participant, who: who(participant), before, connections };
         home.change(HASH, &it, 2, now)
@@ -199,7 +200,7 @@ fn who_was_only_counted_is_listed_when_there_is_room() {
     assert_eq!(listed(&mut home).0, 2, "it is on two shards");
     limited(&mut home, "dan", 0, 1);
     // Watchers are told with what made the room, and no number counts it twice.
-    home.watch(HASH, CHANNEL, 0);
+    home.watch(HASH, CHANNEL, 0, now);
     let (slot, at) = limited(&mut home, "bob", 1, 0).expect("watchers are to be told");
     assert_eq!(listed(&mut home), (2, vec!["cid".to_owned()]));
     let told = home.flush(slot, at).0.expect("members changed");
@@ -207,7 +208,7 @@ fn who_was_only_counted_is_listed_when_there_is_room() {
     assert_eq!((names(&told.joined), names(&told.left)), (vec!["dan".to_owned()], vec!["bob".to_owned()]));
     assert_eq!(listed(&mut home), (2, vec!["cid".to_owned(), "dan".to_owned()]));
     limited(&mut home, "eve", 0, 1);
-    home.unwatch(HASH, CHANNEL, 0);
+    home.unwatch(HASH, CHANNEL, 0, now);
     limited(&mut home, "dan", 1, 0);
     assert_eq!(listed(&mut home), (2, vec!["cid".to_owned(), "eve".to_owned()]));
     limited(&mut home, "cid", 1, 0);
@@ -217,7 +218,7 @@ fn who_was_only_counted_is_listed_when_there_is_room() {
 
 #[test]
 fn an_answer_is_bounded_in_bytes_and_goes_on_behind_its_last_name() {
-    let (mut home, now) = (Home::new(), Instant::now());
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
     for number in 0..1000 {
         change(&mut home, &format!("{number:0>250}"), (0, 1), now);
     }
@@ -238,7 +239,7 @@ fn an_answer_is_bounded_in_bytes_and_goes_on_behind_its_last_name() {
 
 #[test]
 fn typing_is_of_members_and_ends_by_time_by_leaving_and_by_writing() {
-    let (mut home, now) = (Home::new(), Instant::now());
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
     assert_eq!(home.typed(HASH, CHANNEL, "ann", now), None, "nobody is there");
     for name in ["ann", "bob", "cid"] {
         change(&mut home, name, (0, 1), now);
@@ -269,8 +270,8 @@ fn typing_is_of_members_and_ends_by_time_by_leaving_and_by_writing() {
 fn a_join_among_10_000_members_looks_at_few_of_them() {
     let now = Instant::now();
     for members in [100, 10_000] {
-        let mut home = Home::new();
-        home.watch(HASH, CHANNEL, 0);
+        let mut home = Home::new(Duration::from_secs(180));
+        home.watch(HASH, CHANNEL, 0, now);
         for number in 0..members {
             change(&mut home, &format!("participant-{number:06}"), (0, 1), now);
         }
@@ -301,7 +302,7 @@ fn a_channel_with_one_member_is_small() {
 
 /// Members p0, p1 and so on are listed, as many as may be; as many more with long names are only counted.
 fn full(listed: usize, counted: usize) -> Home {
-    let (mut home, now) = (Home::new(), Instant::now());
+    let (mut home, now) = (Home::new(Duration::from_secs(180)), Instant::now());
     let numbers = (0..listed).map(|number| format!("p{number}"));
     for name in numbers.chain((0..counted).map(|number| format!("{number}{}", "x".repeat(240)))) {
         let it = Change { channel: CHANNEL, participant: &name, who: who(&name), before: 0, connections: 1 };
@@ -325,7 +326,7 @@ fn named(told: &Told) -> (usize, usize) {
 fn who_is_promoted_is_named_within_the_bounds_of_an_event() {
     for leaving in [1, 20, 33, 34, 50, 100] {
         let mut home = full(100, 100);
-        home.watch(HASH, CHANNEL, 0);
+        home.watch(HASH, CHANNEL, 0, Instant::now());
         let mut due = leave(&mut home, leaving, Instant::now());
         let (mut joined, mut left, mut counted) = (0, 0, 0);
         while let Some((slot, at)) = due {
@@ -352,10 +353,10 @@ fn room_for_thousands_is_filled_little_by_little() {
         |home: &mut Home| names(&home.page(HASH, CHANNEL, None, (usize::MAX, usize::MAX)).members).len();
     for is_watched in [true, false] {
         let mut home = full(3_000, 3_000);
-        home.watch(HASH, CHANNEL, 0);
+        home.watch(HASH, CHANNEL, 0, Instant::now());
         let mut due = leave(&mut home, 3_000, Instant::now());
         if !is_watched {
-            home.unwatch(HASH, CHANNEL, 0);
+            home.unwatch(HASH, CHANNEL, 0, Instant::now());
         }
         let mut before = listed(&mut home);
         assert!(before <= NAMED_MAX, "{before}");
