@@ -52,7 +52,8 @@ pub(crate) struct Acks {
     has_alarm: bool,
     /// The time is to be taken, or an empty outbox awaited.
     awaits_time: bool,
-    awaits_idle: bool,
+    /// By the serial that it asked with.
+    awaits_idle: Option<u32>,
     /// A page is on its way.
     pub(crate) is_fetching: bool,
     /// Messages whose publishers want to know.
@@ -263,7 +264,7 @@ impl Hub {
             acks.due = Some(now.instant + acks.delay(timeout_ms));
         }
         // It has its time anew, whatever waits in the outbox.
-        acks.awaits_idle = false;
+        acks.awaits_idle = None;
         if is_behind {
             fx.list.push(Effect::AwaitRoom { conn });
         }
@@ -421,17 +422,27 @@ impl Hub {
         if acks.due.is_none_or(|due| now.instant < due) {
             return self.set_alarm(conn, index);
         }
-        acks.awaits_idle = true;
-        fx.list.push(Effect::AwaitIdle { conn });
+        let Some(member) = self.members.find_mut(conn) else { return };
+        let serial = member.next_serial();
+        if let Some(acks) = self.subscription_mut(conn, index).and_then(Subscription::acks_mut) {
+            acks.awaits_idle = Some(serial);
+        }
+        fx.list.push(Effect::AwaitIdle { conn, serial });
     }
 
-    /// Nothing waits for the connection any more.
-    pub fn idle(&mut self, conn: ConnKey, idle: Idle) {
-        self.todo.push_back(Todo::Idle(conn, idle));
+    /// Nothing waits for the connection any more that did when it was asked for by this serial.
+    pub fn idle(&mut self, conn: ConnKey, serial: u32, idle: Idle) {
+        self.todo.push_back(Todo::Idle(conn, serial, idle));
     }
 
     /// Sends again what was waited for in vain; its time begins anew where it has only now been written.
-    pub(crate) fn resend_all(&mut self, now: Now, conn: ConnKey, idle: Idle, fx: &mut Effects) {
+    pub(crate) fn resend_all(
+        &mut self,
+        now: Now,
+        conn: ConnKey,
+        (serial, idle): (u32, Idle),
+        fx: &mut Effects,
+    ) {
         let timeout_ms = self.config.limits.ack_timeout_ms;
         for at in 0.. {
             let Some(member) = self.members.find_mut(conn) else { return };
@@ -439,8 +450,9 @@ impl Hub {
             let index = own.channel;
             let is_settling = own.extra.as_ref().is_some_and(|extra| extra.awaited > 0);
             let cursor = own.cursor();
-            let Some(acks) = own.acks_mut().filter(|acks| acks.awaits_idle) else { continue };
-            acks.awaits_idle = false;
+            let is_answered = |acks: &&mut Acks| acks.awaits_idle.is_some_and(|asked| asked <= serial);
+            let Some(acks) = own.acks_mut().filter(is_answered) else { continue };
+            acks.awaits_idle = None;
             if acks.due.is_none_or(|due| now.instant < due) {
                 // Some of it was sent only now.
                 self.set_alarm(conn, index);

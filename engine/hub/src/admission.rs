@@ -35,7 +35,7 @@ pub(crate) enum Todo {
     /// A subscription has something unacknowledged from now on.
     TimeAcks(ConnKey, u32),
     /// Nothing waits for a connection that is to be sent something again.
-    Idle(ConnKey, Idle),
+    Idle(ConnKey, u32, Idle),
     /// A message's copies are waited for from now on.
     Patience(Tracking),
     /// What became of a message's copies here.
@@ -379,9 +379,9 @@ impl Hub {
             Todo::GoOn(conn) => self.go_on(now, conn, fx),
             Todo::CatchUp(conn) => self.catch_up(now, conn, fx),
             Todo::TimeAcks(conn, serial) => self.begin_time(now, conn, serial),
-            Todo::Idle(conn, idle) => {
-                self.resend_all(now, conn, idle, fx);
-                self.inbox_written(now, conn);
+            Todo::Idle(conn, serial, idle) => {
+                self.resend_all(now, conn, (serial, idle), fx);
+                self.inbox_written(now, conn, serial);
             }
             Todo::Patience(tracking) => self.be_patient(now, tracking),
             Todo::Report(Report { home, serial, count }) => {

@@ -220,10 +220,13 @@ pub enum Effect {
         /// Whose.
         conn: ConnKey,
     },
-    /// Tell [`Hub::idle`](crate::Hub::idle) as soon as nothing waits for the connection and nothing is in flight.
+    /// Tell [`Hub::idle`](crate::Hub::idle) as soon as nothing waits for the connection and nothing is in flight. What is
+    /// told of the last one of several holds for all of them.
     AwaitIdle {
         /// Whose.
         conn: ConnKey,
+        /// To be told with it. It rises.
+        serial: u32,
     },
     /// The connection was admitted: complete its handshake. Replies follow it.
     Admitted {

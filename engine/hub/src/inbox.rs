@@ -54,8 +54,8 @@ pub(crate) struct Reading {
     progress: Progress,
     /// It reads what nobody is known to have got.
     is_unseen: bool,
-    /// It is to be told when nothing of that waits in the outbox any more.
-    awaits_idle: bool,
+    /// It asked by this serial to be told when nothing of that waits in the outbox any more.
+    awaits_idle: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +141,7 @@ impl Hub {
     ) {
         let Some(member) = self.members.find_mut(conn) else { return };
         let serial = member.next_serial();
-        let reading = Reading { epoch, offset, serial, progress, is_unseen, awaits_idle: false };
+        let reading = Reading { epoch, offset, serial, progress, is_unseen, awaits_idle: None };
         let before = member.reading.replace(Box::new(reading));
         if before.is_none_or(|it| it.is_live()) {
             member.behind += 1;
@@ -221,8 +221,9 @@ impl Hub {
         reading.progress = Progress::Live;
         member.behind -= 1;
         if reading.is_unseen {
-            reading.awaits_idle = true;
-            fx.list.push(Effect::AwaitIdle { conn });
+            let serial = member.next_serial();
+            member.reading.as_mut().expect("it was just looked at").awaits_idle = Some(serial);
+            fx.list.push(Effect::AwaitIdle { conn, serial });
         } else {
             member.reading = None;
         }
@@ -230,12 +231,13 @@ impl Hub {
     }
 
     /// All that was unseen is written. It has its time from here on, and not from when it was queued: it may be lost on
-    /// its way. What waits for the connection later on is no matter of the inbox.
-    pub(crate) fn inbox_written(&mut self, now: Now, conn: ConnKey) {
+    /// its way. What waits for the connection later on is no matter of the inbox, and what was asked before is none either:
+    /// nothing waited then, and the outbox may be stuck by now.
+    pub(crate) fn inbox_written(&mut self, now: Now, conn: ConnKey, serial: u32) {
         let Some(reading) = self.members.find_mut(conn).and_then(|it| it.reading.as_deref_mut()) else {
             return;
         };
-        if !std::mem::take(&mut reading.awaits_idle) {
+        if reading.awaits_idle.take_if(|asked| *asked <= serial).is_none() {
             return;
         }
         let after = std::time::Duration::from_millis(self.config.limits.ack_timeout_ms);

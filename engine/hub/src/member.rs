@@ -97,7 +97,6 @@ pub(crate) struct Member {
     /// How far it is in its participant's inbox; none where it is simply live.
     pub(crate) reading: Option<Box<Reading>>,
     /// Since when its session was away, until its client is known to be back; unknown if that was on another node.
-    #[expect(clippy::option_option, reason = "most connections have none, and some an unknown one")]
     pub(crate) away: Option<Box<Option<Instant>>>,
 }
 

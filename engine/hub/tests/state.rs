@@ -126,7 +126,9 @@ fn sessions_move_with_what_they_were_subscribed_to() {
         resume["positions"] = json!({"conversation:1": [at[0]["epoch"], at[0]["offset"]]});
         let seen = net.ask(ann, &resume.to_string());
         assert_eq!(channels_of(&seen[0]), ["agent:*", "conversation:1", "conversation:2"], "{seen:?}");
-        assert_eq!(seen[1]["payload"], "missed");
+        let counted = json!({"type": "event", "name": "presence", "channel": "conversation:1", "count": 1});
+        assert_eq!(seen[1], counted, "nobody knows who came and went");
+        assert_eq!(seen[2]["payload"], "missed");
         for channel in ["conversation:1", "agent:7"] {
             net.ask(bob, &json!({"type": "publish", "channel": channel, "payload": channel}).to_string());
         }

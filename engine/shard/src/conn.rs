@@ -37,8 +37,8 @@ pub(crate) struct Conn {
     pub(crate) is_half_closed: bool,
     /// The hub waits for room in the outbox.
     pub(crate) is_awaited: bool,
-    /// The hub is to be told when nothing waits for it and nothing is in flight.
-    pub(crate) awaits_idle: bool,
+    /// The hub is to be told when nothing waits for it and nothing is in flight, with this serial.
+    pub(crate) awaits_idle: Option<u32>,
     /// Input that could not be acted on yet; almost always empty and without memory.
     pub(crate) held: Vec<u8>,
 }
@@ -129,7 +129,7 @@ impl Conn {
             is_paused: false,
             is_half_closed: false,
             is_awaited: false,
-            awaits_idle: false,
+            awaits_idle: None,
             held: Vec::new(),
         }
     }

@@ -159,11 +159,12 @@ impl Core {
                 }
                 self.tell_of_room(id_of(conn));
             }
-            Effect::AwaitIdle { conn } => {
+            Effect::AwaitIdle { conn, serial } => {
                 if let Some(found) = self.conns.find(id_of(conn)) {
-                    found.awaits_idle = !found.outbox.is_idle();
-                    if !found.awaits_idle {
-                        self.hub.idle(conn, Idle::Before);
+                    let is_idle = found.outbox.is_idle();
+                    found.awaits_idle = Some(serial).filter(|_| !is_idle);
+                    if is_idle {
+                        self.hub.idle(conn, serial, Idle::Before);
                     }
                 }
             }

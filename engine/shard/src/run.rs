@@ -232,8 +232,8 @@ impl<L: std::ops::DerefMut<Target = [u8]>> ShardLoop<L> {
         } else if conn.outbox.is_waiting() {
             self.core.out.mark(conn);
         } else {
-            if std::mem::take(&mut conn.awaits_idle) {
-                self.core.hub.idle(conn.key(), Idle::Now);
+            if let Some(serial) = conn.awaits_idle.take() {
+                self.core.hub.idle(conn.key(), serial, Idle::Now);
             }
             self.core.try_finish(id, io);
         }

@@ -91,7 +91,7 @@ pub(crate) struct Net {
     pub(crate) delivers: Vec<(Client, corecast_hub::Delivery)>,
     /// Whose outboxes are never empty, and of whom it is to be told when they are.
     pub(crate) busy: BTreeSet<Client>,
-    pub(crate) awaited: BTreeSet<Client>,
+    pub(crate) awaited: BTreeMap<Client, u32>,
     /// Counted copies in outboxes, with their payloads.
     pub(crate) copies: Vec<(Client, Tracking, Value)>,
 }
@@ -144,7 +144,7 @@ impl Net {
             holds_room: false,
             without_room: Vec::new(),
             busy: BTreeSet::new(),
-            awaited: BTreeSet::new(),
+            awaited: BTreeMap::new(),
             copies: Vec::new(),
         }
     }
@@ -406,10 +406,12 @@ impl Net {
                         ring.push_back(fx.span(record).to_vec());
                     }
                 }
-                Effect::AwaitIdle { conn } if self.busy.contains(&(shard, conn)) => {
-                    self.awaited.insert((shard, conn));
+                Effect::AwaitIdle { conn, serial } if self.busy.contains(&(shard, conn)) => {
+                    self.awaited.insert((shard, conn), serial);
                 }
-                Effect::AwaitIdle { conn } => self.hubs[usize::from(shard)].idle(conn, Idle::Before),
+                Effect::AwaitIdle { conn, serial } => {
+                    self.hubs[usize::from(shard)].idle(conn, serial, Idle::Before);
+                }
                 Effect::AwaitRoom { conn } if self.holds_room => self.without_room.push((shard, conn)),
                 Effect::AwaitRoom { conn } => self.hubs[usize::from(shard)].has_room(conn),
                 Effect::Admitted { conn } => self.see(shard, conn, Seen::Admitted),
@@ -463,6 +465,12 @@ impl Net {
         for (shard, conn) in std::mem::take(&mut self.without_room) {
             self.hubs[usize::from(shard)].has_room(conn);
         }
+    }
+
+    /// Nothing waits for the client any more: its hub is told, which wants to know.
+    pub(crate) fn idle(&mut self, client: Client, idle: Idle) {
+        let serial = self.awaited.remove(&client).expect("its hub wants to know");
+        self.hubs[usize::from(client.0)].idle(client.1, serial, idle);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

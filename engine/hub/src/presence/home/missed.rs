@@ -66,7 +66,11 @@ impl Home {
     /// Forgets what was kept for long enough. When the next of it has been.
     pub(crate) fn forget_logs(&mut self, now: Instant) -> Option<Instant> {
         for _ in 0..FORGOTTEN_AT_ONCE {
-            let Some((until, slot)) = self.logs.kept.pop_front_if(|(until, _)| *until <= now) else { break };
+            let Some((until, slot)) = self.logs.kept.front().copied().filter(|(until, _)| *until <= now)
+            else {
+                break;
+            };
+            self.logs.kept.pop_front();
             self.end_log(slot, until);
         }
         self.logs.kept.front().map(|(until, _)| *until)
