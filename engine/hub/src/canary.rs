@@ -55,6 +55,8 @@ canaries! {
         "A subscriber gets an event that its filter leaves out." => "filters: an event that was not asked for",
     SkippedForgotten("skipped-forgotten", every 20):
         "A message that a filter leaves out is not counted." => "filters: fewer are said to be left out than were",
+    BucketRefilled("bucket-refilled", every 1):
+        "The bucket of a rate is full when its session is resumed." => "filters: more than the rate allows",
     ReplayedMessageLost("replayed-message-lost", every 5):
         "A message of the past is not sent to who is catching up." => "delivery: recovered, but a message is missing",
     TurnUnbounded("turn-unbounded", every 1):
@@ -98,7 +100,11 @@ canaries! {
     AckForgotten("ack-forgotten", every 3):
         "An acknowledgement is not remembered." => "acks: a message that comes again although it was acknowledged",
     LossUncounted("loss-uncounted", every 3):
-        "A copy that was lost is counted as delivered." => "tests: delivery, a receipt that says more than was received",
+        "A copy that was lost is counted as delivered." => "receipts: more delivered than were read",
+    ReceiptForgotten("receipt-forgotten", every 3):
+        "A home has heard from all shards what became of a message, and does not tell its publisher." => "receipts: one that never comes",
+    ReceiptWithoutAcks("receipt-without-acks", every 2):
+        "What is acknowledged is not counted as delivered, but as failed." => "receipts: failed although it was acknowledged",
     MemberRemembered("member-remembered", every 20):
         "A closed connection stays among a channel's subscribers." => "leaks: a hub that is not empty at the end",
     AddressRemembered("address-remembered", every 10):

@@ -232,6 +232,7 @@ impl Hub {
         open.count.failed += count.failed;
         if open.awaited.is_empty()
             && let Some(open) = self.receipts.remove(serial)
+            && !canary::strikes(Canary::ReceiptForgotten)
         {
             self.end_receipt(now, &open, fx);
         }
@@ -307,8 +308,8 @@ impl Hub {
         let Some(part) = self.parts.get_mut(tracking) else { return };
         part.unacked -= 1;
         match outcome {
-            Outcome::Delivered => part.count.delivered += 1,
-            Outcome::Failed => part.count.failed += 1,
+            Outcome::Delivered if !canary::strikes(Canary::ReceiptWithoutAcks) => part.count.delivered += 1,
+            Outcome::Delivered | Outcome::Failed => part.count.failed += 1,
         }
         self.tell(tracking);
     }

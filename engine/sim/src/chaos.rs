@@ -62,11 +62,13 @@ pub enum Fault {
     Acks,
     /// A peer wants only some events, or only so many messages per second; with its stream go all choices about it.
     Filters,
+    /// A peer wants to know what becomes of what it publishes.
+    Receipts,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::ShortRead,
         Self::ShortWrite,
         Self::DelayedCompletion,
@@ -95,6 +97,7 @@ impl Fault {
         Self::Resume,
         Self::Acks,
         Self::Filters,
+        Self::Receipts,
     ];
 
     /// Its name in reports.
@@ -128,6 +131,7 @@ impl Fault {
             Self::Resume => "resume",
             Self::Acks => "acks",
             Self::Filters => "filters",
+            Self::Receipts => "receipts",
         }
     }
 }

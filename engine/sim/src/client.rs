@@ -21,6 +21,7 @@ mod past;
 mod payload;
 mod presence;
 mod publish;
+mod receipts;
 mod repeat;
 mod requests;
 mod resume;
@@ -185,7 +186,8 @@ impl Client {
         }
         match end {
             None => {
-                if session.stage != Stage::Open {
+                // Who does not read may be closed long before it knows, and its session be over.
+                if session.stage != Stage::Open || session.reading != Reading::All {
                     town.oracle.session_wavers(session.serial);
                 }
                 self.state = State::Up(session);

@@ -11,6 +11,7 @@ mod history;
 mod inbox;
 mod latest;
 mod past;
+mod receipts;
 mod resume;
 mod session;
 mod settle;
@@ -27,6 +28,7 @@ use channel::{Truth, Written};
 pub use filters::{Sieve, Subject};
 pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
+pub use receipts::Counts;
 pub use resume::{Choice, Places, Ticket};
 use session::Sessions;
 pub use session::{Doubts, Fate, Watched};
@@ -70,6 +72,8 @@ pub enum Check {
     Sessions,
     /// What is not acknowledged comes again, and nothing else does.
     Acks,
+    /// Who wants to know what became of a message is told so once, and rightly.
+    Receipts,
     /// Who asks for less than all gets that, and is told how much was left out.
     Filters,
     /// Nothing panics.
@@ -135,6 +139,7 @@ pub struct Oracle {
     /// Whether channels may be forgotten, or what is kept of them.
     is_forgetful: bool,
     ack_limits: AckLimits,
+    receipts: receipts::Receipts,
     /// Virtual time, in microseconds.
     pub now_us: u64,
     /// The same without what a shard may take for its absence: its own time has passed at least as fast.
@@ -143,6 +148,10 @@ pub struct Oracle {
     missed: u64,
     /// Subscriptions and connections that began or ended since then: what was dropped for them can't be seen.
     changes: u64,
+    /// The clock then.
+    rested: u64,
+    /// Connections that have ended since then, and whose client never heard that it is somebody.
+    strangers: u64,
     /// Messages read.
     pub delivered: u64,
     /// Publishes answered.
@@ -174,10 +183,13 @@ impl Oracle {
             ever: (u64::MAX, 0),
             is_forgetful,
             ack_limits: AckLimits { timeout_us: 5_000_000, attempts: 5 },
+            receipts: receipts::Receipts::default(),
             now_us: 0,
             sure_us: 0,
             missed: 0,
             changes: 0,
+            rested: 0,
+            strangers: 0,
             delivered: 0,
             accepted: 0,
         }
@@ -211,7 +223,10 @@ impl Oracle {
                 unsure.iter().for_each(|channel| view.excuse(*channel));
                 self.parted.push((serial, view));
             }
+        } else {
+            self.strangers += 1;
         }
+        self.receipts_lost(serial);
         for truth in &mut self.truths {
             truth.publisher_ended(serial);
         }
@@ -313,6 +328,7 @@ impl Oracle {
         if let Some(view) = self.views.get_mut(&serial) {
             view.unsubscribed(&names, channel, self.clock);
             view.acking.remove(&channel);
+            view.unasked.remove(&channel);
             self.unsieved(serial, Subject::Channel(channel));
         }
     }
@@ -333,6 +349,7 @@ impl Oracle {
     /// If it should not have come, or another one should have come before it.
     pub fn message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
         self.delivered += 1;
+        self.reads_for_receipt(seen);
         let channel = seen.channel;
         if let Some(view) = self.views.get(&serial).filter(|_| self.sessions.is_on()) {
             self.check_succession(view, seen).map_err(|failure| self.on(channel, failure))?;

@@ -246,7 +246,8 @@ fn rates(rng: &mut fastrand::Rng, apart: &mut fastrand::Rng) -> [u32; Fault::ALL
             | Fault::Presence
             | Fault::Resume
             | Fault::Acks
-            | Fault::Filters => {
+            | Fault::Filters
+            | Fault::Receipts => {
                 continue;
             }
             Fault::Deflate | Fault::BadDeflate => &mut *apart,

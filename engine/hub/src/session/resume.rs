@@ -239,7 +239,9 @@ impl Hub {
             member.inbox_acked = member.inbox_acked.or(kept.acked);
         } else if !canary::strikes(Canary::SubscriptionLost) {
             self.filter_in_hand = filter;
-            self.bucket_in_hand = Bucket::FullAt(now.instant + kept.full_in);
+            if !canary::strikes(Canary::BucketRefilled) {
+                self.bucket_in_hand = Bucket::FullAt(now.instant + kept.full_in);
+            }
             self.restore_one(now, conn, &Kept { name: &channel, ..kept }, fx);
             (self.filter_in_hand, self.bucket_in_hand) = (None, Bucket::Full);
         }

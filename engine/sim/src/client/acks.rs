@@ -18,8 +18,11 @@ const NEVER: usize = 1;
 #[derive(Debug, Default)]
 pub(super) struct Acking {
     manner: usize,
-    /// Its subscription was answered.
+    /// Its subscription was answered, and no other request for it is under way.
     is_active: bool,
+    /// A request for it was answered since the promise was sent; and the promise was.
+    has_begun: bool,
+    is_answered: bool,
     /// The last position that came, and up to which offset it has acknowledged.
     heard: Option<(String, u64)>,
     acked: u64,
@@ -42,13 +45,15 @@ impl Client {
     ) -> &'static str {
         let ([Topic::Channel(channel)], [Ask::Subscribe { acks, .. }]) = (topics, asks) else { return "" };
         let is_fit = is_reliable(*channel, town) && !session.ledger.awaits_past(*channel);
-        if !is_fit || !town.chaos.strikes(Fault::Acks) {
+        if !is_fit || are_unclear(session, topics) || !town.chaos.strikes(Fault::Acks) {
             return "";
         }
         town.deeds.did(Deed::AckPromised);
         *acks = true;
         let manner = town.chaos.below(Fault::Acks, MANNERS);
-        session.acking.entry(*channel).or_insert(Acking { manner, ..Acking::default() });
+        // What was taken back before, and is not known to be yet, has begun somewhere else.
+        let has_begun = town.oracle.is_acking(session.serial, *channel);
+        session.acking.entry(*channel).or_insert(Acking { manner, has_begun, ..Acking::default() });
         // News of a loss are no copies.
         session.ledger.has_wanted_past = true;
         town.oracle.acking(session.serial, *channel);
@@ -135,11 +140,14 @@ impl Client {
     /// For a subscription that promised nothing: nothing waits for it.
     fn ack_unpromised(&mut self, session: &mut Session, town: &mut Town) {
         let held = session.ledger.held.iter().find_map(|topic| match topic {
-            Topic::Channel(channel) if !session.acking.contains_key(channel) => Some(*channel),
+            Topic::Channel(channel) if !session.acking.contains_key(channel) => {
+                Some(*channel).filter(|it| !session.acks_unclear.contains(it))
+            }
             _ => None,
         });
         let place = held.and_then(|channel| Some((channel, town.oracle.position(session.serial, channel)?)));
         let Some((channel, (epoch, offset))) = place else { return };
+        town.oracle.acknowledges_unasked(session.serial, channel, (&epoch, offset));
         let name = &town.names.channels[usize::from(channel)].name;
         let text = format!(r#"{{"type":"ack","channel":"{name}","epoch":"{epoch}","offset":{offset}}}"#);
         session.message(town, &text, &mut self.rng);
@@ -147,19 +155,72 @@ impl Client {
 }
 
 /// `subscribed` was read for the last request for a channel.
-pub(super) fn begins(session: &mut Session, town: &mut Town, topic: Topic, acks: bool) {
+pub(super) fn begins(
+    session: &mut Session,
+    town: &mut Town,
+    (topic, position): (Topic, Option<(&str, u64)>),
+    acks: bool,
+) {
     let Topic::Channel(channel) = topic else { return };
     let is_due = session.ledger.is_due(topic);
-    let acking = session.acking.get_mut(&channel);
-    if acks || acking.is_some() {
-        town.oracle.acking(session.serial, channel);
-        // Also where it was taken back meanwhile: until that is known too, it is acknowledging from here on.
-        if acking.as_ref().is_none_or(|it| !it.is_active) {
-            town.oracle.acks_begin(session.serial, channel);
+    let Some(acking) = session.acking.get_mut(&channel) else {
+        if acks {
+            // It was taken back meanwhile: until that is known too, it is acknowledging from here on.
+            town.oracle.acking(session.serial, channel);
+            town.oracle.acks_begin(session.serial, channel, None);
+        }
+        return;
+    };
+    town.oracle.acking(session.serial, channel);
+    if !acking.is_answered {
+        // The promise may have come before an answer to an earlier request: with that it begins already.
+        let is_first = !std::mem::replace(&mut acking.has_begun, true);
+        town.oracle.acks_begin(session.serial, channel, position.filter(|_| is_first));
+    }
+    acking.is_answered |= acks;
+    acking.is_active |= !is_due;
+}
+
+/// A channel goes on with its session, which acknowledges it as before: behind a position, unless the connection had
+/// subscribed to it by itself.
+pub(super) fn go_on(
+    session: &mut Session,
+    town: &mut Town,
+    channel: ChannelIndex,
+    position: Option<(&str, u64)>,
+) {
+    if !town.chaos.is_on(Fault::Acks) || !is_reliable(channel, town) {
+        return;
+    }
+    match (town.oracle.acks_handed(channel), position) {
+        (Some(false), _) => {}
+        (Some(true), Some(position)) => {
+            town.deeds.did(Deed::AckGoesOn);
+            let manner = town.chaos.below(Fault::Acks, MANNERS);
+            session.acking.insert(
+                channel,
+                Acking { manner, is_active: true, has_begun: true, is_answered: true, ..Acking::default() },
+            );
+            town.oracle.acks_go_on(session.serial, channel, Some(position));
+        }
+        _ => {
+            session.acking.remove(&channel);
+            session.acks_unclear.insert(channel);
+            town.oracle.acks_go_on(session.serial, channel, None);
         }
     }
-    if let Some(acking) = acking {
-        acking.is_active |= !is_due;
+}
+
+/// Whether nobody can tell if one of these is acknowledged.
+pub(super) fn are_unclear(session: &Session, topics: &[Topic]) -> bool {
+    let is_unclear = |it: &Topic| matches!(it, Topic::Channel(it) if session.acks_unclear.contains(it));
+    topics.iter().any(is_unclear)
+}
+
+/// `unsubscribed` was read: what was promised meanwhile is to be answered.
+pub(super) fn begins_anew(session: &mut Session, channel: ChannelIndex) {
+    if let Some(acking) = session.acking.get_mut(&channel) {
+        *acking = Acking { manner: acking.manner, ..Acking::default() };
     }
 }
 
@@ -168,6 +229,7 @@ pub(super) fn ends(session: &mut Session, topics: &[Topic]) {
     for topic in topics {
         if let Topic::Channel(channel) = topic {
             session.acking.remove(channel);
+            session.acks_unclear.remove(channel);
         }
     }
 }

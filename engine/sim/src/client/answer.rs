@@ -66,7 +66,8 @@ pub(super) fn subscribed(session: &mut Session, town: &mut Town, heard: &Heard<'
         }
         (Topic::Prefix(_), _, _) => wrong("a pattern has no position"),
     };
-    acks::begins(session, town, topic, acks);
+    let position = heard.epoch.zip(heard.offset).filter(|_| !has_past);
+    acks::begins(session, town, (topic, position), acks);
     if !has_past {
         holds(session, town, topic, sieve.as_deref());
     }
@@ -139,7 +140,10 @@ pub(super) fn unsubscribed(session: &mut Session, town: &mut Town, heard: &Heard
     };
     session.ledger.ends(topic, order);
     match topic {
-        Topic::Channel(channel) => town.oracle.unsubscribed(session.serial, channel),
+        Topic::Channel(channel) => {
+            acks::begins_anew(session, channel);
+            town.oracle.unsubscribed(session.serial, channel);
+        }
         Topic::Prefix(prefix) => town.oracle.pattern_unsubscribed(session.serial, prefix),
     }
     Ok(())
@@ -180,6 +184,7 @@ pub(super) fn response(session: &mut Session, town: &mut Town, heard: &Heard<'_>
                 return wrong("nobody had published it before");
             }
             let Some(position) = result.position() else { return wrong("a response without a position") };
+            town.oracle.receipt_follows(session.serial, id(heard)?, position);
             town.oracle.accepted((session.serial, number), channel, position, is_ephemeral)
         }
         (Some(_), None) => wrong("a response without a result"),
@@ -260,8 +265,15 @@ pub(super) fn error(session: &mut Session, town: &mut Town, heard: &Heard<'_>) -
         && let Some(Ask::Publish { channel, number, .. }) = session.ledger.take(id, is_direct)
     {
         town.oracle.check_refused((session.serial, number), channel)?;
+        town.oracle.no_receipt_follows(session.serial, id, &session.name);
         town.oracle.refused((session.serial, number), channel);
         return Ok(());
+    }
+    let is_publish = |ask: &Ask| matches!(ask, Ask::Publish { .. });
+    if code == "OVERLOADED"
+        && let Some(Ask::Publish { number, .. }) = session.ledger.take(id, is_publish)
+    {
+        return town.oracle.overloaded((session.serial, number), id, &session.name);
     }
     let cancelled =
         |ask: &Ask| matches!(ask, Ask::Subscribe { topic, .. } if names(heard, &town.names, *topic));

@@ -3,7 +3,7 @@
 use super::deeds::Deed;
 use super::ledger::{Ask, Topic};
 use super::session::Session;
-use super::{Client, Town};
+use super::{Client, Town, acks};
 use crate::chaos::Fault;
 use crate::oracle::{Sieve, Subject};
 
@@ -23,7 +23,7 @@ impl Client {
         session: &Session,
         town: &mut Town,
     ) -> String {
-        if !town.chaos.strikes(Fault::Filters) {
+        if acks::are_unclear(session, topics) || !town.chaos.strikes(Fault::Filters) {
             return String::new();
         }
         let mut below = |bound: usize| town.chaos.below(Fault::Filters, bound);

@@ -10,7 +10,7 @@ use super::connect::KEY;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, answer, packed, presence, resume, wire};
+use super::{Client, End, Town, answer, packed, presence, receipts, resume, wire};
 use crate::oracle::{Check, Checked, Failure};
 
 /// Any message of the server.
@@ -42,6 +42,10 @@ pub(super) struct Heard<'a> {
     pub(super) result: Option<Answered<'a>>,
     /// Of an event that the hub makes.
     pub(super) name: Option<&'a str>,
+    /// Of a receipt.
+    pub(super) of: Option<u64>,
+    pub(super) delivered: Option<u64>,
+    pub(super) failed: Option<u64>,
     #[serde(borrow)]
     pub(super) participants: Option<Vec<Cow<'a, str>>>,
     #[serde(borrow)]
@@ -255,6 +259,7 @@ impl Client {
                 answer::pong(session, &heard)
             }
             "error" => answer::error(session, town, &heard),
+            "event" if heard.name == Some("receipt") => receipts::came(session, town, &heard),
             "event" => presence::changed(session, town, &heard),
             "ping" => self.ping_message(session, town, &heard),
             "reconnect" if town.is_draining && !session.was_told_to_go => {

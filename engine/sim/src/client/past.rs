@@ -8,7 +8,7 @@ use super::ledger::{Ask, Topic};
 use super::presence::forget;
 use super::requests::{asked, noted};
 use super::session::Session;
-use super::{Client, Town};
+use super::{Client, Town, acks};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class};
 use crate::oracle::{HistoryQuery, Wanted};
@@ -53,7 +53,7 @@ impl Client {
         // Who acknowledges goes on from there.
         let is_acking =
             |it: &Topic| matches!(it, Topic::Channel(channel) if session.acking.contains_key(channel));
-        if topics.iter().any(is_acking) {
+        if topics.iter().any(is_acking) || acks::are_unclear(session, &topics) {
             return None;
         }
         let is_unclear =

@@ -76,23 +76,23 @@ impl Client {
         }
         draft.payload.push(format!(r#""e":{is_ephemeral}"#));
         draft.payload.push(format!(r#""who":"{}""#, session.name));
-        let has_id = !may || self.rng.bool();
-        if has_id {
+        let request = (!may || self.rng.bool()).then(|| {
+            let last = to.len() - 1;
             let ask = match may {
-                true => Ask::Publish {
-                    channel: to[to.len() - 1],
-                    number: draft.numbers[to.len() - 1],
-                    is_ephemeral,
-                },
+                true => Ask::Publish { channel: to[last], number: draft.numbers[last], is_ephemeral },
                 false => refused(&target, town),
             };
             let id = session.ledger.ask(vec![ask]);
             draft.envelope.push(format!(r#""id":{}"#, noted(id, town)));
-        }
+            id
+        });
         let address = self.address(session, &target, town);
         draft.envelope.push(address);
         let is_kept = class == Class::Numbered && !is_ephemeral && echoes && may;
         let keyed = if is_kept { self.key(&mut draft, session, town) } else { None };
+        if let Some(request) = request.filter(|_| keyed.is_none() && may && to.len() == 1) {
+            self.receipt(&mut draft, session, (to[0], request, echoes), town);
+        }
         self.rng.shuffle(&mut draft.envelope);
         let has_payload = self.rng.u32(..8) > 0;
         if !has_payload {

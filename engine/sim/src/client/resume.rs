@@ -8,7 +8,7 @@ use super::past::NO_EPOCHS;
 use super::presence::{is_attended, watch_on, watched};
 use super::requests::noted;
 use super::session::{Session, Stage};
-use super::{Client, End, Town};
+use super::{Client, End, Town, acks};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class, Names};
 use crate::oracle::{Began, Check, Checked, Choice, Doubts, Failure, Fate, Subject, Ticket, Wanted};
@@ -97,6 +97,9 @@ pub(super) fn resumed(session: &mut Session, town: &mut Town, heard: &Heard<'_>)
             watch_on(channel, watched.get(&channel), session);
         }
     }
+    if !subscriptions.iter().any(|it| it.channel == "@me") {
+        town.oracle.inbox_goes_on(session.serial);
+    }
     town.oracle.has_resumed();
     Ok(())
 }
@@ -129,6 +132,7 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
         if town.chaos.is_on(Fault::Filters) {
             town.oracle.sieved(session.serial, Subject::Channel(channel), None, true);
         }
+        acks::go_on(session, town, channel, None);
         return match it.recovered {
             true => wrong(format!("{} is recovered, and was subscribed to before", it.channel)),
             false => Ok(()),
@@ -136,10 +140,19 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     } else {
         session.ledger.resumes(topic);
     }
-    let known = plan.positions.iter().find(|(known, _)| *known == channel);
-    let wanted = Wanted { position: known.map(|(_, position)| position.clone()), latest: 0 };
-    let recovered = Some(it.recovered);
     let position = (epoch, offset);
+    let known = plan.positions.iter().find(|(known, _)| *known == channel);
+    let mut known = known.map(|(_, position)| position.clone());
+    // What is no epoch is no position: it goes on as if none had been named.
+    let is_named = known.as_ref().is_some_and(|(theirs, _)| theirs == epoch);
+    if !is_named && it.recovered && &*it.channel != "@me" && town.chaos.is_on(Fault::Acks) {
+        town.oracle.check_goes_on_behind(channel, position)?;
+        known = Some((epoch.to_owned(), offset));
+    } else if known.is_none() && !it.recovered {
+        known = town.oracle.acknowledged_at_least(channel);
+    }
+    let wanted = Wanted { position: known, latest: 0 };
+    let recovered = Some(it.recovered);
     let subject = Subject::Channel(channel);
     let (sieve, is_unclear) = town.oracle.sieve_handed(subject);
     let is_filtered = town.chaos.is_on(Fault::Filters) && (sieve.is_some() || is_unclear);
@@ -150,6 +163,7 @@ fn goes_on(session: &mut Session, town: &mut Town, plan: &Plan, it: &Resumed<'_>
     town.oracle.began(session.serial, channel, &began, (false, false))?;
     if &*it.channel != "@me" {
         sieve_on(session, town, subject);
+        acks::go_on(session, town, channel, Some(position));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! One connection of a client: bytes in both directions, what was asked, and what it did to deserve its end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use corecast_protocol::ws::deflate::Offer;
 
@@ -122,6 +122,8 @@ pub(super) struct Session {
     pub(super) watched: BTreeMap<ChannelIndex, Watch>,
     /// Channels that it acknowledges.
     pub(super) acking: BTreeMap<ChannelIndex, Acking>,
+    /// Channels that came with a session, of which nobody can tell whether it acknowledges them.
+    pub(super) acks_unclear: BTreeSet<ChannelIndex>,
     pub(super) has_acknowledged: bool,
 }
 

@@ -22,13 +22,24 @@ pub struct AckLimits {
     pub attempts: u32,
 }
 
+impl AckLimits {
+    /// So long after it was sent first, what nobody acknowledges is given up.
+    pub(super) fn patience_us(self) -> u64 {
+        self.timeout_us * ((1 << self.attempts) - 1)
+    }
+}
+
 /// What one connection knows of a channel that it acknowledges.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Acking {
+    /// Nobody can tell whether it is acknowledged, or up to where.
+    is_unclear: bool,
     epoch: Option<u32>,
     /// Up to here it has acknowledged, and so far the server certainly knows.
     acked: u64,
     settled: u64,
+    /// Up to here it was told that what it has not got is lost.
+    lost: u64,
     /// What came and was not acknowledged.
     open: BTreeMap<u64, Copy>,
     /// The last message that came.
@@ -48,6 +59,37 @@ struct Copy {
 }
 
 impl Acking {
+    /// Everything up to a position is acknowledged.
+    fn at(epoch: u32, acked: u64) -> Self {
+        Self { epoch: Some(epoch), acked, settled: acked, ..Self::default() }
+    }
+
+    /// Nobody can tell up to where it is acknowledged.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.is_unclear
+    }
+
+    /// Whether at rest the server knows that the message at a position was acknowledged, and was not told before that
+    /// it can't come again.
+    pub(super) fn has_acknowledged(&self, (epoch, offset): (u32, u64)) -> bool {
+        self.epoch == Some(epoch) && offset <= self.acked && offset > self.lost
+    }
+
+    /// Whether its client may have acknowledged it.
+    pub(super) fn may_have_acknowledged(&self, (epoch, offset): (u32, u64)) -> bool {
+        self.is_unclear || self.epoch != Some(epoch) || offset <= self.acked
+    }
+
+    /// Whether nothing up to a position waits to be acknowledged.
+    pub(super) fn is_known_up_to(&self, (epoch, offset): (u32, u64)) -> bool {
+        !self.is_unclear && self.epoch == Some(epoch) && offset <= self.acked
+    }
+
+    /// The same subscription in another epoch.
+    fn anew(&self, epoch: u32) -> Self {
+        Self { epoch: Some(epoch), is_unclear: self.is_unclear, ..Self::default() }
+    }
+
     /// What must come again if something behind an offset and before another one does: the first such.
     fn passed_over(&self, behind: u64, before: u64, limits: AckLimits) -> Option<u64> {
         let behind = behind.max(self.acked);
@@ -89,7 +131,7 @@ impl View {
     pub(super) fn is_full(&self, channel: ChannelIndex) -> bool {
         let Some(acking) = self.acking.get(&channel) else { return false };
         let at = self.at(channel).map_or(0, |(_, offset)| offset);
-        at + self.unechoed_here(channel) >= acking.acked + UNACKED_MAX
+        acking.is_unclear || at + self.unechoed_here(channel) >= acking.acked + UNACKED_MAX
     }
 
     /// A message came for the first time.
@@ -99,8 +141,8 @@ impl View {
         if seen.is_ephemeral || seen.pattern.is_some() {
             return;
         }
-        if acking.epoch.replace(epoch) != Some(epoch) {
-            *acking = Acking { epoch: Some(epoch), ..Acking::default() };
+        if acking.epoch != Some(epoch) {
+            *acking = acking.anew(epoch);
         }
         let sent_us = written.map_or(0, |it| it.us);
         acking.came(offset, Copy { attempt: 1, sent_us }, now);
@@ -120,7 +162,7 @@ impl View {
         if at.is_some_and(|at| at.0 == epoch && at.1 < offset) {
             return wrong(format!("attempt {attempt} of {offset}, which had not come before"));
         }
-        if acking.epoch != Some(epoch) {
+        if acking.epoch != Some(epoch) || acking.is_unclear {
             return Ok(());
         }
         if offset <= acking.settled {
@@ -143,9 +185,10 @@ impl View {
     pub(super) fn loses_open(&mut self, channel: ChannelIndex, (epoch, offset): (u32, u64)) {
         let Some(acking) = self.acking.get_mut(&channel) else { return };
         if acking.epoch != Some(epoch) {
-            *acking = Acking { epoch: Some(epoch), ..Acking::default() };
+            *acking = acking.anew(epoch);
         }
         acking.open.retain(|it, _| *it > offset);
+        acking.lost = acking.lost.max(offset);
     }
 
     /// At rest: all that was acknowledged is known, and nothing is overdue.
@@ -155,6 +198,7 @@ impl View {
             let patience_us = (limits.timeout_us << limits.attempts) + SLACK_US;
             let first = acking.open.iter().find(|(_, copy)| copy.attempt < limits.attempts);
             if let Some((offset, copy)) = first
+                && !acking.is_unclear
                 && limits.attempts > 1
                 && now.sure_us > acking.moved_at.sure_us + patience_us
             {
@@ -180,10 +224,91 @@ impl Oracle {
         }
     }
 
-    /// The subscription was answered: what came before is not waited for.
-    pub fn acks_begin(&mut self, serial: Serial, channel: ChannelIndex) {
-        let acking = self.views.get_mut(&serial).and_then(|view| view.acking.get_mut(&channel));
-        acking.into_iter().for_each(|acking| acking.open.clear());
+    /// Whether a connection acknowledges a channel, or is about to.
+    pub fn is_acking(&self, serial: Serial, channel: ChannelIndex) -> bool {
+        self.views.get(&serial).is_some_and(|view| view.acking.contains_key(&channel))
+    }
+
+    /// The subscription was answered: what came before is not waited for, and everything up to a position is as good
+    /// as acknowledged, if that is certain.
+    pub fn acks_begin(&mut self, serial: Serial, channel: ChannelIndex, position: Option<(&str, u64)>) {
+        let at = position.map(|position| self.truths[usize::from(channel)].at(position));
+        let Some(view) = self.views.get_mut(&serial) else { return };
+        // Who is catching up began where it was when it was asked for.
+        let at = at.filter(|at| !view.catches_up(channel) && view.at(channel) == Some(*at));
+        let Some(acking) = view.acking.get_mut(&channel) else { return };
+        match at {
+            Some((epoch, offset)) => *acking = Acking::at(epoch, offset),
+            None => acking.open.clear(),
+        }
+    }
+
+    /// A client acknowledges what it did not promise to.
+    pub fn acknowledges_unasked(&mut self, serial: Serial, channel: ChannelIndex, position: (&str, u64)) {
+        let at = self.truths[usize::from(channel)].at(position);
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.unasked.insert(channel, at);
+        }
+    }
+
+    /// Whether the session that was just resumed acknowledges a channel; `None` if nobody can tell.
+    pub fn acks_handed(&self, channel: ChannelIndex) -> Option<bool> {
+        let (view, doubts) = self.sessions.handed.as_ref()?;
+        let acking = view.acking.get(&channel);
+        let is_doubtful = doubts.channels.contains(&channel) || acking.is_some_and(|it| it.is_unclear);
+        (!is_doubtful).then_some(acking.is_some())
+    }
+
+    /// A session goes on with a channel that it acknowledges, behind a position; or nobody can tell.
+    pub fn acks_go_on(&mut self, serial: Serial, channel: ChannelIndex, position: Option<(&str, u64)>) {
+        let at = position.map(|position| self.truths[usize::from(channel)].at(position));
+        let unclear = Acking { is_unclear: true, ..Acking::default() };
+        let acking = at.map_or(unclear, |(epoch, offset)| Acking::at(epoch, offset));
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.acking.insert(channel, acking);
+        }
+    }
+
+    /// Behind which position the session that was just resumed goes on at least, if its client names none.
+    pub fn acknowledged_at_least(&self, channel: ChannelIndex) -> Option<(String, u64)> {
+        self.acks_handed(channel).filter(|acks| *acks)?;
+        let acking = self.sessions.handed.as_ref()?.0.acking.get(&channel)?;
+        Some(self.truths[usize::from(channel)].text_of((acking.epoch?, acking.settled)))
+    }
+
+    /// A session goes on behind this position, which its client did not name: it is what it has acknowledged.
+    ///
+    /// # Errors
+    /// If it can't be.
+    pub fn check_goes_on_behind(&mut self, channel: ChannelIndex, position: (&str, u64)) -> Checked {
+        let wrong = |what: String| Err(Failure::new(Check::Sessions, what));
+        let (epoch, offset) = self.truths[usize::from(channel)].at(position);
+        let Some((view, doubts)) = &self.sessions.handed else { return Ok(()) };
+        if doubts.channels.contains(&channel) || self.is_forgetful {
+            return Ok(());
+        }
+        let Some(acking) = view.acking.get(&channel) else {
+            return match view.unasked.get(&channel) {
+                // It may have been lost on the way.
+                Some(acked) if acked.0 == epoch && offset <= acked.1 => Ok(()),
+                acked => wrong(format!("it goes on behind {offset}, and {acked:?} was acknowledged")),
+            };
+        };
+        if acking.is_unclear || acking.epoch.is_some_and(|it| it != epoch) {
+            return Ok(());
+        }
+        if offset < acking.settled {
+            return wrong(format!("it goes on behind {offset}, and all up to {} was known", acking.settled));
+        }
+        // What is not acknowledged is given up in the end, not before its time: that ends with the last attempt.
+        let first = self.truths[usize::from(channel)].noted((epoch, acking.acked + 1));
+        let written = first.and_then(|it| it.written);
+        let patience_us = self.ack_limits.patience_us();
+        let is_early = written.is_some_and(|at| self.now_us < at.us + patience_us);
+        if offset > acking.acked && is_early && view.unechoed_here(channel) == 0 {
+            return wrong(format!("it goes on behind {offset}, and only {} was acknowledged", acking.acked));
+        }
+        Ok(())
     }
 
     /// A client is about to acknowledge all up to a position.

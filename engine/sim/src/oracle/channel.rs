@@ -1,5 +1,7 @@
 //! What is known of one channel, from whoever saw it: which message has which offset, and who published what.
 
+use std::collections::BTreeSet;
+
 use crate::Map;
 
 use super::times::Moment;
@@ -25,6 +27,8 @@ pub(super) struct Truth {
     repeated: Map<(Serial, u32), Option<At>>,
     /// How many messages those published whose connections have ended: the server may act on some of them later.
     gone: Map<Serial, u32>,
+    /// Messages that were refused.
+    refused: BTreeSet<(Serial, u32)>,
     /// Messages without an offset, ever; and those that everybody has seen who was to.
     ephemerals: (u64, u64),
 }
@@ -86,6 +90,7 @@ impl Truth {
             publishers: Map::default(),
             repeated: Map::default(),
             gone: Map::default(),
+            refused: BTreeSet::new(),
             ephemerals: (0, 0),
         }
     }
@@ -102,6 +107,16 @@ impl Truth {
         if let Some(published) = self.publishers.get_mut(&from.0) {
             published.known = published.known.max(from.1);
         }
+    }
+
+    /// A message was refused as a whole.
+    pub(super) fn never_published(&mut self, from: (Serial, u32)) {
+        self.refused.insert(from);
+    }
+
+    /// Whether a message was refused.
+    pub(super) fn is_refused(&self, from: (Serial, u32)) -> bool {
+        self.refused.contains(&from)
     }
 
     pub(super) fn publisher_ended(&mut self, serial: Serial) {
@@ -179,6 +194,12 @@ impl Truth {
     /// Whether it would be kept even if as much again had come that nobody knows of.
     pub(super) fn keeps_twice_since(&self, at: At, last: u64, now_us: u64) -> bool {
         at.1 < last && 2 * (last - at.1) <= self.keeps.messages && self.keeps_since(at, last, now_us)
+    }
+
+    /// Whether it would be kept even if all that was ever published had come, of which nobody knows yet.
+    pub(super) fn keeps_all_since(&self, at: At, last: u64, now_us: u64) -> bool {
+        let is_whole = self.published_ever() <= at.1 + self.keeps.messages;
+        at.1 < last && is_whole && self.keeps_since(at, last, now_us)
     }
 
     /// Whether everything behind an offset was certainly kept when the channel's last one was `last`, as somebody was

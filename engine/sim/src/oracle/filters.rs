@@ -63,11 +63,12 @@ impl Sieve {
         }
     }
 
-    /// The same for a subscription that goes on with its session: of a rate nothing is known for the time being.
-    fn anew(&self) -> Self {
+    /// The same for a subscription that goes on with its session: nobody knows how much was drawn from its bucket for
+    /// messages that never came, but that it is full again after a second.
+    fn anew(&self, now: Moment) -> Self {
         let (events, interval_ns) = (self.events.clone(), self.interval_ns);
-        let is_unclear = self.is_unclear || interval_ns.is_some();
-        Self { events, interval_ns, is_unclear, ..Self::default() }
+        let bucket = Bucket { full_at_most_ns: now.sure_us * 1_000 + BURST_NS, ..self.bucket };
+        Self { events, interval_ns, is_unclear: self.is_unclear, bucket, ..Self::default() }
     }
 
     fn wants(&self, event: Option<u32>) -> bool {
@@ -142,12 +143,12 @@ impl View {
     }
 
     /// What a session that goes on asked for.
-    pub(super) fn sieve_of(&self, subject: Subject) -> Option<Sieve> {
+    pub(super) fn sieve_of(&self, subject: Subject, now: Moment) -> Option<Sieve> {
         let sieve = match subject {
             Subject::Channel(channel) => self.sieves.names.get(&channel),
             Subject::Prefix(prefix) => self.sieves.prefixes.get(&prefix),
         };
-        sieve.map(Sieve::anew)
+        sieve.map(|sieve| sieve.anew(now))
     }
 
     /// Whether any subscription that matches a channel has a filter, or a prefix of it has.
@@ -159,7 +160,7 @@ impl View {
     /// Whether how much was missed of channels that may drop can't be told exactly.
     pub(super) fn is_rated(&self) -> bool {
         let mut all = self.sieves.names.values().chain(self.sieves.prefixes.values());
-        all.any(|sieve| sieve.interval_ns.is_some())
+        all.any(|sieve| sieve.interval_ns.is_some() || sieve.is_unclear)
     }
 
     /// A message came: whether it was asked for, and says rightly how many were left out before it.

@@ -69,6 +69,15 @@ impl Oracle {
         }
     }
 
+    /// A session goes on, and where its inbox does was not named: with what nobody has got yet. What came meanwhile its
+    /// connection before may have got.
+    pub fn inbox_goes_on(&mut self, serial: Serial) {
+        let Some(view) = self.views.get_mut(&serial) else { return };
+        if let Some(participant) = self.names.participants.iter().position(|it| *it == view.name) {
+            view.renewed(self.names.inbox(participant), None, self.clock);
+        }
+    }
+
     /// A direct message was accepted: for who is away it is kept.
     pub(super) fn kept_for_who_is_away(
         &mut self,

@@ -201,7 +201,7 @@ impl Oracle {
             }
             let last = truth.highest(at.0);
             let is_kept = match was_acked {
-                true => truth.keeps_twice_since(was, last, self.now_us),
+                true => truth.keeps_all_since(was, last, self.now_us),
                 false => truth.keeps_since(was, at.1, self.now_us),
             };
             if is_kept {

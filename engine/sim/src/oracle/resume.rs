@@ -280,7 +280,7 @@ impl Oracle {
             Subject::Channel(channel) => doubts.channels.contains(&channel),
             Subject::Prefix(prefix) => doubts.prefixes.contains(&prefix),
         };
-        (view.sieve_of(subject), is_doubtful)
+        (view.sieve_of(subject, self.moment()), is_doubtful)
     }
 
     /// All of `resumed` was read.

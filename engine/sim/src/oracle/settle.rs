@@ -14,6 +14,7 @@ impl Oracle {
     pub fn settle(&mut self, dropped: u64, replaced: u64, is_exact: bool) -> Checked {
         self.check_latest(dropped)?;
         self.check_epochs()?;
+        self.settle_receipts(is_exact)?;
         self.settle_acks()?;
         let dropped = dropped + replaced;
         let mut missed = self.missed;
@@ -111,7 +112,7 @@ impl Oracle {
         self.clock += 1;
         self.missed = 0;
         self.forget_times();
-        self.changes = 0;
+        (self.rested, self.changes, self.strangers) = (self.clock, 0, 0);
         for (serial, view) in &mut self.views {
             view.settle(*serial, self.clock, &self.truths);
         }

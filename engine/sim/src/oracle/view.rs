@@ -30,6 +30,8 @@ pub struct View {
     pub(super) sieves: Sieves,
     /// What it acknowledges of them.
     pub(super) acking: Map<ChannelIndex, Acking>,
+    /// What it acknowledged last of those of which it did not promise to.
+    pub(super) unasked: Map<ChannelIndex, At>,
 }
 
 /// Offsets that were passed over.
@@ -70,6 +72,7 @@ impl View {
             silent: Vec::new(),
             sieves: Sieves::default(),
             acking: Map::default(),
+            unasked: Map::default(),
         }
     }
 
@@ -127,6 +130,11 @@ impl View {
         let own = &mut self.channels[usize::from(channel)];
         own.is_behind = is_behind;
         own.renewed = own.renewed.max(clock);
+    }
+
+    /// Whether it may be on its way from a position in the past.
+    pub(super) fn catches_up(&self, channel: ChannelIndex) -> bool {
+        self.channels[usize::from(channel)].is_behind
     }
 
     /// Whether messages may come from what is kept.
@@ -348,6 +356,7 @@ impl View {
         let own = &self.channels[usize::from(channel)];
         let is_silent = |number: u32| publisher == serial && self.wants_no_echo(channel, number);
         let may_lack = |number: u32| match truth.written((publisher, number)) {
+            _ if truth.is_refused((publisher, number)) => true,
             Some(it) if lacking.as_ref().is_some_and(|lacking| lacking.allows(Some(it.event))) => true,
             Some(it) => it.is_ephemeral && (self.is_behind(channel) || it.clock <= own.renewed),
             None => true,

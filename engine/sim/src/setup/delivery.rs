@@ -6,10 +6,8 @@ use crate::chaos::Fault;
 
 /// How often it is asked for: drawn apart, so that without it runs stay what they were.
 pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()], limits: &mut HubLimits) {
-    // What a session that goes on has filtered and acknowledged is not foreseen.
-    if one_in[Fault::Resume as usize] > 0 {
-        return;
-    }
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x5ec3_1b75);
+    one_in[Fault::Receipts as usize] = if rng.u32(..3) == 0 { 0 } else { rng.u32(1..6) };
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x0f11_7e55);
     // One of them, or both.
     let which = rng.u32(..3);
