@@ -296,7 +296,8 @@ impl Oracle {
         }
         let at = truth.at(position);
         if may_be_new && view.at(channel).is_some_and(|(epoch, _)| epoch != at.0) {
-            // The answer is the announcement.
+            // The answer is the announcement: what was open before is lost.
+            view.loses_open(channel, at);
             view.moved(channel, at);
             view.subscribed(channel, clock);
             return Ok(());
@@ -351,7 +352,9 @@ impl Oracle {
         self.delivered += 1;
         self.reads_for_receipt(seen);
         let channel = seen.channel;
-        if let Some(view) = self.views.get(&serial).filter(|_| self.sessions.is_on()) {
+        // What comes again came in order the first time.
+        let is_in_order = self.sessions.is_on() && seen.attempt == 0;
+        if let Some(view) = self.views.get(&serial).filter(|_| is_in_order) {
             self.check_succession(view, seen).map_err(|failure| self.on(channel, failure))?;
         }
         self.came_to_inbox(serial, seen).map_err(|failure| self.on(channel, failure))?;
