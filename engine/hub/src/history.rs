@@ -165,6 +165,14 @@ impl History {
         let wanted = self.entries.range(skipped..).enumerate();
         Some(wanted.map(move |(index, entry)| (offset + 1 + index as u64, entry.record())))
     }
+
+    /// The messages before an offset, with theirs, the latest first.
+    pub(crate) fn before(&self, offset: u64) -> impl Iterator<Item = (u64, Record<'_>)> {
+        let first = self.first();
+        let wanted = (offset.saturating_sub(first) as usize).min(self.entries.len());
+        let wanted = self.entries.range(..wanted).enumerate().rev();
+        wanted.map(move |(index, entry)| (first + index as u64, entry.record()))
+    }
 }
 
 impl Entry {
@@ -278,6 +286,20 @@ mod tests {
             (offsets(&history, 5), offsets(&history, 10), offsets(&history, u64::MAX)),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn what_came_before_an_offset_is_what_a_walk_from_the_end_finds() {
+        let (start, mut history) = (Instant::now(), History::new(4));
+        for number in 0..6 {
+            for offset in 0..15 {
+                let all = history.since(history.first() - 1).into_iter().flatten();
+                let walked = all.rev().skip_while(|it| it.0 >= offset).map(|it| (it.0, it.1.0.timestamp));
+                let found = history.before(offset).map(|it| (it.0, it.1.0.timestamp));
+                assert!(found.eq(walked), "{number} messages, before {offset}");
+            }
+            history.push(&kept(b"1"), start, BOUNDS);
+        }
     }
 
     #[test]

@@ -474,8 +474,8 @@ fn write_back(
 ) -> (u32, bool) {
     let mut count = 0;
     let Some(history) = history else { return (0, false) };
-    let all = history.since(history.first() - 1).into_iter().flatten();
-    for (offset, record) in all.rev().skip_while(|(offset, _)| *offset >= until) {
+    // What comes behind it is not walked over: that would cost more than what is written, and count for nothing.
+    for (offset, record) in history.before(until) {
         if count as usize == messages || count > 0 && out.len() + record.len() > bytes {
             return (count, true);
         }
