@@ -198,7 +198,7 @@ impl Oracle {
     /// A connection past its handshake, of this participant if others know its name.
     pub fn established(&mut self, serial: Serial, participant: Option<usize>, name: &str) {
         self.clock += 1;
-        let mut view = View::new(&self.names, name);
+        let mut view = View::new(&self.names, serial, name);
         // Everybody has these without asking.
         self.changes += 1;
         view.subscribed(self.names.system(), self.clock);

@@ -300,13 +300,19 @@ impl Oracle {
         if offset < acking.settled {
             return wrong(format!("it goes on behind {offset}, and all up to {} was known", acking.settled));
         }
+        // Its own messages may be done without it.
+        let truth = &self.truths[usize::from(channel)];
+        let is_own = |offset: u64| truth.noted((epoch, offset)).is_some_and(|it| it.from.0 == view.serial);
+        let mut highest = acking.acked;
+        while is_own(highest + 1) {
+            highest += 1;
+        }
         // What is not acknowledged is given up in the end, not before its time: that ends with the last attempt.
-        let first = self.truths[usize::from(channel)].noted((epoch, acking.acked + 1));
-        let written = first.and_then(|it| it.written);
+        let written = truth.noted((epoch, highest + 1)).and_then(|it| it.written);
         let patience_us = self.ack_limits.patience_us();
         let is_early = written.is_some_and(|at| self.now_us < at.us + patience_us);
-        if offset > acking.acked && is_early && view.unechoed_here(channel) == 0 {
-            return wrong(format!("it goes on behind {offset}, and only {} was acknowledged", acking.acked));
+        if offset > highest && is_early && view.unechoed_here(channel) == 0 {
+            return wrong(format!("it goes on behind {offset}, and only {highest} was acknowledged"));
         }
         Ok(())
     }

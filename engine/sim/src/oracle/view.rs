@@ -15,6 +15,7 @@ use crate::names::{ChannelIndex, Class, Names};
 #[derive(Clone, Debug)]
 pub struct View {
     /// Whose it is.
+    pub(super) serial: Serial,
     pub(super) name: String,
     pub(super) names: Rc<Names>,
     channels: Vec<Channel>,
@@ -61,8 +62,9 @@ struct Channel {
 }
 
 impl View {
-    pub(super) fn new(names: &Rc<Names>, name: &str) -> Self {
+    pub(super) fn new(names: &Rc<Names>, serial: Serial, name: &str) -> Self {
         Self {
+            serial,
             name: name.to_owned(),
             names: Rc::clone(names),
             channels: vec![Channel::default(); names.channels.len()],

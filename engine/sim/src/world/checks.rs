@@ -117,8 +117,9 @@ impl World {
                 }
             }
             // What it tells others of its last clients, nobody may be there to hear.
-            let has_sessions = self.town.is_draining && self.setup.habits.sessions.window_ms > 0;
-            if self.hosts.len() == 1 && !has_sessions {
+            // That their copies are lost is news for publishers who have gone, too.
+            let has_news = self.setup.habits.sessions.window_ms > 0 || self.town.chaos.is_on(Fault::Receipts);
+            if self.hosts.len() == 1 && !(self.town.is_draining && has_news) {
                 Self::check_host_empty(index, host)?;
             }
         }
