@@ -351,6 +351,10 @@ impl Oracle {
     pub fn message(&mut self, serial: Serial, seen: &Seen<'_>) -> Checked {
         self.delivered += 1;
         self.reads_for_receipt(seen);
+        let now = self.moment();
+        if let Some(view) = self.views.get_mut(&serial) {
+            view.heard_at = now;
+        }
         let channel = seen.channel;
         // What comes again came in order the first time.
         let is_in_order = self.sessions.is_on() && seen.attempt == 0;

@@ -191,8 +191,10 @@ impl View {
         acking.lost = acking.lost.max(offset);
     }
 
-    /// At rest: all that was acknowledged is known, and nothing is overdue.
+    /// At rest: all that was acknowledged is known, and nothing is overdue. While anything waits for a client, nothing
+    /// is sent again to it.
     fn settle_acks(&mut self, now: Moment, limits: AckLimits) -> Result<(), (ChannelIndex, Failure)> {
+        let heard_at = self.heard_at;
         for (channel, acking) in &mut self.acking {
             acking.settled = acking.acked;
             let patience_us = (limits.timeout_us << limits.attempts) + SLACK_US;
@@ -200,7 +202,7 @@ impl View {
             if let Some((offset, copy)) = first
                 && !acking.is_unclear
                 && limits.attempts > 1
-                && now.sure_us > acking.moved_at.sure_us + patience_us
+                && now.sure_us > acking.moved_at.latest(Some(heard_at)).sure_us + patience_us
             {
                 let what =
                     format!("{offset} was not acknowledged, and did not come after attempt {}", copy.attempt);

@@ -8,6 +8,7 @@ use crate::Map;
 use super::acks::Acking;
 use super::channel::{At, Truth};
 use super::filters::{Lacking, Sieves};
+use super::times::Moment;
 use super::{Check, Checked, Failure, Serial};
 use crate::names::{ChannelIndex, Class, Names};
 
@@ -29,6 +30,8 @@ pub struct View {
     silent: Vec<(ChannelIndex, u32)>,
     /// What it does not want of them.
     pub(super) sieves: Sieves,
+    /// When it read a message last: until then something may have waited for it.
+    pub(super) heard_at: Moment,
     /// What it acknowledges of them.
     pub(super) acking: Map<ChannelIndex, Acking>,
     /// What it acknowledged last of those of which it did not promise to.
@@ -73,6 +76,7 @@ impl View {
             latest: Map::default(),
             silent: Vec::new(),
             sieves: Sieves::default(),
+            heard_at: Moment::default(),
             acking: Map::default(),
             unasked: Map::default(),
         }
