@@ -34,12 +34,20 @@ pub(crate) struct LocalChannel {
     pub(crate) subscribers: PerFormat<Vec<ConnKey>>,
     /// Those who want only a part of it, in lists of their own: the others pay nothing for them.
     pub(crate) filtered: Option<Box<FilteredLists>>,
-    /// Who is catching up; among the pending ones.
-    #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
-    pub(crate) behind: Option<Box<Vec<ConnKey>>>,
+    /// Who is not simply live, in most channels nobody.
+    pub(crate) behind: Option<Box<Behind>>,
     /// Who acknowledges, catching up or not.
     #[expect(clippy::box_collection, reason = "most channels have none: a pointer is a third of a vector")]
     pub(crate) acking: Option<Box<Vec<ConnKey>>>,
+}
+
+/// Subscribers that are not simply live.
+#[derive(Debug, Default)]
+pub(crate) struct Behind {
+    /// Among the pending ones.
+    pub(crate) catching_up: Vec<ConnKey>,
+    /// Live until the next message: see `looking_back`.
+    looking_back: Vec<ConnKey>,
 }
 
 /// What a home is to be told: nobody here wants the channel in these encodings any more.
@@ -75,16 +83,37 @@ impl LocalChannel {
 
     /// Somebody is catching up from here on.
     pub(crate) fn falls_behind(&mut self, conn: ConnKey) {
-        self.behind.get_or_insert_default().push(conn);
+        self.behind.get_or_insert_default().catching_up.push(conn);
     }
 
     /// Somebody is not catching up any more.
     pub(crate) fn caught_up(&mut self, conn: ConnKey) {
-        let Some(behind) = &mut self.behind else { return };
-        behind.retain(|it| *it != conn);
-        if behind.is_empty() {
-            self.behind = None;
+        if let Some(behind) = &mut self.behind {
+            behind.catching_up.retain(|it| *it != conn);
+            self.forget_behind_if_empty();
         }
+    }
+
+    /// Somebody who is live asked for the past.
+    pub(crate) fn looks_back(&mut self, conn: ConnKey) {
+        self.behind.get_or_insert_default().looking_back.push(conn);
+    }
+
+    /// Somebody does not wait for such an answer any more, if it did.
+    pub(crate) fn looked_back(&mut self, conn: ConnKey) {
+        if let Some(behind) = &mut self.behind {
+            behind.looking_back.retain(|it| *it != conn);
+            self.forget_behind_if_empty();
+        }
+    }
+
+    /// Takes one who does.
+    pub(crate) fn next_who_looks_back(&mut self) -> Option<ConnKey> {
+        self.behind.as_mut()?.looking_back.pop()
+    }
+
+    fn forget_behind_if_empty(&mut self) {
+        self.behind.take_if(|it| it.catching_up.is_empty() && it.looking_back.is_empty());
     }
 
     /// One more subscription, for which the home is going to be asked.

@@ -43,12 +43,17 @@ impl Hub {
         // The usual case copies the whole list and looks at nobody.
         let slot = written.slot.or_else(|| self.channels.exact.find(written.hash, written.target));
         let Some(slot) = slot else { return };
+        let Some(channel) = self.channels.exact.get(slot) else { return };
+        let is_acked = channel.acking.is_some();
+        if channel.behind.is_some() {
+            self.who_looks_back_waits(slot, written);
+        }
         for format in FORMATS {
             if !written.forms.of(format).is_empty() {
                 self.deliver_to_all(slot, format, written, fx);
             }
         }
-        if self.channels.exact.get(slot).is_some_and(|it| it.acking.is_some()) && written.offset > 0 {
+        if is_acked && written.offset > 0 {
             self.sent_to_acking(slot, written);
         }
     }
@@ -101,9 +106,12 @@ impl Hub {
         // The message is not for who is left out, but the news of its epoch is.
         let mut untold = written.reborn.and(written.exclude);
         let exact = self.channels.exact.find(written.hash, written.target);
+        if let Some(slot) = exact {
+            self.who_looks_back_waits(slot, written);
+        }
         // Who is catching up gets it with what came before it.
         let behind = exact.and_then(|slot| self.channels.exact.get(slot)).and_then(|it| it.behind.as_deref());
-        for conn in behind.into_iter().flatten() {
+        for conn in behind.into_iter().flat_map(|it| &it.catching_up) {
             if let Some(member) = self.members.find_mut(*conn) {
                 member.chosen_for = self.choices;
             }

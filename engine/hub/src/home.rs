@@ -202,8 +202,12 @@ impl Homes {
 
     /// Where a channel is now.
     pub(crate) fn position(&self, slot: u32) -> (Epoch, u64) {
-        let channel = self.channels.get(slot).expect("slots are of channels that exist");
-        (channel.epoch, channel.offset)
+        self.channels.get(slot).map(|it| (it.epoch, it.offset)).expect("slots are of channels that exist")
+    }
+
+    /// Whether its epoch began under its subscribers, and no message has told them so.
+    pub(crate) fn is_reborn(&self, slot: u32) -> bool {
+        self.channels.get(slot).is_some_and(|it| it.unannounced == Unannounced::Everybody)
     }
 
     /// Where a channel is that nothing is known of: nobody can have been told of it since it was forgotten.

@@ -21,6 +21,7 @@ mod hub;
 mod idempotency;
 mod inbox;
 mod later;
+mod looking_back;
 mod member;
 mod order;
 mod participant;

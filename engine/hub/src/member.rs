@@ -11,7 +11,7 @@ use crate::filter::{Filter, Gate, Renewal};
 use crate::format::Format;
 use crate::inbox::Reading;
 use crate::later::Later;
-use crate::remote::Epoch;
+use crate::remote::{Epoch, Page};
 use crate::session::{Resuming, State, Tokens};
 
 /// What a connection may, before any permissions.
@@ -137,6 +137,8 @@ pub(crate) struct Extra {
     pub(crate) cursor: Option<Cursor>,
     /// Answers to come that say where its past begins: only the last of them counts.
     pub(crate) awaited: u32,
+    /// Everything up to this offset has come; what follows waits for one of those answers.
+    pub(crate) held: Option<u64>,
     /// Set if it acknowledges.
     pub(crate) acks: Option<Box<Acks>>,
     /// What was acknowledged although nobody waits for it.
@@ -162,6 +164,15 @@ pub(crate) struct Cursor {
 impl Subscription {
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.extra.as_ref()?.cursor
+    }
+
+    /// Where it stands while it is not live, before this answer.
+    pub(crate) fn stands(&self, page: &Page<'_>) -> Option<(Epoch, u64)> {
+        let extra = self.extra.as_deref()?;
+        let cursor = extra.cursor.map(|it| (it.epoch, it.offset));
+        // What was held belongs to an earlier epoch, or there would have been a message that tells of this one.
+        let held = extra.held.filter(|_| !page.is_reborn);
+        cursor.or(held.map(|offset| (page.epoch, offset)))
     }
 
     pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {

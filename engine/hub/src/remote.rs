@@ -184,6 +184,8 @@ pub struct Page<'a> {
     pub epoch: Epoch,
     /// Where a subscriber is who has read the page.
     pub offset: u64,
+    /// Whether the epoch begins here, and who was subscribed before was not told so yet.
+    pub is_reborn: bool,
     /// Whether a part of the past was asked for.
     pub is_past: bool,
     /// Whether nothing is missing between the position that was named and this page.
@@ -204,6 +206,7 @@ impl Page<'_> {
         Self {
             epoch,
             offset,
+            is_reborn: false,
             is_past: false,
             is_recovered: false,
             is_live: false,

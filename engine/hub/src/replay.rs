@@ -174,11 +174,12 @@ impl Hub {
         let hash = self.hasher.of(channel);
         let slot = self.homes.find(hash, channel);
         let (epoch, offset) = self.position_at_home(hash, slot);
+        let is_reborn = slot.is_some_and(|slot| self.homes.is_reborn(slot));
         let wanted = slot.filter(|_| past.is_wanted());
         let history = wanted.and_then(|slot| self.homes.history(slot, now.instant));
         let to = Address { channel, to: None, hash, epoch };
         let source = Source { offset, history, to, format };
-        source.first_page(past, self.config.replay, out, &mut self.transcoder)
+        Page { is_reborn, ..source.first_page(past, self.config.replay, out, &mut self.transcoder) }
     }
 
     /// At the home, where the shard is known to want the channel: what follows a position, as much as one page holds.

@@ -5,14 +5,13 @@ use corecast_protocol::envelope::command::{RequestId, Subscribe};
 use corecast_protocol::envelope::event::{self, Subscribed};
 use corecast_protocol::envelope::name;
 
-use crate::ack::Acks;
 use crate::canary::{self, Canary};
 use crate::config::Now;
 use crate::effect::{ConnKey, Effect, Effects};
 use crate::filter::{Filter, Gate};
 use crate::format::Format;
 use crate::hub::Hub;
-use crate::member::{Cursor, Subscription};
+use crate::member::Subscription;
 use crate::refused::Refused;
 use crate::remote::{Epoch, FromHome, Messages, Page, Past, ToHome};
 use crate::replay::{Listed, Variants};
@@ -261,28 +260,6 @@ impl Hub {
         Ok((index, stem, is_pattern))
     }
 
-    /// A subscription's past is going to be asked for: if it is live it is not until the answer, or messages would come
-    /// with it that have come already.
-    pub(crate) fn await_past(&mut self, conn: ConnKey, hash: u64, name: &str) {
-        let Some(index) = self.channels.find(hash, name, false) else { return };
-        let Some(member) = self.members.find_mut(conn) else { return };
-        let format = member.format;
-        let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
-        let is_filtered = own.filter().is_some();
-        own.extra().awaited += 1;
-        if let Some(cursor) = own.cursor_mut() {
-            // The answer says where it goes on.
-            cursor.is_held = true;
-        }
-        if let Some(place) = own.place.take() {
-            let gate = self.leave_place(conn, format, (index, place, is_filtered));
-            let own = self.subscription_mut(conn, index).expect("it was there before");
-            own.extra().gate = gate;
-            let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
-            channel.await_home(format);
-        }
-    }
-
     /// At the channel's home: the shard wants it from here on, and this connection some of what came before.
     pub(crate) fn subscribe_at_home(
         &mut self,
@@ -345,27 +322,28 @@ impl Hub {
         if page.messages.is_some() {
             self.bulk_came(conn, fx);
         }
-        if channel != name::SYSTEM && !self.begin(conn, serial, channel, page) {
-            return self.overtaken(fx, conn, id, channel);
-        }
+        let begun =
+            if channel == name::SYSTEM { Some(None) } else { self.begin(conn, serial, channel, page) };
+        let Some(stands) = begun else { return self.overtaken(fx, conn, id, channel) };
         if id == Some(RESUMING) {
             let position = Some((page.epoch, page.offset));
             return self.restored(conn, (channel, position), page.is_recovered, fx);
         }
-        // Who is catching up is told how far it is: what follows comes behind that.
-        let cursor = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
-        match cursor.filter(|_| !page.is_past || !page.is_recovered) {
-            Some(cursor) => {
+        match stands {
+            // Who is catching up is told how far it is: what follows comes behind that.
+            Some(position) => {
                 // The latest messages come on the way: none comes twice.
                 let found = page.messages.map_or(0, |it| it.count);
                 let messages = page.messages.map(|_| Messages { count: 0, bytes: &[] });
-                let page = Page { has_more: page.has_more || found > 0, messages, ..*page };
-                self.say_subscribed(conn, id, channel, (&page, (cursor.epoch, cursor.offset)), fx);
+                let has_more = page.has_more || found > 0 || page.is_past && position.1 < page.offset;
+                let page = Page { has_more, messages, ..*page };
+                self.say_subscribed(conn, id, channel, (&page, position), fx);
             }
             None => self.say_subscribed(conn, id, channel, (page, (page.epoch, page.offset)), fx),
         }
         self.begin_watching(conn, channel);
-        if !page.is_live || cursor.is_some() {
+        let is_behind = self.own(conn, serial, channel, false).is_some_and(|(_, own)| own.cursor().is_some());
+        if !page.is_live || is_behind {
             fx.list.push(Effect::AwaitRoom { conn });
         }
     }
@@ -395,41 +373,6 @@ impl Hub {
             };
             event::subscribed(out, format, id, channel, &subscribed);
         });
-    }
-
-    /// A subscription begins where the page says, live or catching up; whether it still exists.
-    fn begin(&mut self, conn: ConnKey, serial: u32, name: &str, page: &Page<'_>) -> bool {
-        let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
-        if let Some(extra) = &mut own.extra {
-            extra.awaited -= u32::from(page.is_past);
-            let is_last = extra.awaited == 0;
-            let goes_on = extra.cursor.is_some() && !page.is_past;
-            if is_last {
-                self.renew_filter(conn, index);
-            }
-            if is_last && goes_on {
-                self.begin_acks_on_the_way(conn, index);
-            }
-            if !is_last || goes_on {
-                return true;
-            }
-        }
-        let goes_on_from = self.begin_acks(conn, index, page);
-        let offset = goes_on_from.unwrap_or(page.offset);
-        let own = self.subscription_mut(conn, index);
-        let is_full = goes_on_from.is_some() && own.and_then(|it| it.acks()).is_some_and(Acks::is_full);
-        let is_live = page.is_live && offset == page.offset && !is_full;
-        if is_live || page.has_more && canary::strikes(Canary::LiveTooEarly) {
-            return self.activate(conn, serial, name, false);
-        }
-        let Some((index, own)) = self.own(conn, serial, name, false) else { return false };
-        let is_new = own.cursor().is_none();
-        own.extra().cursor = Some(Cursor { epoch: page.epoch, offset, is_held: page.is_held });
-        if is_new {
-            self.channels.get_mut(index).expect("a subscription's channel exists").falls_behind(conn);
-            self.members.find_mut(conn).expect("it has a subscription").behind += 1;
-        }
-        true
     }
 
     /// One home knows the pattern; the last one makes it active.
@@ -488,12 +431,14 @@ impl Hub {
     pub(crate) fn activate(&mut self, conn: ConnKey, serial: u32, stem: &str, is_pattern: bool) -> bool {
         let Some((index, subscription)) = self.own(conn, serial, stem, is_pattern) else { return false };
         if subscription.place.is_none() {
-            let was_behind = subscription.extra.as_mut().is_some_and(|it| it.cursor.take().is_some());
+            let extra = subscription.extra.as_mut();
+            let (was_behind, was_held) =
+                extra.map_or((false, false), |it| (it.cursor.take().is_some(), it.held.take().is_some()));
             let member = self.members.find_mut(conn).expect("it has a subscription");
             member.behind -= u32::from(was_behind);
             let format = member.format;
             let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
-            if was_behind {
+            if was_behind || was_held {
                 channel.caught_up(conn);
             }
             *channel.pending.of_mut(format) -= 1;
@@ -513,7 +458,7 @@ impl Hub {
     }
 
     /// The subscription that the request with this serial asked for, if it still exists.
-    fn own(
+    pub(crate) fn own(
         &mut self,
         conn: ConnKey,
         serial: u32,
@@ -524,23 +469,6 @@ impl Hub {
         let member = self.members.find_mut(conn)?;
         let own = member.subscriptions.iter_mut().find(|it| it.channel == index)?;
         (own.serial <= serial).then_some((index, own))
-    }
-
-    /// A subscription that is live goes on as one that is catching up.
-    pub(crate) fn fall_behind(&mut self, conn: ConnKey, index: u32, cursor: Cursor) {
-        let Some(member) = self.members.find_mut(conn) else { return };
-        let format = member.format;
-        let Some(own) = member.subscriptions.iter_mut().find(|it| it.channel == index) else { return };
-        let Some(place) = own.place.take() else { return };
-        let is_filtered = own.filter().is_some();
-        own.extra().cursor = Some(cursor);
-        member.behind += 1;
-        let gate = self.leave_place(conn, format, (index, place, is_filtered));
-        let own = self.subscription_mut(conn, index).expect("it was there before");
-        own.extra().gate = gate;
-        let channel = self.channels.get_mut(index).expect("a subscription's channel exists");
-        channel.await_home(format);
-        channel.falls_behind(conn);
     }
 
     /// Takes a connection out of a channel's subscribers, or out of the filtered ones: what its filter has done.

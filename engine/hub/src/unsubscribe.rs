@@ -70,11 +70,19 @@ impl Hub {
         self.drop_acks(conn, subscription);
         match subscription.place {
             Some(place) => {
+                if subscription.extra.as_ref().is_some_and(|it| it.awaited > 0)
+                    && let Some(channel) = self.channels.get_mut(index)
+                {
+                    channel.looked_back(conn);
+                }
                 self.leave_place(conn, format, (index, place, subscription.filter().is_some()));
             }
             None => {
                 let Some(channel) = self.channels.get_mut(index) else { return };
                 *channel.pending.of_mut(format) -= 1;
+                if subscription.extra.as_ref().is_some_and(|it| it.held.is_some()) {
+                    channel.caught_up(conn);
+                }
                 if subscription.cursor().is_some() {
                     channel.caught_up(conn);
                     if let Some(member) = self.members.find_mut(conn) {

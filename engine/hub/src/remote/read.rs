@@ -270,6 +270,7 @@ impl<'a> Input<'a> {
         Ok(Page {
             epoch: self.epoch()?,
             offset: self.u64()?,
+            is_reborn: self.flag()?,
             is_past: self.flag()?,
             is_recovered: self.flag()?,
             is_live: self.flag()?,

@@ -75,6 +75,7 @@ impl Drawn {
         Page {
             epoch,
             offset,
+            is_reborn: is,
             is_past: !is,
             is_recovered: is,
             is_live: !is,

@@ -228,8 +228,9 @@ pub(super) fn write_extent(out: &mut Vec<u8>, it: &Extent) {
 
 pub(super) fn write_page(out: &mut Vec<u8>, it: &Page<'_>) {
     position(out, it.epoch, it.offset);
-    let flags = [it.is_past, it.is_recovered, it.is_live, it.is_held, it.has_more, it.messages.is_some()];
-    out.extend(flags.map(u8::from));
+    let is = [it.is_reborn, it.is_past, it.is_recovered, it.is_live, it.is_held, it.has_more];
+    out.extend(is.map(u8::from));
+    out.push(u8::from(it.messages.is_some()));
     if let Some(messages) = it.messages {
         out.extend_from_slice(&messages.count.to_le_bytes());
         bytes(out, messages.bytes);
