@@ -103,8 +103,12 @@ fn began(
         (false, None) => Deed::HistoryWanted,
     });
     let is_unsure = session.ledger.awaits_past(channel);
-    // Where messages come with it, it says whether they are all.
-    let is_live = !is_recovered || heard.messages.is_some() && heard.more != Some(true);
+    // Where messages come with it, it says whether they are all. Where none come and there are more, it goes on from
+    // where it stood.
+    let is_live = match is_recovered {
+        true => heard.messages.is_some() && heard.more != Some(true),
+        false => !messages.is_empty() || heard.more != Some(true),
+    };
     town.oracle.began(session.serial, channel, &began, (is_live && !is_unsure, is_unsure))
 }
 

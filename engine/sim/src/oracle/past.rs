@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, Checked, Failure, Oracle, Serial};
+use super::{Check, Checked, Failure, Oracle, Serial, Truth};
 use crate::names::{ChannelIndex, Class};
 
 /// What a client wanted of a channel's past.
@@ -57,10 +57,15 @@ impl Oracle {
         self.clock += 1;
         let Some(view) = self.views.get_mut(&serial) else { return Ok(false) };
         self.changes += 1;
+        // Who was live gets on the way what was published until the answer.
+        let was_live = view.is_by_name(channel) && !view.is_behind(channel);
+        // What a filter left out is not missed.
+        let was_live_at = view.at(channel).filter(|_| was_live && !view.is_sieved(channel));
+        let is_on_the_way = began.carried == 0 && began.has_more == Some(true);
         view.subscribed(channel, self.clock);
         let wrong = |what: String| Err(Failure::new(Check::Answers, what));
         // Who is catching up goes on from where it stands, which says nothing of how far the channel is.
-        let was_at = view.is_behind(channel).then(|| view.at(channel));
+        let was_at = (view.is_behind(channel) || was_live && is_on_the_way).then(|| view.at(channel));
         let truth = &mut self.truths[usize::from(channel)];
         if matches!(truth.class, Class::Dropping | Class::Conflating) {
             view.renewed(channel, None, self.clock);
@@ -75,10 +80,8 @@ impl Oracle {
         let is_recovered = began.recovered.unwrap_or(start == offset.checked_sub(began.carried));
         if let Some(start) = start.filter(|_| is_recovered) {
             if start + began.carried > offset || start + began.carried < offset && !began.is_filtered {
-                return wrong(format!(
-                    "recovered from {start} with {} messages up to {offset}",
-                    began.carried
-                ));
+                let what = format!("recovered from {start} with {} messages up to {offset}", began.carried);
+                return wrong(what);
             }
             view.renewed(channel, Some((epoch, start)), self.clock);
             view.falls_behind(channel, true, self.clock);
@@ -87,7 +90,19 @@ impl Oracle {
         if is_recovered {
             return wrong("recovered from a position that is none".to_owned());
         }
-        let stays = was_at.is_some_and(|at| at.is_none_or(|at| at == (epoch, offset)));
+        let own = view.unechoed_here(channel);
+        // How far a filter had left out what came is not known here, nor where own messages were that had no echo.
+        let is_farther =
+            |at: u64| is_on_the_way && (view.is_sieved(channel) || (at..=at + own).contains(&offset));
+        let is_there = |at: (u32, u64)| at == (epoch, offset) || at.0 == epoch && is_farther(at.1);
+        let stays = was_at.is_some_and(|at| at.is_none_or(is_there));
+        if let Some(at) = was_live_at.filter(|at| at.0 == epoch && at.1 + own < offset - began.carried)
+            && !began.is_filtered
+            && truth.keeps_since(at, offset, self.now_us)
+        {
+            let what = format!("it was at {} and goes on at {offset} with {} messages", at.1, began.carried);
+            return Err(Failure::new(Check::Delivery, what));
+        }
         if let Some(start) = start
             && !stays
             && truth.keeps_since((epoch, start), offset, self.now_us)
@@ -95,20 +110,11 @@ impl Oracle {
             let what = format!("not recovered from {start} up to {offset}, and all of it is kept");
             return Err(Failure::new(Check::Delivery, what));
         }
-        if began.carried > wanted.latest.min(offset) {
-            return wrong(format!("{} messages came, at most {} were wanted", began.carried, wanted.latest));
-        }
-        let may_be_short = began.is_filtered || began.recovered.is_none() || began.has_more == Some(true);
-        let due = wanted.latest.min(offset);
-        let is_kept = || truth.keeps_since((epoch, offset - due), offset, self.now_us);
-        if began.carried < due && !may_be_short && is_kept() {
-            let what = format!("{} of {due} messages came, and all of them are kept", began.carried);
-            return Err(Failure::new(Check::Delivery, what));
-        }
+        check_latest(truth, (epoch, offset), wanted, began, self.now_us)?;
         let start = (epoch, offset - began.carried);
         view.renewed(channel, Some(start).filter(|_| !began.is_filtered), self.clock);
         // Until they were read, what came with it comes from what is kept.
-        view.falls_behind(channel, began.carried > 0 || stays, self.clock);
+        view.falls_behind(channel, began.carried > 0 || stays || is_on_the_way, self.clock);
         Ok(false)
     }
 
@@ -248,4 +254,25 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// So many of the latest messages as were wanted came, as far as they are certainly kept.
+fn check_latest(
+    truth: &Truth,
+    (epoch, offset): (u32, u64),
+    wanted: &Wanted,
+    began: &Began<'_>,
+    now_us: u64,
+) -> Checked {
+    let due = wanted.latest.min(offset);
+    if began.carried > due {
+        let what = format!("{} messages came, at most {} were wanted", began.carried, wanted.latest);
+        return Err(Failure::new(Check::Answers, what));
+    }
+    let may_be_short = began.is_filtered || began.recovered.is_none() || began.has_more == Some(true);
+    if began.carried < due && !may_be_short && truth.keeps_since((epoch, offset - due), offset, now_us) {
+        let what = format!("{} of {due} messages came, and all of them are kept", began.carried);
+        return Err(Failure::new(Check::Delivery, what));
+    }
+    Ok(())
 }
