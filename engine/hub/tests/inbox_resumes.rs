@@ -98,6 +98,42 @@ fn a_position_that_is_none_leaves_who_is_live_where_it_is() {
     }
 }
 
+/// Seed 7018 of the simulator: what came live before `resumed` was written lay behind the position that it named, and did
+/// not follow it.
+#[test]
+fn everything_follows_the_position_that_is_named() {
+    for shards in 1..=4u16 {
+        for seed in 1..=60 {
+            let mut net = net(shards);
+            let mut random = Random(seed);
+            let shard = |random: &mut Random| random.below(usize::from(shards)) as u16;
+            let (bob, _) = join(&mut net, shard(&mut random), 9, "bob");
+            let (ann, token) = join(&mut net, shard(&mut random), 0, "ann");
+            ["conversation:1", "conversation:2"].iter().for_each(|channel| net.subscribe(ann, channel));
+            let (again, _) = join(&mut net, shard(&mut random), 1, "ann");
+            net.send(again, &resume_from(&token, &json!({"epoch": "abcdefgh", "offset": 1})));
+            for number in 1..=40 {
+                match random.below(3) {
+                    0 => say(&mut net, bob, number),
+                    1 => drop(net.settle(random.below(usize::from(shards)) as u16, 1)),
+                    _ => drop(net.step(&mut random)),
+                }
+            }
+            net.run();
+            say(&mut net, bob, 99);
+            net.run();
+            let seen = net.take(again);
+            let at = seen.iter().position(|it| it["type"] == "resumed").unwrap_or_else(|| panic!("{seen:?}"));
+            let named = inbox_of(&seen).expect("it was asked for")["offset"].as_u64().expect("a number");
+            let messages = seen[at..].iter().filter(|it| it["channel"] == "@me" && it["type"] == "message");
+            let offsets: Vec<u64> = messages.map(|it| it["offset"].as_u64().expect("a number")).collect();
+            let due: Vec<u64> = (named + 1..).take(offsets.len()).collect();
+            assert_eq!(offsets, due, "seed {seed}, {shards} shards: {seen:?}");
+            assert_eq!(payloads(&seen[at..]).last(), Some(&99));
+        }
+    }
+}
+
 #[test]
 fn a_position_covers_what_nobody_was_known_to_have_seen() {
     for (from, to) in moves(3) {

@@ -36,11 +36,10 @@ impl Hub {
     pub(crate) fn inbox_restored(&mut self, conn: ConnKey, page: &Page<'_>, fx: &mut Effects) {
         let Some(member) = self.members.find(conn).filter(|it| it.resuming.is_some()) else { return };
         let mut position = (page.epoch, page.offset);
-        if page.is_recovered {
-            self.rewind(conn, position, Progress::Held);
-        } else if let Some(reading) = member.reading.as_ref().filter(|it| !it.is_live()) {
-            // What comes follows that; who is live has everything up to the answer.
-            position = reading.position();
+        match member.reading.as_ref().filter(|it| !it.is_live()) {
+            Some(reading) if !page.is_recovered => position = reading.position(),
+            // Who is live gets what comes before `resumed` once more: everything follows the position that is named there.
+            _ => self.rewind(conn, position, Progress::Held),
         }
         self.restored(conn, (name::INBOX, Some(position)), page.is_recovered, fx);
     }
