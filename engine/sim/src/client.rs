@@ -14,6 +14,7 @@ mod filters;
 mod hear;
 mod inbox;
 mod inflate;
+mod lacking;
 mod leave;
 mod ledger;
 mod packed;
@@ -186,8 +187,10 @@ impl Client {
         }
         match end {
             None => {
-                // Who does not read may be closed long before it knows, and its session be over.
-                if session.stage != Stage::Open || session.reading != Reading::All {
+                // Who does not read may be closed long before it knows, and its session be over; whom the server may give
+                // up may have been given up, and not have read so yet.
+                let may_be_over = session.reading != Reading::All || !session.may_not_be_ended(town);
+                if session.stage != Stage::Open || may_be_over {
                     town.oracle.session_wavers(session.serial);
                 }
                 self.state = State::Up(session);

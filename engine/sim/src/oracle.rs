@@ -29,7 +29,7 @@ pub use filters::{Sieve, Subject};
 pub use history::HistoryQuery;
 pub use past::{Began, Wanted};
 pub use receipts::Counts;
-pub use resume::{Choice, Places, Ticket};
+pub use resume::{Choice, Lacks, Places, Ticket};
 use session::Sessions;
 pub use session::{Doubts, Fate, Watched};
 pub use view::View;
@@ -322,12 +322,13 @@ impl Oracle {
         }
     }
 
-    /// `unsubscribed` was read.
-    pub fn unsubscribed(&mut self, serial: Serial, channel: ChannelIndex) {
+    /// `unsubscribed` was read; if the answer to a request for something of the past is due, which is taken back with it
+    /// (`is_unsure`), nothing came live from that request on.
+    pub fn unsubscribed(&mut self, serial: Serial, channel: ChannelIndex, is_unsure: bool) {
         let names = Rc::clone(&self.names);
         self.changes += 1;
         if let Some(view) = self.views.get_mut(&serial) {
-            view.unsubscribed(&names, channel, self.clock);
+            view.unsubscribed(&names, channel, is_unsure, self.clock);
             view.acking.remove(&channel);
             view.unasked.remove(&channel);
             self.unsieved(serial, Subject::Channel(channel));

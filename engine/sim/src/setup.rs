@@ -98,11 +98,6 @@ impl Setup {
         self.hub_limits.resume_window_ms = waiting.window_ms;
         self.hub_limits.sessions = waiting.sessions;
         self.habits.sessions = waiting;
-        // Which subscriptions a session goes on without, where a connection may have few, is not foreseen.
-        let drawn = Self::of_moment(self.seed, self.ticks).hub_limits.subscriptions_per_connection;
-        let limit = if waiting.window_ms > 0 { drawn.max(SUBSCRIPTIONS) } else { drawn };
-        self.hub_limits.subscriptions_per_connection = limit;
-        self.habits.subscriptions_limit = limit as usize;
     }
 
     fn remember(&mut self, memory: Memory) {

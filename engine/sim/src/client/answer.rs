@@ -146,7 +146,8 @@ pub(super) fn unsubscribed(session: &mut Session, town: &mut Town, heard: &Heard
     match topic {
         Topic::Channel(channel) => {
             acks::begins_anew(session, channel);
-            town.oracle.unsubscribed(session.serial, channel);
+            let is_unsure = session.ledger.awaits_past(channel);
+            town.oracle.unsubscribed(session.serial, channel, is_unsure);
         }
         Topic::Prefix(prefix) => town.oracle.pattern_unsubscribed(session.serial, prefix),
     }

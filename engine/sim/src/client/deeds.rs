@@ -68,6 +68,7 @@ deeds! {
     TokenOfOther = "token of somebody else presented",
     TokenMadeUp = "token presented that nobody was told",
     ResumedOwn = "session resumed behind an own subscription",
+    ResumedInPart = "session resumed without what finds no room",
     SpokeBehindResume = "publish right behind a resumption",
     ResumedInbox = "inbox resumed from a position",
     Stored = "direct message that is kept for who is away",

@@ -10,7 +10,7 @@ use super::connect::KEY;
 use super::content::{Payload, check_time, message};
 use super::deeds::Deed;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, answer, packed, presence, receipts, resume, wire};
+use super::{Client, End, Town, answer, lacking, packed, presence, receipts, resume, wire};
 use crate::oracle::{Check, Checked, Failure};
 
 /// Any message of the server.
@@ -241,6 +241,10 @@ impl Client {
             session.is_unheard = true;
             return Ok(());
         }
+        if heard.kind == "unsubscribed" && heard.code.is_some() {
+            return lacking::found_no_room(session, town, &heard);
+        }
+        lacking::told_all(session, town)?;
         match heard.kind {
             "message" | "broadcast" => {
                 message(session, town, &heard, false)?;

@@ -157,9 +157,7 @@ pub(super) fn attendance(
                 return wrong(format!("{name}: {present:?} are there, and who watched knew of {foreseen:?}"));
             }
         }
-        // Whose session goes on is not told what changed meanwhile.
-        let is_owed = town.nobody_types && town.habits.sessions.window_ms == 0;
-        if let Some(typing) = watch.typing.first().filter(|_| is_owed) {
+        if let Some(typing) = watch.typing.first().filter(|_| town.nobody_types) {
             return wrong(format!("{name}: {typing} types no more, and who watched was not told"));
         }
         watch.members = Some(present);

@@ -116,10 +116,7 @@ impl Client {
 
     pub(super) fn topic(&mut self, town: &Town) -> Topic {
         match self.rng.u32(..6) {
-            // Patterns of sessions that go on are not foreseen.
-            0 if town.habits.sessions.window_ms == 0 => {
-                Topic::Prefix(self.rng.usize(..town.names.prefixes.len()))
-            }
+            0 => Topic::Prefix(self.rng.usize(..town.names.prefixes.len())),
             _ => Topic::Channel(self.rng.usize(..=town.names.open) as ChannelIndex),
         }
     }

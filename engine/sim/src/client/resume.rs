@@ -8,7 +8,7 @@ use super::past::NO_EPOCHS;
 use super::presence::{is_attended, watch_on, watched};
 use super::requests::noted;
 use super::session::{Session, Stage};
-use super::{Client, End, Town, acks};
+use super::{Client, End, Town, acks, lacking};
 use crate::chaos::Fault;
 use crate::names::{ChannelIndex, Class, Names};
 use crate::oracle::{Began, Check, Checked, Choice, Doubts, Failure, Fate, Subject, Ticket, Wanted};
@@ -25,9 +25,6 @@ pub(super) struct Plan {
     /// What it had subscribed to by itself before.
     own: Vec<Topic>,
 }
-
-/// Unresolved requests of its own that a connection has at most before it resumes.
-const OWN_MAX: usize = 8;
 
 /// What this end of a connection means for its session (the contract, sections 5 and 6).
 fn fate(session: &Session, end: &End) -> Fate {
@@ -89,7 +86,10 @@ pub(super) fn resumed(session: &mut Session, town: &mut Town, heard: &Heard<'_>)
     town.deeds.did(if plan.is_by_path { Deed::ResumedByPath } else { Deed::Resumed });
     // From here on it may be told that what it missed is lost.
     session.ledger.has_wanted_past = true;
-    let watched = town.oracle.resumed(session.serial, &session.name, token, listed)?;
+    let room = lacking::room(session, town, &listed);
+    let found = town.oracle.resumed(session.serial, &session.name, token, listed, room)?;
+    lacking::begins(session, found.lacks, room)?;
+    let watched = found.watched;
     for it in subscriptions {
         goes_on(session, town, &plan, it)?;
         // Of who did not want to be told nobody knows: it may have asked for that and got no answer.
@@ -275,9 +275,8 @@ impl Client {
     pub(super) fn resume(&mut self, session: &mut Session, town: &mut Town) {
         let is_ready = session.stage == Stage::Open && session.is_established;
         let Some(mut plan) = session.plan.take_if(|plan| is_ready && !plan.is_sent) else { return };
-        let (channels, patterns) = town.oracle.resumable(&plan.ticket);
-        let has_room = channels.len() + patterns + 2 * OWN_MAX <= town.habits.subscriptions_limit;
-        if has_room && town.chaos.below(Fault::Resume, 6) == 0 && !town.is_settling {
+        let channels = town.oracle.resumable(&plan.ticket);
+        if town.chaos.below(Fault::Resume, 6) == 0 && !town.is_settling {
             let text = self.subscribe(session, town);
             session.message(town, &text, &mut self.rng);
             town.deeds.did(Deed::ResumedOwn);

@@ -8,6 +8,7 @@ use super::acks::Acking;
 use super::connect::Kind;
 use super::deeds::Deed;
 use super::deflate::Deflate;
+use super::lacking::Lacking;
 use super::ledger::Ledger;
 use super::presence::Watch;
 use super::resume::Plan;
@@ -116,6 +117,8 @@ pub(super) struct Session {
     pub(super) was_told_to_go: bool,
     /// The session that it asks for, until it is answered.
     pub(super) plan: Option<Box<Plan>>,
+    /// What is still to be told of the session that just went on in it.
+    pub(super) lacking: Option<Box<Lacking>>,
     /// The rest at which it asked last what its session is.
     pub(super) described_at: u64,
     /// Channels of which it wants to know who comes and goes.

@@ -1,7 +1,7 @@
 //! Sessions that go on: whether a token may work, or must, and whether what was resumed is what the client had.
 
 use super::channel::Truth;
-use super::session::{Doubts, Fate, Former, Place, Watched};
+use super::session::{Doubts, Fate, Former, Place, Told, Watched};
 use super::{Check, Checked, Failure, Oracle, Seen, Serial, Sieve, Subject, View};
 use crate::names::{ChannelIndex, Class};
 
@@ -49,6 +49,24 @@ pub(super) struct Attempt {
     pub(super) has_spoken: bool,
 }
 
+/// What is known of a session that goes on.
+#[derive(Debug, Default)]
+pub struct Resumed {
+    /// The channels of which its client was told who comes and goes, and who was there.
+    pub watched: Watched,
+    /// What there is no room for; nothing is known of that where it was somebody else's too.
+    pub lacks: Option<Lacks>,
+}
+
+/// Subscriptions of a session that do not go on, as they are written.
+#[derive(Debug, Default)]
+pub struct Lacks {
+    /// For certain.
+    pub missing: Vec<String>,
+    /// Those that it may have had or not.
+    pub doubtful: Vec<String>,
+}
+
 fn wrong(what: String) -> Checked {
     Err(Failure::new(Check::Sessions, what))
 }
@@ -78,10 +96,10 @@ impl Oracle {
         Some(Ticket { token, of: Some(*id) })
     }
 
-    /// Which channels and patterns the session of a ticket may have, as far as anybody knows, and how far it is there.
-    pub fn resumable(&mut self, ticket: &Ticket) -> (Places, usize) {
+    /// Which channels the session of a ticket may have, as far as anybody knows, and how far it is there.
+    pub fn resumable(&mut self, ticket: &Ticket) -> Places {
         let Some(place) = ticket.of.and_then(|id| self.sessions.record(id)).map(|it| it.place) else {
-            return (Vec::new(), 0);
+            return Vec::new();
         };
         let (view, unsure) = match place {
             Place::Live(serial, _) => (self.views.get(&serial), None),
@@ -91,14 +109,14 @@ impl Oracle {
             },
             Place::Over => (None, None),
         };
-        let Some(view) = view else { return (Vec::new(), 0) };
+        let Some(view) = view else { return Vec::new() };
         let is_sure = |channel: &ChannelIndex| unsure.is_none_or(|unsure| !unsure.contains(channel));
         let position = |channel: ChannelIndex| {
             let at = view.at(channel).filter(|_| is_sure(&channel))?;
             Some(self.truths[usize::from(channel)].text_of(at))
         };
         let channels = (0..self.truths.len() as ChannelIndex).filter(|it| view.is_by_name(*it));
-        (channels.map(|it| (it, position(it))).collect(), view.patterns())
+        channels.map(|it| (it, position(it))).collect()
     }
 
     /// A connection of this name presents a token. Sessions may have to end earlier than in time (`is_bounded`).
@@ -178,7 +196,7 @@ impl Oracle {
     }
 
     /// A connection ended without an answer to the token that it presented: what becomes of its own session.
-    pub(super) fn attempt_lost(&mut self, serial: Serial, fate: Fate) -> Fate {
+    pub(super) fn attempt_lost(&mut self, serial: Serial, fate: Fate, subscriptions: usize) -> Fate {
         let Some(attempt) = self.sessions.attempts.remove(&serial) else { return fate };
         // Its own session was given up for the other one, or not yet.
         let own = if matches!(fate, Fate::Ends | Fate::Never) { fate } else { Fate::Unclear };
@@ -189,6 +207,7 @@ impl Oracle {
             return own;
         }
         (record.is_mixed, record.is_sought) = (true, true);
+        record.mixed_in += subscriptions;
         // It may have gone on there: the token works all the same, unless more was said behind it.
         if attempt.has_spoken || fate != Fate::Waits {
             record.is_muddled = true;
@@ -202,8 +221,8 @@ impl Oracle {
         own
     }
 
-    /// A session goes on in a connection, with a new token and these subscriptions, as they are written. The channels
-    /// of which its client is told who comes and goes, and the patterns and channels by number.
+    /// A session goes on in a connection, with a new token and these subscriptions, as they are written. With them the
+    /// connection has so many, of as many as it may have (`room`).
     ///
     /// # Errors
     /// If the token must not have worked, or something of the session is missing.
@@ -213,7 +232,8 @@ impl Oracle {
         name: &str,
         token: &str,
         listed: Vec<String>,
-    ) -> Result<Watched, Failure> {
+        room: (usize, usize),
+    ) -> Result<Resumed, Failure> {
         let attempt = self.sessions.attempts.remove(&serial);
         let Some(attempt) = attempt else { return Err(Failure::new(Check::Sessions, "nobody asked for it")) };
         if let Some(why) = attempt.fails {
@@ -243,6 +263,10 @@ impl Oracle {
         let others = record.asked_by.clone();
         let is_muddled = record.is_muddled;
         let is_mixed = std::mem::replace(&mut record.is_mixed, record.is_sought) || is_muddled;
+        let mixed_in = if is_muddled { usize::MAX } else { record.mixed_in };
+        if !record.is_mixed {
+            record.mixed_in = 0;
+        }
         for other in others {
             if let Some(attempt) = sessions.attempts.get_mut(&other) {
                 attempt.is_contended = true;
@@ -254,22 +278,44 @@ impl Oracle {
         {
             sessions.successors.insert(other, (serial, attempt.published));
         }
+        let had_room = room.0 < room.1;
         match before {
-            _ if attempt.is_contended => Ok(Watched::new()),
+            _ if attempt.is_contended => Ok(Resumed::default()),
             Place::Lost(lost) => {
-                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Watched::new()) };
-                let Some(view) = lost.view else { return Ok(Watched::new()) };
-                self.check_listed(&listed, &view, &lost.doubts, is_mixed)?;
+                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Resumed::default()) };
+                let Some(view) = lost.view else { return Ok(Resumed::default()) };
+                let missing = self.missing(&listed, &view, &lost.doubts, is_mixed)?;
+                // Somebody else may have been told that there was no room.
+                let is_all = had_room && !(is_mixed && view.count().saturating_add(mixed_in) > room.1);
+                if let Some(missing) = missing.first().filter(|_| is_all) {
+                    return Err(not_resumed(missing, &listed));
+                }
                 let watched = lost.doubts.watched.clone();
+                let doubtful = self.doubtful(&lost.doubts);
                 self.sessions.handed = Some((view, lost.doubts)).filter(|_| !is_mixed);
-                Ok(watched)
+                let lacks = (!is_mixed).then_some(Lacks { missing, doubtful });
+                Ok(Resumed { watched, lacks })
             }
             Place::Live(other, _) if other != serial && !is_mixed => {
                 sessions.taken.insert(other, clock);
-                sessions.unchecked.insert(other, listed);
-                Ok(Watched::new())
+                sessions.unchecked.insert(other, Told { by: serial, listed, had_room, is_all: false });
+                Ok(Resumed::default())
             }
-            _ => Ok(Watched::new()),
+            _ => Ok(Resumed::default()),
+        }
+    }
+
+    /// A connection was told that there is no room for a subscription of the session that goes on in it.
+    pub fn found_no_room(&mut self, serial: Serial, text: &str) {
+        if let Some(told) = self.sessions.unchecked.values_mut().find(|told| told.by == serial) {
+            told.listed.push(text.to_owned());
+        }
+    }
+
+    /// A connection in which a session goes on was told all that it has not any more.
+    pub fn was_told_all(&mut self, serial: Serial) {
+        if let Some(told) = self.sessions.unchecked.values_mut().find(|told| told.by == serial) {
+            told.is_all = true;
         }
     }
 
@@ -323,35 +369,54 @@ impl Oracle {
         }
     }
 
-    /// Whether a session has everything that its client had, and nothing else unless it `is_mixed` with another.
-    pub(super) fn check_listed(
+    /// Whether a connection that took a session over was told all that the other one had.
+    pub(super) fn check_told(&self, told: &Told, view: &View, doubts: &Doubts) -> Checked {
+        let missing = self.missing(&told.listed, view, doubts, false)?;
+        match missing.first() {
+            Some(missing) if told.had_room || told.is_all => Err(not_resumed(missing, &told.listed)),
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&self, channel: ChannelIndex) -> String {
+        self.names.channels[usize::from(channel)].name.clone()
+    }
+
+    /// What a session may have or not, as it is written.
+    fn doubtful(&self, doubts: &Doubts) -> Vec<String> {
+        let prefixes = doubts.prefixes.iter().map(|it| format!("{}*", self.names.prefixes[*it]));
+        doubts.channels.iter().map(|it| self.text(*it)).chain(prefixes).collect()
+    }
+
+    /// What of a session's is not listed. A session has what its client had, and nothing else unless it `is_mixed` with
+    /// another.
+    fn missing(
         &self,
         listed: &[String],
         view: &View,
         doubts: &Doubts,
         is_mixed: bool,
-    ) -> Checked {
+    ) -> Result<Vec<String>, Failure> {
         let names = &self.names;
-        let text = |channel: ChannelIndex| names.channels[usize::from(channel)].name.clone();
         let channels = (0..names.open as ChannelIndex)
             .filter(|it| view.is_by_name(*it) && !doubts.channels.contains(it))
-            .map(text);
+            .map(|it| self.text(it));
         let patterns = (0..names.prefixes.len())
             .filter(|it| view.has_pattern(*it) && !doubts.prefixes.contains(it))
             .map(|it| format!("{}*", names.prefixes[it]));
         let certain: Vec<String> = channels.chain(patterns).collect();
-        if let Some(missing) = certain.iter().find(|it| !listed.contains(it)) {
-            return wrong(format!("{missing} is not resumed: {listed:?}"));
-        }
-        let is_doubtful = |name: &String| {
-            let channel = doubts.channels.iter().any(|it| text(*it) == *name);
-            channel || doubts.prefixes.iter().any(|it| format!("{}*", names.prefixes[*it]) == *name)
+        let doubtful = self.doubtful(doubts);
+        let more = |name: &&String| {
+            !is_mixed && *name != "@me" && !certain.contains(name) && !doubtful.contains(name)
         };
-        let more =
-            |name: &&String| !is_mixed && *name != "@me" && !certain.contains(name) && !is_doubtful(name);
         if let Some(more) = listed.iter().find(more) {
-            return wrong(format!("{more} is resumed, and was none of {certain:?}"));
+            let what = format!("{more} is resumed, and was none of {certain:?}");
+            return Err(Failure::new(Check::Sessions, what));
         }
-        Ok(())
+        Ok(certain.into_iter().filter(|it| !listed.contains(it)).collect())
     }
+}
+
+fn not_resumed(missing: &str, listed: &[String]) -> Failure {
+    Failure::new(Check::Sessions, format!("{missing} is not resumed: {listed:?}"))
 }

@@ -100,8 +100,23 @@ pub(super) struct Record {
     pub(super) is_sought: bool,
     /// Somebody may have had it in between, with subscriptions of its own.
     pub(super) is_mixed: bool,
+    /// So many subscriptions such connections may have had of their own: a session that they made too large has lost some.
+    pub(super) mixed_in: usize,
     /// Nobody can tell any more where it is, or which token is its latest.
     pub(super) is_muddled: bool,
+}
+
+/// What a connection was told that took over a living session.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// To whom.
+    pub(super) by: Serial,
+    /// What goes on, and what finds no room.
+    pub(super) listed: Vec<String>,
+    /// Whether there was room for all of it.
+    pub(super) had_room: bool,
+    /// Whether that is all.
+    pub(super) is_all: bool,
 }
 
 /// All sessions of a run.
@@ -119,7 +134,7 @@ pub(super) struct Sessions {
     /// Connections whose session was taken over, and the clock then.
     pub(super) taken: Map<Serial, u64>,
     /// What a connection that took over a living session was told, until the other one has said what it had.
-    pub(super) unchecked: Map<Serial, Vec<String>>,
+    pub(super) unchecked: Map<Serial, Told>,
     /// What connections had whose sessions went on, while `resumed` is read.
     pub(super) handed: Option<(View, Doubts)>,
     /// Behind which of its messages on each channel, a connection goes on for another one.
@@ -183,6 +198,7 @@ impl Oracle {
             asked_by: Vec::new(),
             is_sought: false,
             is_mixed: false,
+            mixed_in: 0,
             is_muddled: false,
         };
         // Serials are given when connections begin, and some are told earlier than those before them.
@@ -200,14 +216,16 @@ impl Oracle {
         if !self.sessions.is_on() {
             return Ok(());
         }
-        let fate = self.attempt_lost(serial, fate);
+        let own = self.views.get(&serial).map_or(0, |view| view.count());
+        let own = own + doubts.channels.len() + doubts.prefixes.len();
+        let fate = self.attempt_lost(serial, fate, own);
         let mut view = self.views.get(&serial).cloned();
         if let Some(view) = &mut view {
             doubts.positions.iter().for_each(|channel| view.forget_position(*channel));
         }
         if self.sessions.taken.remove(&serial).is_some() {
-            let Some(listed) = self.sessions.unchecked.remove(&serial) else { return Ok(()) };
-            return view.map_or(Ok(()), |view| self.check_listed(&listed, &view, &doubts, false));
+            let Some(told) = self.sessions.unchecked.remove(&serial) else { return Ok(()) };
+            return view.map_or(Ok(()), |view| self.check_told(&told, &view, &doubts));
         }
         if fate == Fate::Moved && !self.went_on(serial)? {
             return Ok(());

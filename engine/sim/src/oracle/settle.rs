@@ -77,6 +77,10 @@ impl Oracle {
                 let what = format!("connection {serial} stays at {offset}, and {highest} was reached");
                 return Err(Failure::new(Check::Delivery, what));
             }
+            if inbox::may_lack(truth, view.is_behind(channel), self.is_forgetful, highest) {
+                // It has come to the end of what was kept, and the beginning is not kept any more.
+                return Ok(0);
+            }
         }
         let mut missed = 0;
         for (publisher, published) in &truth.publishers {

@@ -92,8 +92,8 @@ impl View {
         self.prefixes[prefix].get_or_insert(clock);
     }
 
-    pub(super) fn unsubscribed(&mut self, names: &Names, channel: ChannelIndex, clock: u64) {
-        let is_behind = self.is_behind(channel);
+    pub(super) fn unsubscribed(&mut self, names: &Names, channel: ChannelIndex, is_unsure: bool, clock: u64) {
+        let is_behind = self.is_behind(channel) || is_unsure;
         let own = &mut self.channels[usize::from(channel)];
         own.since = None;
         if is_behind {
@@ -173,6 +173,12 @@ impl View {
     /// Whether a pattern is subscribed to.
     pub(super) fn has_pattern(&self, prefix: usize) -> bool {
         self.prefixes[prefix].is_some()
+    }
+
+    /// How many subscriptions there are, less those that everybody has.
+    pub(super) fn count(&self) -> usize {
+        let channels = 0..self.names.open as ChannelIndex;
+        channels.filter(|it| self.is_by_name(*it)).count() + self.patterns()
     }
 
     /// How many patterns are.
