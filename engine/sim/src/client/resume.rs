@@ -276,9 +276,14 @@ impl Client {
         let is_ready = session.stage == Stage::Open && session.is_established;
         let Some(mut plan) = session.plan.take_if(|plan| is_ready && !plan.is_sent) else { return };
         let channels = town.oracle.resumable(&plan.ticket);
-        if town.chaos.below(Fault::Resume, 6) == 0 && !town.is_settling {
-            let text = self.subscribe(session, town);
-            session.message(town, &text, &mut self.rng);
+        // Where there is little room, so many of its own that not all of the session's find some.
+        let is_narrow = 2 * channels.len() >= town.habits.subscriptions_limit;
+        let (one_in, most) = if is_narrow { (2, 6) } else { (6, 1) };
+        if town.chaos.below(Fault::Resume, one_in) == 0 && !town.is_settling {
+            for _ in 0..=town.chaos.below(Fault::Resume, most) {
+                let text = self.subscribe(session, town);
+                session.message(town, &text, &mut self.rng);
+            }
             town.deeds.did(Deed::ResumedOwn);
         }
         plan.own.clone_from(&session.ledger.held);
