@@ -90,6 +90,10 @@ impl Setup {
         setup.one_in[Fault::Resume as usize] = one_in;
         setup.keep_sessions(waiting);
         delivery::of(seed, &mut setup.one_in, &mut setup.hub_limits);
+        if waiting.window_ms > 0 && delivery::is_plain(seed) {
+            setup.leave_out(Fault::Filters);
+            setup.leave_out(Fault::Acks);
+        }
         setup
     }
 
@@ -98,6 +102,12 @@ impl Setup {
         self.hub_limits.resume_window_ms = waiting.window_ms;
         self.hub_limits.sessions = waiting.sessions;
         self.habits.sessions = waiting;
+        // What is filtered or acknowledged is kept apart from sessions that have patterns, or find little room.
+        self.habits.has_patterns = waiting.window_ms == 0 || delivery::is_plain(self.seed);
+        let drawn = Self::of_moment(self.seed, self.ticks).hub_limits.subscriptions_per_connection;
+        let limit = if self.habits.has_patterns { drawn } else { drawn.max(SUBSCRIPTIONS) };
+        self.hub_limits.subscriptions_per_connection = limit;
+        self.habits.subscriptions_limit = limit as usize;
     }
 
     fn remember(&mut self, memory: Memory) {
@@ -148,6 +158,7 @@ impl Setup {
             limits_who: hub_limits.connections_per_ip > 0,
             clients_per_ip: rng.u32(1..6),
             sessions: Waiting::default(),
+            has_patterns: true,
         };
         let has_few_buffers = one_in[Fault::BufferShortage as usize] > 0 && rng.bool();
         Self {

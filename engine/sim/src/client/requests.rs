@@ -116,7 +116,7 @@ impl Client {
 
     pub(super) fn topic(&mut self, town: &Town) -> Topic {
         match self.rng.u32(..6) {
-            0 => Topic::Prefix(self.rng.usize(..town.names.prefixes.len())),
+            0 if town.habits.has_patterns => Topic::Prefix(self.rng.usize(..town.names.prefixes.len())),
             _ => Topic::Channel(self.rng.usize(..=town.names.open) as ChannelIndex),
         }
     }

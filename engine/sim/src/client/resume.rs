@@ -278,9 +278,10 @@ impl Client {
         let channels = town.oracle.resumable(&plan.ticket);
         // Where there is little room, so many of its own that not all of the session's find some.
         let is_narrow = 2 * channels.len() >= town.habits.subscriptions_limit;
-        let (one_in, most) = if is_narrow { (2, 6) } else { (6, 1) };
+        let one_in = if is_narrow { 2 } else { 6 };
         if town.chaos.below(Fault::Resume, one_in) == 0 && !town.is_settling {
-            for _ in 0..=town.chaos.below(Fault::Resume, most) {
+            let more = if is_narrow { town.chaos.below(Fault::Resume, 6) } else { 0 };
+            for _ in 0..=more {
                 let text = self.subscribe(session, town);
                 session.message(town, &text, &mut self.rng);
             }

@@ -50,6 +50,8 @@ pub struct Habits {
     pub room_here: usize,
     /// How long sessions wait for their clients, and how many.
     pub sessions: Waiting,
+    /// Whether they subscribe to patterns.
+    pub has_patterns: bool,
     /// Whether clocks jump far enough for time-outs to strike who is merely slow to answer.
     pub jumps: bool,
 }

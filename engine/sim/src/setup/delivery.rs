@@ -21,6 +21,11 @@ pub(super) fn of(seed: u64, one_in: &mut [u32; Fault::ALL.len()], limits: &mut H
     }
 }
 
+/// Whether runs whose sessions go on have neither of them.
+pub(super) fn is_plain(seed: u64) -> bool {
+    fastrand::Rng::with_seed(seed ^ 0x91a1_2b1d).u32(..3) == 0
+}
+
 /// Nobody acknowledges.
 pub(super) fn without_acks(limits: &mut HubLimits) {
     let HubLimits { ack_timeout_ms, ack_attempts, .. } = HubLimits::default();
