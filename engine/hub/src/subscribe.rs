@@ -294,7 +294,12 @@ impl Hub {
     ) {
         let mut out = std::mem::take(&mut self.page_scratch);
         out.clear();
-        let page = self.first_page(now, (channel, format), past, &mut out);
+        let mut page = self.first_page(now, (channel, format), past, &mut out);
+        if channel == name::SYSTEM && page.is_recovered && page.has_more {
+            // Everybody has it live already, so nothing could follow the answer in order: better none than a part.
+            out.clear();
+            page = self.first_page(now, (channel, format), &Past { position: Some(None), ..*past }, &mut out);
+        }
         self.answer_to(now, from, &FromHome::Subscribed { conn, serial, channel, id, page }, fx);
         self.page_written(out);
     }
@@ -326,7 +331,10 @@ impl Hub {
             if channel == name::SYSTEM { Some(None) } else { self.begin(conn, serial, channel, page) };
         let Some(stands) = begun else { return self.overtaken(fx, conn, id, channel) };
         if id == Some(RESUMING) {
-            let position = Some((page.epoch, page.offset));
+            // Who catches up by itself goes on from where it stands.
+            let own = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
+            let stands = own.filter(|_| !page.is_recovered).map(|it| (it.epoch, it.offset));
+            let position = Some(stands.unwrap_or((page.epoch, page.offset)));
             return self.restored(conn, (channel, position), page.is_recovered, fx);
         }
         match stands {

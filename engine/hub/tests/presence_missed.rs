@@ -68,8 +68,8 @@ fn who_comes_back_is_told_who_came_and_went() {
             net.pass(2 * WINDOW);
             let (again, _) = join(&mut net, to, 5, "ann");
             let seen = net.ask(again, &resume(&token));
-            let expected = [event("leave", &["bob"], 3), event("join", &["dan"], 3)];
-            assert_eq!(events(behind_resumed(&seen)), expected, "cid changed nothing");
+            let expected = [event("leave", &["bob"], 3), event("join", &["cid", "dan"], 3)];
+            assert_eq!(events(behind_resumed(&seen)), expected, "how it stands with all who came or went");
             net.pass(2 * WINDOW);
             assert_eq!(events(&net.take(again)), []);
             unsubscribe(&mut net, dan);

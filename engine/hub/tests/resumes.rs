@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::sessions::{WINDOW_MS, join, moves, net, publish, resumed, token_of};
+use harness::sessions::{WINDOW_MS, join, moves, net, publish, resume, resumed, token_of};
 use harness::{Client, Net};
 use serde_json::{Value, json};
 
@@ -407,5 +407,49 @@ fn presence_stays_while_suspended_and_moves_with_its_session() {
         net.close(bob);
         net.wait_ms(WINDOW_MS);
         assert!(net.is_empty(), "{from} to {to}");
+    }
+}
+
+/// Also of one that the connection is catching up with by itself.
+#[test]
+fn everything_of_a_channel_follows_the_position_that_resumed_names() {
+    for shards in 1..=4 {
+        let mut net = net(shards);
+        let (bob, _) = join(&mut net, 0, 0, "bob");
+        let (ann, token) = join(&mut net, 0, 1, "ann");
+        net.subscribe(ann, "conversation:1");
+        let large = "x".repeat(100_000);
+        for _ in 0..12 {
+            publish(&mut net, bob, "conversation:1", &json!(large));
+        }
+        net.run();
+        let first = net.take(ann);
+        let epoch = first.iter().find_map(|it| it["epoch"].as_str()).expect("an epoch").to_owned();
+        net.lose(ann);
+        net.run();
+        let (again, _) = join(&mut net, shards - 1, 2, "ann");
+        net.take(again);
+        net.holds_room = true;
+        let recover = json!({"epoch": epoch, "offset": 0});
+        net.send(
+            again,
+            &json!({"type": "subscribe", "channel": "conversation:1", "recover": recover}).to_string(),
+        );
+        net.run();
+        net.send(again, &resume(&token));
+        net.run();
+        net.holds_room = false;
+        net.give_room();
+        net.run();
+        let seen = net.take(again);
+        let at = seen.iter().position(|it| it["type"] == "resumed").unwrap_or_else(|| panic!("{seen:?}"));
+        let named = seen[at]["subscriptions"][0]["offset"].as_u64().expect("an offset");
+        let behind: Vec<u64> = seen[at..]
+            .iter()
+            .filter(|it| it["type"] == "message")
+            .filter_map(|it: &Value| it["offset"].as_u64())
+            .collect();
+        let due: Vec<u64> = (named + 1..).take(behind.len()).collect();
+        assert_eq!(behind, due, "{shards} shards, named {named}");
     }
 }

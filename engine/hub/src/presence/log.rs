@@ -1,10 +1,10 @@
 //! Who came and went in a watched channel lately, for watchers that were away: bounded in time, number and bytes.
 //!
 //! What was told to a connection that was lost may have been lost with it, so a watcher that comes back is told how it
-//! stands with everybody who came or went from a while before that on. Of what changed only while it was certainly
-//! away, what cancels out is not told.
+//! stands with everybody who came or went from a while before that on. Also of who came and went again: it may have
+//! been told the one and not the other, by a connection that was lost in between.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::presence::names::Names;
@@ -21,13 +21,11 @@ const BYTES_MAX: usize = 16 * 1024;
 /// What a change takes beside the name.
 const CHANGE_BYTES: usize = 48;
 
-/// What is known of one who came, went, or is only now listed.
+/// One who came, went, or is only now listed.
 #[derive(Debug)]
 struct Noted {
     at: Instant,
     name: Box<str>,
-    /// Otherwise it was a member before, and not listed.
-    has_crossed: bool,
 }
 
 impl Noted {
@@ -41,10 +39,14 @@ impl Noted {
 pub(crate) struct Log {
     changes: VecDeque<Noted>,
     bytes: usize,
+    /// Who was lost before it began may have missed what nobody knows any more.
+    began: Instant,
     /// Of what was until then, not all is known any more.
     unknown_until: Option<Instant>,
     /// Nobody watches: it is kept so long for those who may come back.
     pub(crate) kept_until: Option<Instant>,
+    /// It is looked at again then.
+    pub(crate) queued_until: Option<Instant>,
 }
 
 /// Who is to be told of to somebody who comes back.
@@ -57,8 +59,15 @@ pub(crate) struct Missed {
 }
 
 impl Log {
-    pub(crate) fn new(unknown_until: Option<Instant>) -> Self {
-        Self { changes: VecDeque::new(), bytes: 0, unknown_until, kept_until: None }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            changes: VecDeque::new(),
+            bytes: 0,
+            began: now,
+            unknown_until: None,
+            kept_until: None,
+            queued_until: None,
+        }
     }
 
     /// What it takes.
@@ -66,18 +75,9 @@ impl Log {
         self.bytes
     }
 
-    /// Somebody came or went.
-    pub(crate) fn crossed(&mut self, now: Instant, name: &str, reach: Duration) {
-        self.note(Noted { at: now, name: name.into(), has_crossed: true }, reach);
-    }
-
-    /// Somebody is listed who was only counted.
-    pub(crate) fn named(&mut self, now: Instant, name: &str, reach: Duration) {
-        self.note(Noted { at: now, name: name.into(), has_crossed: false }, reach);
-    }
-
-    fn note(&mut self, noted: Noted, reach: Duration) {
-        let now = noted.at;
+    /// Somebody came or went, or is listed who was only counted.
+    pub(crate) fn note(&mut self, now: Instant, name: &str, reach: Duration) {
+        let noted = Noted { at: now, name: name.into() };
         self.bytes += noted.bytes();
         self.changes.push_back(noted);
         while let Some(first) = self.changes.front()
@@ -101,22 +101,14 @@ impl Log {
         (unseen_from, lost_at): (Instant, Instant),
         is_member: impl Fn(&str) -> bool,
     ) -> Option<Missed> {
-        if self.unknown_until.is_some_and(|until| until > unseen_from) {
+        if lost_at < self.began || self.unknown_until.is_some_and(|until| until > unseen_from) {
             return None;
         }
-        // Whether it may be known otherwise, and how often it came or went since.
-        let mut known = BTreeMap::<&str, (bool, u32)>::new();
-        for it in self.changes.iter().filter(|it| it.at > unseen_from) {
-            let (is_uncertain, crossings) = known.entry(&it.name).or_default();
-            *is_uncertain |= it.at <= lost_at || !it.has_crossed;
-            *crossings += 1;
-        }
-        let mut missed = Missed::default();
-        for (name, (is_uncertain, crossings)) in known {
-            if is_uncertain || crossings % 2 == 1 {
-                Names::push(if is_member(name) { &mut missed.joined } else { &mut missed.left }, name);
-                missed.names += 1;
-            }
+        let unseen = self.changes.iter().filter(|it| it.at > unseen_from);
+        let names: BTreeSet<&str> = unseen.map(|it| &*it.name).collect();
+        let mut missed = Missed { names: names.len(), ..Missed::default() };
+        for name in names {
+            Names::push(if is_member(name) { &mut missed.joined } else { &mut missed.left }, name);
         }
         Some(missed)
     }
@@ -139,7 +131,7 @@ mod tests {
         }
 
         fn crossed(&mut self, seconds: u64, name: &str) {
-            self.log.crossed(self.at(seconds), name, REACH);
+            self.log.note(self.at(seconds), name, REACH);
         }
 
         /// Of whom is told, as members or not.
@@ -155,7 +147,8 @@ mod tests {
     }
 
     fn rig() -> Rig {
-        Rig { log: Log::new(None), start: Instant::now() }
+        let start = Instant::now();
+        Rig { log: Log::new(start), start }
     }
 
     fn lists(joined: &[&str], left: &[&str]) -> Option<(Vec<String>, Vec<String>)> {
@@ -164,21 +157,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cancels_out_is_told_only_where_it_may_have_been_seen_by_halves() {
+    fn who_comes_back_is_told_how_it_stands_with_everybody_who_came_or_went() {
         let mut rig = rig();
         ["ann", "bob", "cid"].into_iter().for_each(|name| rig.crossed(70, name));
         ["ann", "bob", "dan"].into_iter().for_each(|name| rig.crossed(110, name));
         rig.crossed(111, "dan");
-        assert_eq!(rig.since(60, 100, &["bob"]), lists(&["bob"], &["ann", "cid"]), "lost in between");
-        assert_eq!(rig.since(80, 100, &["bob"]), lists(&["bob"], &["ann"]), "only since");
+        assert_eq!(rig.since(60, 100, &["bob"]), lists(&["bob"], &["ann", "cid", "dan"]), "lost in between");
+        assert_eq!(rig.since(80, 100, &["bob"]), lists(&["bob"], &["ann", "dan"]), "only since");
         assert_eq!(rig.since(60, 110, &["ann", "dan"]), lists(&["ann", "dan"], &["bob", "cid"]));
         assert_eq!(rig.since(112, 115, &[]), lists(&[], &[]));
-        rig.log.named(rig.at(120), "eva", REACH);
-        assert_eq!(
-            rig.since(112, 115, &["eva"]),
-            lists(&["eva"], &[]),
-            "whoever is listed now was not before"
-        );
+        let late = Log::new(rig.at(101));
+        assert!(late.since((rig.at(60), rig.at(100)), |_| true).is_none(), "it began behind the loss");
+        assert!(late.since((rig.at(60), rig.at(101)), |_| true).is_some_and(|it| it.names == 0));
     }
 
     #[test]
@@ -197,9 +187,5 @@ mod tests {
         rig.log.forget(rig.at(310));
         assert_eq!((rig.log.bytes(), rig.since(309, 311, &[])), (0, None));
         assert_eq!(rig.since(310, 311, &[]), lists(&[], &[]));
-        assert_eq!(
-            Log::new(Some(rig.at(5))).since((rig.at(4), rig.at(6)), |_| true).map(|it| it.names),
-            None
-        );
     }
 }

@@ -21,77 +21,79 @@ pub(super) struct Logs {
     /// So far back they go.
     reach: Duration,
     bytes: usize,
-    /// Slots of channels that nobody watches, and until when: some are watched again, or are other channels' by now.
+    /// Slots of channels that nobody watched, each once, and when to look again: some are watched by now.
     kept: VecDeque<(Instant, u32)>,
-    /// When one was forgotten before its time: what begins soon after may be the same channel's.
-    forgotten_at: Option<Instant>,
 }
 
 impl Logs {
     pub(super) fn new(reach: Duration) -> Self {
-        Self { reach, bytes: 0, kept: VecDeque::new(), forgotten_at: None }
+        Self { reach, bytes: 0, kept: VecDeque::new() }
     }
 }
 
 impl Home {
     /// Somebody watches the channel of this slot.
     pub(super) fn begin_log(&mut self, slot: u32, now: Instant) {
-        let Logs { reach, forgotten_at, .. } = self.logs;
-        if reach.is_zero() {
+        if self.logs.reach.is_zero() {
             return;
         }
-        let is_unknown = forgotten_at.is_some_and(|at| at + reach > now);
-        let log =
-            self.at(slot).extras().log.get_or_insert_with(|| Box::new(Log::new(is_unknown.then_some(now))));
+        let log = self.at(slot).extras().log.get_or_insert_with(|| Box::new(Log::new(now)));
         log.kept_until = None;
     }
 
     /// Nobody watches it any more: but somebody may come back.
     pub(super) fn keep_log(&mut self, slot: u32, now: Instant) -> Option<Instant> {
         let until = now + self.logs.reach;
-        let extras = self.at(slot).extras.as_mut()?;
-        extras.log.as_mut()?.kept_until = Some(until);
-        let kept = &mut self.logs.kept;
-        kept.push_back((until, slot));
-        let is_first = kept.len() == 1;
-        if kept.len() > KEPT_MAX
-            && let Some((until, slot)) = kept.pop_front()
-            && self.end_log(slot, until)
-        {
-            self.logs.forgotten_at = Some(now);
+        let log = self.log_of(slot)?;
+        log.kept_until = Some(until);
+        if log.queued_until.is_some() {
+            return None;
         }
-        is_first.then_some(until)
+        log.queued_until = Some(until);
+        self.logs.kept.push_back((until, slot));
+        if self.logs.kept.len() > KEPT_MAX
+            && let Some((due, oldest)) = self.logs.kept.pop_front()
+        {
+            self.look_at_log(oldest, due, None);
+        }
+        (self.logs.kept.len() == 1).then_some(until)
+    }
+
+    fn log_of(&mut self, slot: u32) -> Option<&mut Log> {
+        self.channels.get_mut(slot)?.extras.as_mut()?.log.as_deref_mut()
     }
 
     /// Forgets what was kept for long enough. When the next of it has been.
     pub(crate) fn forget_logs(&mut self, now: Instant) -> Option<Instant> {
         for _ in 0..FORGOTTEN_AT_ONCE {
-            let Some((until, slot)) = self.logs.kept.front().copied().filter(|(until, _)| *until <= now)
-            else {
+            let Some((due, slot)) = self.logs.kept.front().copied().filter(|(due, _)| *due <= now) else {
                 break;
             };
             self.logs.kept.pop_front();
-            self.end_log(slot, until);
+            self.look_at_log(slot, due, Some(now));
         }
         self.logs.kept.front().map(|(until, _)| *until)
     }
 
-    /// Whether there was one that was kept until then.
-    fn end_log(&mut self, slot: u32, until: Instant) -> bool {
-        let Some(channel) = self.channels.get_mut(slot) else { return false };
-        let log = channel.extras.as_mut().map(|extras| &mut extras.log);
-        let ended = log.and_then(|log| log.take_if(|log| log.kept_until == Some(until)));
-        let Some(ended) = ended else { return false };
-        self.logs.bytes -= ended.bytes();
+    /// What was to be looked at by then ends if nobody watches, at once or, with a time, when it was kept for long enough.
+    fn look_at_log(&mut self, slot: u32, due: Instant, now: Option<Instant>) {
+        let Some(log) = self.log_of(slot).filter(|log| log.queued_until == Some(due)) else { return };
+        log.queued_until = None;
+        let Some(until) = log.kept_until else { return };
+        if now.is_some_and(|now| until > now) {
+            log.queued_until = Some(until);
+            return self.logs.kept.push_back((until, slot));
+        }
+        self.logs.bytes -= log.bytes();
+        self.at(slot).extras().log = None;
         self.forget_if_empty(slot);
-        true
     }
 
     /// Somebody came or went.
     pub(super) fn log_crossing(&mut self, slot: u32, (name, kept): (&str, Kept), now: Instant) {
         let reach = self.logs.reach;
         self.change_log(slot, now, |log| match kept {
-            Kept::Name => log.crossed(now, name, reach),
+            Kept::Name => log.note(now, name, reach),
             Kept::Hash => log.forget(now),
         });
     }
@@ -100,7 +102,7 @@ impl Home {
     pub(super) fn log_named(&mut self, slot: u32, names: &[Box<str>], now: Instant) {
         if !names.is_empty() {
             let reach = self.logs.reach;
-            self.change_log(slot, now, |log| names.iter().for_each(|name| log.named(now, name, reach)));
+            self.change_log(slot, now, |log| names.iter().for_each(|name| log.note(now, name, reach)));
         }
     }
 
@@ -123,7 +125,6 @@ impl Home {
         name: &str,
         lost_at: Option<Instant>,
     ) -> (u64, Option<Missed>) {
-        // What has changed until here does not cancel out any more.
         let count = self.count(hash, name);
         let channel = self.channels.find(hash, name).and_then(|slot| self.channels.get(slot));
         let missed = channel.and_then(|channel| {
