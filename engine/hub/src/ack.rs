@@ -178,6 +178,16 @@ impl Hub {
         }
     }
 
+    /// Acknowledgements of another epoch begin anew where the subscription stands; whether they were of another.
+    pub(crate) fn acks_begin_at(&mut self, conn: ConnKey, index: u32, (epoch, offset): (Epoch, u64)) -> bool {
+        let acks = self.subscription_mut(conn, index).and_then(|own| own.acks_mut());
+        let Some(acks) = acks.filter(|acks| acks.epoch != Some(epoch)) else { return false };
+        let receipts = acks.restart(epoch, offset, offset);
+        self.time_acks(conn, index);
+        self.resolve(receipts, Outcome::Failed);
+        true
+    }
+
     /// The home has said where a subscription begins. One that has begun before goes on from the offset returned,
     /// because a mere look back acknowledges nothing and leaves nothing out.
     pub(crate) fn begin_acks(&mut self, conn: ConnKey, index: u32, page: &Page<'_>) -> Option<u64> {

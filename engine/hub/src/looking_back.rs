@@ -100,9 +100,10 @@ impl Hub {
             return Some(stands.filter(|_| !is_recovered));
         }
         let carried = page.messages.map_or(0, |it| u64::from(it.count));
-        if let Some((epoch, offset)) = stands.filter(|_| page.is_past && !page.is_recovered && !has_acks)
+        if let Some((epoch, offset)) = stands.filter(|_| page.is_past && !page.is_recovered)
             && epoch == page.epoch
             && offset < page.offset - carried
+            && (!has_acks || self.acks_begin_at(conn, index, (epoch, offset)))
         {
             self.stand_at(conn, index, Cursor { epoch, offset, is_held: page.is_held });
             return Some(stands);
