@@ -234,7 +234,9 @@ fn a_publisher_that_is_killed_midway_leaves_each_namespace_its_promise(start: St
     let mut ann = server.connect("/ws/demo?as=ann");
     let mut bob = server.connect("/ws/demo?as=bob");
     let mut eve = server.connect("/ws/demo?as=eve");
-    CHANNELS.map(|channel| bob.subscribe(channel));
+    for channel in CHANNELS {
+        bob.subscribe(channel);
+    }
     for number in 1..=100 {
         for channel in CHANNELS {
             ann.send_json(&json!({"type": "publish", "channel": channel, "payload": number}));
