@@ -129,10 +129,7 @@ impl Setup {
         let table = if rng.u32(..6) == 0 { (clients / shards).max(4) } else { clients * 4 };
         // More messages than rings and outboxes hold, though not more bytes than a run has time for.
         let is_busy = rng.u32(..3) == 0;
-        let mut limits = limits(&mut rng, is_tight, table);
-        if is_busy {
-            limits.outbox.messages = limits.outbox.messages.min(1_000);
-        }
+        let mut limits = limits(&mut rng, (is_tight, is_busy), table);
         let is_small = rng.u32(..8) == 0;
         if is_small {
             limits.connections = rng.usize(1..clients);
@@ -327,8 +324,12 @@ fn hub_limits(rng: &mut fastrand::Rng) -> HubLimits {
     }
 }
 
-fn limits(rng: &mut fastrand::Rng, is_tight: bool, table: usize) -> ShardLimits {
-    let messages = if is_tight { rng.usize(8..100) } else { 8_000 };
+fn limits(rng: &mut fastrand::Rng, (is_tight, is_busy): (bool, bool), table: usize) -> ShardLimits {
+    let messages = match is_tight {
+        true => rng.usize(8..100),
+        false if is_busy => 1_000,
+        false => 8_000,
+    };
     let bytes = if is_tight { 256 << 10 } else { 64 << 20 };
     ShardLimits {
         connections: 1_000_000,

@@ -1,7 +1,7 @@
 //! Sessions that go on: whether a token may work, or must, and whether what was resumed is what the client had.
 
 use super::channel::Truth;
-use super::session::{Doubts, Fate, Former, Place, Told, Watched};
+use super::session::{Doubts, Fate, Former, Lost, Place, Told, Watched};
 use super::{Check, Checked, Failure, Oracle, Seen, Serial, Sieve, Subject, View};
 use crate::names::{ChannelIndex, Class};
 
@@ -278,31 +278,42 @@ impl Oracle {
         {
             sessions.successors.insert(other, (serial, attempt.published));
         }
-        let had_room = room.0 < room.1;
         match before {
             _ if attempt.is_contended => Ok(Resumed::default()),
-            Place::Lost(lost) => {
-                let Some(lost) = sessions.lost.remove(&lost) else { return Ok(Resumed::default()) };
-                let Some(view) = lost.view else { return Ok(Resumed::default()) };
-                let missing = self.missing(&listed, &view, &lost.doubts, is_mixed)?;
-                // Somebody else may have been told that there was no room.
-                let is_all = had_room && !(is_mixed && view.count().saturating_add(mixed_in) > room.1);
-                if let Some(missing) = missing.first().filter(|_| is_all) {
-                    return Err(not_resumed(missing, &listed));
-                }
-                let watched = lost.doubts.watched.clone();
-                let doubtful = self.doubtful(&lost.doubts);
-                self.sessions.handed = Some((view, lost.doubts)).filter(|_| !is_mixed);
-                let lacks = (!is_mixed).then_some(Lacks { missing, doubtful });
-                Ok(Resumed { watched, lacks })
-            }
+            Place::Lost(lost) => match sessions.lost.remove(&lost) {
+                Some(lost) => self.goes_on(lost, &listed, (is_mixed, mixed_in), room),
+                None => Ok(Resumed::default()),
+            },
             Place::Live(other, _) if other != serial && !is_mixed => {
                 sessions.taken.insert(other, clock);
+                let had_room = room.0 < room.1;
                 sessions.unchecked.insert(other, Told { by: serial, listed, had_room, is_all: false });
                 Ok(Resumed::default())
             }
             _ => Ok(Resumed::default()),
         }
+    }
+
+    /// A session without a connection goes on; others may have had it in between (`is_mixed`), with so many subscriptions.
+    fn goes_on(
+        &mut self,
+        lost: Lost,
+        listed: &[String],
+        (is_mixed, mixed_in): (bool, usize),
+        (has, most): (usize, usize),
+    ) -> Result<Resumed, Failure> {
+        let Some(view) = lost.view else { return Ok(Resumed::default()) };
+        let missing = self.missing(listed, &view, &lost.doubts, is_mixed)?;
+        // Somebody else may have been told that there was no room.
+        let is_all = has < most && !(is_mixed && view.count().saturating_add(mixed_in) > most);
+        if let Some(missing) = missing.first().filter(|_| is_all) {
+            return Err(not_resumed(missing, listed));
+        }
+        let watched = lost.doubts.watched.clone();
+        let doubtful = self.doubtful(&lost.doubts);
+        self.sessions.handed = Some((view, lost.doubts)).filter(|_| !is_mixed);
+        let lacks = (!is_mixed).then_some(Lacks { missing, doubtful });
+        Ok(Resumed { watched, lacks })
     }
 
     /// A connection was told that there is no room for a subscription of the session that goes on in it.
