@@ -49,7 +49,7 @@ canaries! {
         "A publish is accepted and answered, but delivered to nobody." => "delivery: accepted and not delivered",
     HistoryForgotten("history-forgotten", every 20):
         "A home does not keep a message that it numbered." => "delivery: recovered, but a message is missing",
-    StoredMessageForgotten("stored-message-forgotten", every 5):
+    StoredMessageForgotten("stored-message-forgotten", every 1):
         "What was kept for who was away is not sent on return." => "delivery: kept for who was away, and not delivered on return",
     FilterIgnored("filter-ignored", every 20):
         "A subscriber gets an event that its filter leaves out." => "filters: an event that was not asked for",
