@@ -107,9 +107,11 @@ impl LocalChannel {
         }
     }
 
-    /// Takes one who does.
-    pub(crate) fn next_who_looks_back(&mut self) -> Option<ConnKey> {
-        self.behind.as_mut()?.looking_back.pop()
+    /// Takes all who do: each is searched for in that list when it leaves, and there may be thousands.
+    pub(crate) fn take_who_look_back(&mut self) -> Vec<ConnKey> {
+        let taken = self.behind.as_mut().map(|it| std::mem::take(&mut it.looking_back)).unwrap_or_default();
+        self.forget_behind_if_empty();
+        taken
     }
 
     fn forget_behind_if_empty(&mut self) {

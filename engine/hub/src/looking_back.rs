@@ -48,7 +48,8 @@ impl Hub {
         if written.offset == 0 {
             return;
         }
-        while let Some(conn) = self.channels.get_mut(index).and_then(|it| it.next_who_looks_back()) {
+        let waiting = self.channels.get_mut(index).map(|it| it.take_who_look_back());
+        for conn in waiting.unwrap_or_default() {
             let Some(place) = self.subscription_mut(conn, index).and_then(|own| own.place.take()) else {
                 continue;
             };

@@ -332,8 +332,6 @@ impl Hub {
         let Some(stands) = begun else { return self.overtaken(fx, conn, id, channel) };
         if id == Some(RESUMING) {
             // Who catches up by itself goes on from where it stands.
-            let own = self.own(conn, serial, channel, false).and_then(|(_, own)| own.cursor());
-            let stands = own.filter(|_| !page.is_recovered).map(|it| (it.epoch, it.offset));
             let position = Some(stands.unwrap_or((page.epoch, page.offset)));
             return self.restored(conn, (channel, position), page.is_recovered, fx);
         }

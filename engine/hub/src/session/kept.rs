@@ -34,6 +34,19 @@ const HAS_FILTER: u8 = 16;
 const HAS_DRAWN: u8 = 32;
 
 impl<'a> Kept<'a> {
+    /// A channel, or a pattern's prefix, of which nothing more is known.
+    pub(crate) fn of(name: &'a str, is_pattern: bool) -> Self {
+        Self {
+            name,
+            is_pattern,
+            wants_presence: false,
+            wants_ack: false,
+            acked: None,
+            filter: None,
+            full_in: Duration::ZERO,
+        }
+    }
+
     /// Appends it.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         // A name has 255 bytes at most.

@@ -1,7 +1,6 @@
 //! Sessions that wait, on their way to another node or from one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::Now;
 use crate::effect::ConnKey;
@@ -51,9 +50,7 @@ impl Hub {
             let filter = filter.map(|it| it.packed());
             let filter = filter.as_deref();
             // Nobody could draw from a bucket while there was no node.
-            let kept_one =
-                Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO };
-            kept_one.write(&mut kept);
+            Kept { wants_presence, wants_ack, acked, filter, ..Kept::of(name, is_pattern) }.write(&mut kept);
             if !is_pattern {
                 self.subscription_kept(&it.participant, name);
             }

@@ -405,10 +405,7 @@ impl Hub {
             Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in }.write(&mut kept);
         }
         if let acked @ Some(_) = member.inbox_acked {
-            let (is_pattern, wants_presence, wants_ack, filter) = (false, false, false, None);
-            let name = name::INBOX;
-            Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO }
-                .write(&mut kept);
+            Kept { acked, ..Kept::of(name::INBOX, false) }.write(&mut kept);
         }
         if let Some(resuming) = &member.resuming {
             kept.extend_from_slice(resuming.rest());

@@ -304,11 +304,7 @@ mod tests {
         let tokens = Tokens { current: Mint::new(&[1; 32], 0).next(), former: None };
         let mut kept = Vec::new();
         for _ in 0..channels {
-            let (is_pattern, wants_presence, wants_ack) = (false, true, false);
-            let (name, acked, filter) = ("conversation:42", None, None);
-            let kept_one =
-                Kept { name, is_pattern, wants_presence, wants_ack, acked, filter, full_in: Duration::ZERO };
-            kept_one.write(&mut kept);
+            Kept { wants_presence: true, ..Kept::of("conversation:42", false) }.write(&mut kept);
         }
         let lost = Lost::UNKNOWN;
         Waiting { participant: participant.into(), tokens, kept: kept.into(), state: State::Suspended, lost }
