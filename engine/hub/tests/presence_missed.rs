@@ -175,7 +175,7 @@ fn who_did_not_ask_for_it_is_told_nothing() {
     assert_eq!(events(behind_resumed(&seen)), []);
 }
 
-/// A client that takes down what it is told, and asks only once.
+/// What a client knows that adds who joins and removes who leaves.
 #[derive(Debug, Default)]
 struct View {
     members: BTreeSet<String>,
@@ -199,8 +199,26 @@ impl View {
     }
 }
 
+/// Who asks who is there, and so whether the watcher ever says anything itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asks {
+    Watcher,
+    Another,
+}
+
 #[test]
 fn a_watcher_knows_who_is_there_however_often_it_is_lost() {
+    is_lost_again_and_again(Asks::Watcher);
+}
+
+/// Its client is not known to have come back before it says something.
+#[test]
+fn a_watcher_that_says_nothing_knows_who_is_there() {
+    is_lost_again_and_again(Asks::Another);
+}
+
+/// A watcher is lost or taken over in every round, and knows who is there behind it.
+fn is_lost_again_and_again(asks: Asks) {
     for shards in 1..=4u16 {
         for seed in 1..=80 {
             let mut random = Random(seed);
@@ -213,23 +231,9 @@ fn a_watcher_knows_who_is_there_however_often_it_is_lost() {
                 .collect();
             let mut view = View::default();
             for round in 0..6 {
-                for _ in 0..random.below(30) {
-                    let other = others[random.below(others.len())];
-                    match random.below(8) {
-                        0..=1 => {
-                            net.send(other, &json!({"type": "subscribe", "channel": CHANNEL}).to_string())
-                        }
-                        2..=3 => {
-                            net.send(other, &json!({"type": "unsubscribe", "channel": CHANNEL}).to_string())
-                        }
-                        4 => net.advance(Duration::from_millis(random.below(400) as u64)),
-                        5 => drop(net.settle(shard(&mut random), 1)),
-                        _ => drop(net.step(&mut random)),
-                    }
-                }
+                come_and_go(&mut net, &others, shards, &mut random);
                 view.take(&net.take(ann));
-                let is_lost = random.chance(2);
-                if is_lost {
+                if random.chance(2) {
                     // What it is told from here on does not arrive.
                     for _ in 0..random.below(20) {
                         net.step(&mut random);
@@ -244,7 +248,7 @@ fn a_watcher_knows_who_is_there_however_often_it_is_lost() {
                     net.advance(Duration::from_millis(random.below(200) as u64));
                     net.step(&mut random);
                 }
-                let (again, _) = join_quietly(&mut net, shard(&mut random), 10 + round);
+                let (again, _) = join(&mut net, shard(&mut random), 10 + round, "ann");
                 net.send(again, &resume(&token));
                 while net.step(&mut random) {}
                 net.run();
@@ -253,18 +257,30 @@ fn a_watcher_knows_who_is_there_however_often_it_is_lost() {
                 view.take(&seen);
                 token = token_of(seen.iter().find(|it| it["type"] == "resumed").expect("it is resumed"));
                 ann = again;
-                let asked =
-                    json!({"type": "query", "id": 1, "method": "presence", "params": {"channel": CHANNEL}});
-                let answer = net.ask(ann, &asked.to_string());
-                let there: BTreeSet<String> =
-                    serde_json::from_value(answer[0]["result"]["participants"].clone())
-                        .expect("a list of names");
+                let there = members(&mut net, if asks == Asks::Watcher { ann } else { others[0] });
                 assert_eq!(view.members, there, "{shards} shards, seed {seed}, round {round}: {seen:#?}");
             }
         }
     }
 }
 
-fn join_quietly(net: &mut Net, shard: u16, slot: u32) -> (Client, String) {
-    join(net, shard, slot, "ann")
+/// Some of these subscribe, unsubscribe, or a part of that is done.
+fn come_and_go(net: &mut Net, others: &[Client], shards: u16, random: &mut Random) {
+    for _ in 0..random.below(30) {
+        let other = others[random.below(others.len())];
+        match random.below(8) {
+            0..=1 => net.send(other, &json!({"type": "subscribe", "channel": CHANNEL}).to_string()),
+            2..=3 => net.send(other, &json!({"type": "unsubscribe", "channel": CHANNEL}).to_string()),
+            4 => net.advance(Duration::from_millis(random.below(400) as u64)),
+            5 => drop(net.settle(random.below(usize::from(shards)) as u16, 1)),
+            _ => drop(net.step(random)),
+        }
+    }
+}
+
+fn members(net: &mut Net, client: Client) -> BTreeSet<String> {
+    let asked = json!({"type": "query", "id": 1, "method": "presence", "params": {"channel": CHANNEL}});
+    let answers = net.ask(client, &asked.to_string());
+    let answer = answers.iter().find(|it| it["id"] == 1).expect("it is answered");
+    serde_json::from_value(answer["result"]["participants"].clone()).expect("a list of names")
 }
